@@ -1,0 +1,87 @@
+"""Builders that many tests share."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from vlmdet_cli.cli import app
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+Cli = Callable[..., Result]
+# name, (left, top, width, height)
+Boxes = Sequence[tuple[str, tuple[float, float, float, float]]]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run the command line in an empty folder, at 100 columns, without colour."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VLMDET_PROJECT", raising=False)
+    for name, value in {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str, stdin: str = "") -> Result:
+        return CliRunner().invoke(app, list(arguments), input=stdin)
+
+    return run
+
+
+@pytest.fixture
+def tiny_coco() -> Path:
+    """A folder of real COCO pictures, where it is at hand."""
+    folder = SHARED / "tiny_coco"
+    if not folder.is_dir():
+        pytest.skip("the real COCO pictures are not at hand")
+    return folder
+
+
+def picture(folder: Path, name: str, size: tuple[int, int] = (64, 48)) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (len(name) * 7 % 255, 90, 30)).save(path)
+    return path
+
+
+def coco_document(
+    pictures: dict[str, Boxes], size: tuple[int, int] = (64, 48), categories: Sequence[str] = ("cat", "dog")
+) -> dict[str, Any]:
+    """A COCO document: file name to boxes; a name with ``crowd:`` before it is a crowd."""
+    ids = {name: number for number, name in enumerate(categories, 1)}
+    images = [
+        {"id": number, "file_name": name, "width": size[0], "height": size[1]}
+        for number, name in enumerate(pictures, 1)
+    ]
+    annotations = [
+        {
+            "image_id": number,
+            "category_id": ids[name.removeprefix("crowd:")],
+            "bbox": list(bbox),
+            "iscrowd": int(name.startswith("crowd:")),
+        }
+        for number, boxes in enumerate(pictures.values(), 1)
+        for name, bbox in boxes
+    ]
+    for number, one in enumerate(annotations, 1):
+        one["id"] = number
+    named = [{"id": number, "name": name} for name, number in ids.items()]
+    return {"images": images, "annotations": annotations, "categories": named}
+
+
+def write_project(folder: Path, pictures: dict[str, Boxes], text: str = "", **document: Any) -> Path:
+    """A project over pictures that are on disk; ``text`` is more TOML. No part of train is split off."""
+    made = coco_document(pictures, **document)
+    for one in made["images"]:
+        picture(folder / "images", one["file_name"], (one["width"], one["height"]))
+    (folder / "annotations.json").write_text(json.dumps(made))
+    file = folder / "vlmdet.toml"
+    file.write_text(
+        '[project]\noutput = "out"\n[data.train]\nannotations = "annotations.json"\nimages = "images"\n'
+        f"[data.split]\nval = 0.0\ntest = 0.0\n{text}"
+    )
+    return file

@@ -1,0 +1,301 @@
+"""Panels, sheets and the page: what is drawn is where and as it should be, at any size and for any text."""
+
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageChops
+
+from vlmdet_cli import drawing
+from vlmdet_cli.drawing import Mark, Rect, State, draw_panel, draw_unreadable, panel_size, rgb, strokes, upright
+from vlmdet_cli.lettering import GREY, PALETTE, contrast, fit, font, ink_on, palette, printable, wrap
+from vlmdet_cli.page import Class, Figure, Page, render
+from vlmdet_cli.sheet import Tile, contact_sheet, tile_size
+
+COLOURS = palette(["cat", "dog"])
+STATES: tuple[State, ...] = ("truth", "found", "false", "missed", "crowd", "aside")
+
+
+def plain(width: int, height: int, colour: tuple[int, int, int] = (120, 140, 160)) -> Image.Image:
+    return Image.new("RGB", (width, height), colour)
+
+
+def shares(image: Image.Image, colour: tuple[int, int, int]) -> npt.NDArray[np.bool_]:
+    same: npt.NDArray[np.bool_] = np.all(np.asarray(image) == np.array(colour), axis=-1)
+    return same
+
+
+def bottom_line(state: State) -> npt.NDArray[np.bool_]:
+    """Which pixels of the lowest row of a box (100, 100)-(900, 700) have the class's colour."""
+    panel = draw_panel(plain(960, 960), [Mark("cat", (100, 100, 900, 700), state)], COLOURS)
+    return np.asarray(shares(panel, COLOURS["cat"])[700, 100:901])
+
+
+def test_a_found_box_has_its_colour_all_along_its_border_and_leaves_the_inside_alone() -> None:
+    panel = draw_panel(plain(960, 960), [Mark("cat", (100, 100, 900, 700), "found", 0.9)], COLOURS)
+    there = shares(panel, COLOURS["cat"])
+    assert there[100:701, 100].all()
+    assert there[100:701, 900].all()
+    assert there[700, 100:901].all()
+    assert not there[110:690, 110:890].any()
+    assert panel.getpixel((500, 400)) == (120, 140, 160)
+
+
+def test_a_missed_box_is_dotted_and_a_false_one_dashed_with_longer_strokes() -> None:
+    strokes_of = {
+        state: [sum(run) for on, run in itertools.groupby(bottom_line(state).tolist()) if on]
+        for state in ("missed", "false", "truth")
+    }
+    assert strokes_of["truth"] == [801]
+    assert len(strokes_of["missed"]) > 40
+    assert 10 < len(strokes_of["false"]) < len(strokes_of["missed"])
+    assert min(strokes_of["false"]) > 2 * max(strokes_of["missed"][1:-1])
+
+
+def test_a_crowd_is_hatched_over_its_whole_region_and_nowhere_else() -> None:
+    panel = draw_panel(plain(960, 960), [Mark("dog", (200, 300, 600, 700), "crowd")], COLOURS)
+    changed = ~shares(ImageChops.difference(panel, plain(960, 960)), (0, 0, 0))
+    inside = changed[310:690, 210:590]
+    assert inside.all()
+    assert len(np.unique(np.asarray(panel)[310:690, 210:590].reshape(-1, 3), axis=0)) == 2
+    assert not changed[:260].any()
+    assert not changed[720:].any()
+
+
+def test_a_prediction_in_a_crowd_is_drawn_thinner_than_a_found_one() -> None:
+    def ink(state: State) -> int:
+        panel = draw_panel(plain(960, 960), [Mark("cat", (100, 100, 900, 700), state)], COLOURS)
+        return int(shares(panel, COLOURS["cat"])[400].sum())
+
+    assert 0 < ink("aside") < ink("found")
+
+
+def test_labels_say_the_state_and_call_the_number_iou() -> None:
+    assert [Mark("cat", (0, 0, 1, 1), state, 0.876).text for state in STATES] == [
+        "cat",
+        "cat IoU 0.88",
+        "false: cat",
+        "missed: cat",
+        "crowd: cat",
+        "in crowd: cat",
+    ]
+
+
+@pytest.mark.parametrize("size", [(112, 112), (640, 427), (4000, 3000), (150, 900)])
+@pytest.mark.parametrize("state", STATES)
+def test_labels_are_inside_the_picture_wherever_the_box_is(size: tuple[int, int], state: State) -> None:
+    wide, high = size
+    corners = [(0, 0), (0.9, 0), (0, 0.9), (0.9, 0.9), (0.4, 0.4)]
+    marks = [
+        Mark("a rather long category", (x * wide, y * high, (x + 0.1) * wide, (y + 0.1) * high), state, 0.5)
+        for x, y in corners
+    ]
+    canvas = panel_size(size)
+    rects = drawing._on_canvas(marks, size, canvas)
+    placed = drawing._place_labels(list(zip(marks, rects, strict=True)), canvas)
+    assert len(placed) == 5
+    for label in placed:
+        left, top, right, bottom = label.rect
+        assert 0 <= left < right <= canvas[0]
+        assert 0 <= top < bottom <= canvas[1]
+
+
+def test_a_label_is_drawn_as_a_filled_box_with_letters_on_it() -> None:
+    panel = draw_panel(plain(960, 960), [Mark("cat", (100, 100, 900, 700), "found", 0.9)], COLOURS)
+    label = np.asarray(panel)[80:99, 101:190].reshape(-1, 3)
+    assert (label == COLOURS["cat"]).all(axis=1).mean() > 0.5
+    assert (label == ink_on(COLOURS["cat"])).all(axis=1).sum() > 50
+
+
+def test_labels_of_many_boxes_hardly_cover_each_other() -> None:
+    marks = [
+        Mark("dog", (x, y, x + 120, y + 90), "found", 0.5) for x in range(50, 900, 130) for y in range(50, 900, 130)
+    ]
+    rects = drawing._on_canvas(marks, (960, 960), (960, 960))
+    placed = [label.rect for label in drawing._place_labels(list(zip(marks, rects, strict=True)), (960, 960))]
+    assert len(placed) == len(marks)
+    for one, two in itertools.combinations(placed, 2):
+        assert overlap(one, two) <= 0.1 * (one[2] - one[0]) * (one[3] - one[1])
+
+
+def overlap(one: Rect, two: Rect) -> int:
+    wide, high = min(one[2], two[2]) - max(one[0], two[0]), min(one[3], two[3]) - max(one[1], two[1])
+    return max(wide, 0) * max(high, 0)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(max_size=60),
+            st.tuples(*[st.floats()] * 4),
+            st.sampled_from(STATES),
+        ),
+        max_size=6,
+    ),
+    st.tuples(st.integers(1, 200), st.integers(1, 200)),
+)
+@settings(max_examples=30, deadline=None)
+def test_any_text_and_any_box_is_drawn(
+    marks: list[tuple[str, tuple[float, float, float, float], State]], size: tuple[int, int]
+) -> None:
+    panel = draw_panel(plain(*size), [Mark(label, box, state) for label, box, state in marks], COLOURS)
+    assert panel.size == panel_size(size)
+
+
+def test_small_pictures_are_enlarged_large_ones_kept_and_huge_ones_reduced() -> None:
+    assert [panel_size(size) for size in [(112, 56), (4000, 3000), (8192, 100), (20000, 1)]] == [
+        (960, 480),
+        (4000, 3000),
+        (4096, 50),
+        (4096, 1),
+    ]
+    assert panel_size((112, 112), (564, 423)) == (423, 423)
+
+
+def test_letters_and_lines_grow_with_the_picture_and_never_get_too_small() -> None:
+    assert drawing.letter_size((500, 300)) == 12
+    assert drawing.letter_size((4000, 300)) > 50
+    assert 2 == drawing.line_width((300, 200)) < drawing.line_width((960, 200)) < drawing.line_width((4000, 200))
+
+
+def test_boxes_of_another_frame_are_scaled_to_the_picture() -> None:
+    half = draw_panel(plain(960, 960), [Mark("cat", (50, 50, 450, 350), "truth")], COLOURS, frame=(480, 480))
+    whole = draw_panel(plain(960, 960), [Mark("cat", (100, 100, 900, 700), "truth")], COLOURS)
+    assert half.tobytes() == whole.tobytes()
+
+
+def test_the_given_image_is_left_alone() -> None:
+    image = plain(960, 960)
+    draw_panel(image, [Mark("cat", (100, 100, 900, 700), state) for state in STATES], COLOURS)
+    assert image.tobytes() == plain(960, 960).tobytes()
+
+
+def test_errors_lie_on_top_of_what_was_found() -> None:
+    box = (100.0, 100.0, 900.0, 700.0)
+    marks = [Mark("dog", box, "false"), Mark("cat", box, "found", 0.9)]
+    assert shares(draw_panel(plain(960, 960), marks, COLOURS), COLOURS["dog"])[700, 100:110].all()
+
+
+@given(
+    st.tuples(*[st.integers(0, 60)] * 4),
+    st.integers(1, 9),
+    st.sampled_from([(1.0, 0.0), (4.0, 2.5), (1.0, 2.0)]),
+)
+def test_every_piece_of_a_border_is_inside_it_and_the_corners_are_covered(
+    numbers: tuple[int, int, int, int], width: int, pattern: tuple[float, float]
+) -> None:
+    left, top, wide, high = numbers
+    right, bottom = left + wide, top + high
+    pieces = list(strokes((left, top, right, bottom), width, *pattern))
+    assert all(left <= a <= c <= right and top <= b <= d <= bottom for a, b, c, d in pieces)
+    for x, y in itertools.product((left, right), (top, bottom)):
+        assert any(a <= x <= c and b <= y <= d for a, b, c, d in pieces)
+
+
+def test_a_label_that_is_no_category_is_grey() -> None:
+    panel = draw_panel(plain(960, 960), [Mark("unicorn", (100, 100, 900, 700), "truth")], COLOURS)
+    assert shares(panel, GREY)[700, 100:901].all()
+
+
+def test_colours_go_by_the_categorys_place_and_come_again_when_spent() -> None:
+    names = [str(number) for number in range(len(PALETTE) + 1)]
+    assert len(set(PALETTE)) == len(PALETTE)
+    assert palette(names)["0"] == palette(names)[names[-1]] == PALETTE[0]
+    assert palette(["x", "cat"])["cat"] != palette(["cat"])["cat"]
+
+
+def test_text_on_every_colour_is_readable() -> None:
+    assert min(contrast(ink_on(colour), colour) for colour in (*PALETTE, GREY)) >= 4.5
+    assert round(contrast((0, 0, 0), (255, 255, 255)), 6) == 21
+
+
+def test_what_the_font_lacks_is_spelt_out() -> None:
+    assert printable("traffic light") == "traffic light"
+    assert printable("café") == printable("cafe\u0301") == "cafe"
+    assert printable("犬") == "\\u72ac"
+    assert printable("a\nb\x1b[0m\u202e\ud800") == "a\\nb\\x1b[0m\\u202e\\ud800"
+
+
+@given(st.text())
+def test_printable_text_has_only_letters_of_the_font(text: str) -> None:
+    assert all(" " <= char <= "~" or char in "·…" for char in printable(text))
+
+
+@given(st.text(alphabet="abc W.", min_size=1), st.integers(1, 200))
+def test_text_is_cut_to_its_room(text: str, width: int) -> None:
+    letters = font(12)
+    assert letters.getlength(fit(text, letters, width)) <= width
+    assert all(letters.getlength(line) <= width for line in wrap(text, letters, width))
+
+
+def test_an_unreadable_picture_is_a_grey_panel_with_the_reason_on_it() -> None:
+    panel = np.asarray(draw_unreadable((640, 480), "no such file"))
+    assert panel.shape == (720, 960, 3)
+    assert (panel == panel[..., :1]).all()
+    assert (panel[300:420] < 130).any()
+    assert draw_unreadable((640, 480), "one").tobytes() != draw_unreadable((640, 480), "two").tobytes()
+
+
+def test_pictures_are_turned_only_if_the_annotated_size_says_so() -> None:
+    image = plain(40, 20)
+    image.getexif()[0x0112] = 6
+    assert upright(image, (20, 40)).size == (20, 40)
+    assert upright(image, (40, 20)).size == (40, 20)
+    assert upright(image, (99, 99)).size == (40, 20)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    assert (rgb(Image.new(mode, (5, 4))).mode, rgb(Image.new(mode, (5, 4))).size) == ("RGB", (5, 4))
+
+
+def test_see_through_pixels_are_white_and_deep_ones_are_spread() -> None:
+    assert rgb(Image.new("RGBA", (1, 1), (200, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+    deep = Image.fromarray(np.array([[1000, 3000, 5000]], dtype=np.uint16))
+    assert [pixel[0] for pixel in np.asarray(rgb(deep))[0].tolist()] == [0, 127, 255]
+
+
+def test_a_sheet_is_not_too_wide_and_shows_each_tile_and_the_legend() -> None:
+    small = plain(*tile_size(), colour=(1, 2, 3))
+    for count in (0, 1, 5, 24):
+        sheet = contact_sheet([Tile(small, "a.jpg", "1 found")] * count, "Title", ["found", "false", "crowd"])
+        assert sheet.width <= 2400
+        assert shares(sheet, (1, 2, 3)).sum() == count * small.width * small.height
+        assert np.unique(np.asarray(sheet)[70:100].reshape(-1, 3), axis=0).shape[0] > 10
+
+
+def test_a_tiles_caption_is_drawn_under_it() -> None:
+    tile = plain(*tile_size())
+    one, two = (contact_sheet([Tile(tile, name, "")], "", ["found"]) for name in ("a.jpg", "犬.jpg"))
+    box = ImageChops.difference(one, two).getbbox()
+    assert box is not None
+    assert box[1] >= 112 + tile.height
+    assert box[3] <= one.height
+
+
+def page(name: str) -> Page:
+    return Page(
+        title=name,
+        facts=[name],
+        figures=[Figure("panels/001-a.jpg", name, name)],
+        classes=[Class(name, (1, 2, 3), (4,))],
+        counted=[name],
+        sheet="sheet.jpg",
+        curve=None,
+    )
+
+
+def test_every_text_on_the_page_is_escaped() -> None:
+    text = render(page("<script>alert('&\"')</script>"))
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;alert(&#x27;&amp;&quot;&#x27;)") == 8
+
+
+def test_the_page_links_only_to_files_beside_it_and_shows_the_curve_if_there_is_one() -> None:
+    text = render(page("cat"))
+    assert "http" not in text
+    assert 'href="panels/001-a.jpg"' in text
+    assert "curve.png" not in text

@@ -1,0 +1,373 @@
+"""The Typer app. A command loads the project, calls one stage and shows its result.
+
+Global options stand before or after the command's name; ``command`` gives every command the same ones. Stages
+are imported inside the commands, so that help and light commands start fast.
+"""
+
+import inspect
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from vlmdet_cli import __version__, console, views
+from vlmdet_cli.console import Talk
+from vlmdet_cli.errors import UsageError
+from vlmdet_cli.project import FILE_NAME, Project, convert, load
+from vlmdet_cli.records import write_json
+
+app = typer.Typer(
+    name="vlmdet",
+    help="Fine-tune vision-language models for object detection: from COCO data to a metric table.",
+    epilog="Begin with `vlmdet init`, or see it all run: `vlmdet init --demo demo`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+PANEL = "Global options"
+ProjectFile = Annotated[
+    Path | None,
+    typer.Option("-p", "--project", metavar="FILE", rich_help_panel=PANEL, help="Project file, or its folder."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", rich_help_panel=PANEL, help="Override one setting; repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", rich_help_panel=PANEL, help="Print the result as one JSON document.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", rich_help_panel=PANEL, help="Only errors and warnings.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", rich_help_panel=PANEL, help="Say more.")]
+Debug = Annotated[bool, typer.Option("--debug", rich_help_panel=PANEL, help="Show tracebacks.")]
+NoProgress = Annotated[bool, typer.Option("--no-progress", rich_help_panel=PANEL, help="No progress bars.")]
+
+
+class Globals(NamedTuple):
+    """The global options as given, at one place of the command line."""
+
+    project: Path | None = None
+    sets: tuple[str, ...] = ()
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+    no_progress: bool = False
+
+    def joined(self, other: "Globals") -> "Globals":
+        """With those of another place: its project file wins, overrides add up, a flag once given holds."""
+        flags = (one or two for one, two in zip(self[2:], other[2:], strict=True))
+        return Globals(other.project or self.project, self.sets + other.sets, *flags)
+
+
+class Session:
+    """What a command works with: the way to talk, and the project when it asks for it."""
+
+    def __init__(self, given: Globals) -> None:
+        self.given = given
+        self.talk = Talk(json=given.json, quiet=given.quiet, verbose=given.verbose, progress=not given.no_progress)
+
+    def project(self) -> Project:
+        named = self.given.project or Path(os.environ.get("VLMDET_PROJECT") or FILE_NAME)
+        return load(named, self.given.sets)
+
+    def warn(self, text: str) -> None:
+        if text:
+            self.talk.warning(text)
+
+
+def _global_parameters() -> list[inspect.Parameter]:
+    kinds = (ProjectFile, Sets, Json, Quiet, Verbose, Debug, NoProgress)
+    defaults = (None, None, False, False, False, False, False)
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, kind, default in zip(Globals._fields, kinds, defaults, strict=True)
+    ]
+
+
+def _take_globals(values: dict[str, Any]) -> Globals:
+    taken = {name: values.pop(name) for name in Globals._fields}
+    return Globals(**{**taken, "sets": tuple(taken["sets"] or ())})
+
+
+def _take_signature(function: Any, parameters: list[inspect.Parameter]) -> None:
+    """Make Typer see ``parameters`` in place of the function's ``**values``."""
+    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_ONLY, annotation=typer.Context)
+    function.__signature__ = inspect.Signature([first, *parameters])
+    function.__annotations__ = {one.name: one.annotation for one in (first, *parameters)}
+
+
+def command(*, panel: str = "The seven steps", **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function of a ``Session`` as a command with the global options; it may return an exit code."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(context: typer.Context, **values: Any) -> None:
+            above = context.obj if isinstance(context.obj, Globals) else Globals()
+            session = Session(above.joined(_take_globals(values)))
+            with console.guard(session.talk, debug=session.given.debug) as codes:
+                codes[0] = function(session, **values) or 0
+            raise typer.Exit(codes[0])
+
+        signature = inspect.signature(function, eval_str=True)
+        own = [one.replace(kind=one.KEYWORD_ONLY) for one in list(signature.parameters.values())[1:]]
+        _take_signature(run, [*own, *_global_parameters()])
+        run.__doc__ = function.__doc__
+        app.command(function.__name__.rstrip("_"), rich_help_panel=panel, **settings)(run)
+        return function
+
+    return register
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        Talk().data(f"vlmdet {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+]
+
+
+def _before_command(context: typer.Context, **values: Any) -> None:
+    del values["version"]
+    context.obj = _take_globals(values)
+
+
+_take_signature(
+    _before_command,
+    [
+        inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Version),
+        *_global_parameters(),
+    ],
+)
+app.callback()(_before_command)
+
+
+@command()
+def prepare(
+    session: Session,
+    annotations: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="COCO annotations, in place of a project.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Their image folder.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the result goes.")] = None,
+) -> None:
+    """Choose a subset of the data and write it as instruction rows."""
+    from vlmdet_cli.stages import prepare as stage
+
+    project = _project_of_files(session, annotations, images, output)
+    with session.talk.progress() as bars:
+        made = stage.prepare(project, bars)
+    session.talk.result(made, *views.prepare(made))
+
+
+def _project_of_files(session: Session, annotations: Path | None, images: Path | None, output: Path | None) -> Project:
+    given = {"--annotations": annotations, "--images": images, "--output": output}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return session.project()
+    if missing:
+        raise UsageError(f"Missing: {', '.join(missing)}", hint="Without a project file, all three are needed.")
+    source = {"annotations": str(annotations), "images": str(images)}
+    tree = {"project": {"output": str(output)}, "data": {"train": source}}
+    return Project(Path(), convert(tree, session.given.sets, "command line"))
+
+
+@command()
+def augment(session: Session) -> None:
+    """Add questions that teach counting and space; mix the train file."""
+    from vlmdet_cli.stages import augment as stage
+
+    project = session.project()
+    with session.talk.progress() as bars:
+        made = stage.augment(project, bars)
+    session.talk.result(made, *views.augment(made))
+
+
+@command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
+def train(
+    session: Session,
+    swift_arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- SWIFT ARGUMENTS]", help="Passed to swift as they are.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and do nothing.")] = False,
+) -> None:
+    """Fine-tune the model with `swift sft`."""
+    from vlmdet_cli.stages import train as stage
+
+    project = session.project()
+    planned = stage.plan(project, swift_arguments or (), resume=resume)
+    if dry_run:
+        session.talk.data(planned.command.quoted())
+        return
+    session.talk.detail(planned.command.quoted())
+    with session.talk.progress() as bars:
+        made = stage.train(project, planned, views.Steps(session.talk, bars), session.warn)
+    session.talk.result(made, *views.train(made))
+
+
+@command()
+def merge(
+    session: Session,
+    checkpoint: Annotated[
+        str, typer.Option(metavar="DIR|STEP", help="Checkpoint folder or step.", show_default="the latest")
+    ] = "",
+) -> None:
+    """Merge the trained adapter into a model folder."""
+    from vlmdet_cli.stages import merge as stage
+
+    project = session.project()
+    with session.talk.progress() as bars:
+        made = stage.merge(project, checkpoint, lambda: bars("merge", 0, 0))
+    session.talk.result(made, *views.merge(made))
+
+
+@command()
+def infer(
+    session: Session,
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="[IMAGE|DIR]...", help="Pictures.", show_default="a prepared split")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Any local model folder.", show_default="the merged model")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A LoRA checkpoint to put on the model, unmerged.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="The prepared split to answer.", show_default="infer.split")] = "",
+    name: Annotated[str, typer.Option(help="Name of the answers file.", show_default="the split")] = "",
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the answers to named pictures in this file.")
+    ] = None,
+) -> None:
+    """Let the model answer; keep raw answers and parsed boxes."""
+    from vlmdet_cli.stages import jobs
+
+    with session.talk.progress() as bars, tempfile.TemporaryDirectory() as temporary:
+        job = jobs.infer_job(
+            session.project,
+            images or (),
+            model=model,
+            adapter=adapter,
+            split=split,
+            answers=output or (Path(temporary) / "answers.jsonl" if images else None),
+            name=name,
+        )
+        session.warn(job.warning)
+        made = job.run(lambda done, total, rate: bars("infer", done, total, f"{rate:.1f} rows/s"))
+        found = jobs.found(job) if images else []
+    if images:
+        session.talk.result(found[0] if len(found) == 1 else found, *views.found(found))
+    else:
+        session.talk.result(made, *views.infer(made))
+
+
+@command()
+def eval_(
+    session: Session,
+    truth: Annotated[Path | None, typer.Option(metavar="FILE", help="COCO or detection JSON.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Answers, detection JSON, COCO results or swift infer's file.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the answers file.", show_default="infer.split")] = "",
+    iou: Annotated[float | None, typer.Option(help="IoU threshold.", show_default="eval.iou")] = None,
+    fail_under: Annotated[
+        list[str] | None, typer.Option(metavar="METRIC=VALUE", help="Exit 1 if a metric is lower; repeatable.")
+    ] = None,
+) -> int:
+    """Score the answers: precision, recall, F1, mean IoU, COCO AP."""
+    from vlmdet_cli.stages import evaluate, jobs
+
+    job = jobs.eval_job(session.project, truth=truth, predictions=predictions, name=name, iou=iou)
+    report = evaluate.evaluate(job.truth, job.predictions, iou=job.iou)
+    gates = evaluate.gates(report, [*job.gates, *(fail_under or ())])
+    if job.report:
+        write_json(job.report, report)
+    session.talk.result(report, *views.report(report, gates))
+    return int(not all(gate.passed for gate in gates))
+
+
+@command()
+def viz(
+    session: Session,
+    truth: Annotated[Path | None, typer.Option(metavar="FILE", help="COCO or detection JSON.")] = None,
+    predictions: Annotated[Path | None, typer.Option(metavar="FILE", help="As for eval.")] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the pictures are.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Where drawings go.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the answers file.", show_default="infer.split")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="How many.", show_default="viz.pictures")] = None,
+) -> None:
+    """Draw predictions and truth, a contact sheet and the training curve."""
+    from vlmdet_cli.stages import jobs
+    from vlmdet_cli.stages import viz as stage
+
+    job = jobs.viz_job(session.project, truth=truth, predictions=predictions, images=images, output=output, name=name)
+    with session.talk.progress() as bars:
+        made = stage.draw(
+            job.truth,
+            job.predictions,
+            job.images,
+            job.output,
+            limit=limit or job.settings.pictures,
+            order=job.settings.order,
+            iou=job.iou,
+            curve=job.curve,
+            on_progress=lambda done, total: bars("draw", done, total),
+        )
+    session.talk.result(made, *views.viz(made))
+
+
+@command(panel="Beside them")
+def init(
+    session: Session,
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder to write into.", show_default=False)] = Path(),
+    demo: Annotated[bool, typer.Option("--demo", help="Write the demo: pictures, a tiny model, its project.")] = False,
+) -> None:
+    """Write a project file with every key explained, or the whole demo."""
+    from vlmdet_cli.stages import init as stage
+
+    with session.talk.progress():
+        made = stage.init(folder, demo=demo)
+    session.talk.result(made, *views.init(made))
+
+
+@command(panel="Beside them")
+def parse(
+    session: Session,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE|-]", help="Raw answers.", show_default="stdin")] = None,
+    dialect: Annotated[str, typer.Option(help="The model family's way to write boxes.")] = "qwen2_vl",
+    size: Annotated[str, typer.Option(metavar="WxH", help="Picture size: gives boxes in pixels.")] = "",
+    categories: Annotated[list[str] | None, typer.Option("--category", help="A known category; repeatable.")] = None,
+) -> None:
+    """Read raw model text; one JSON line out for each line in."""
+    from vlmdet_cli.stages import parse as stage
+
+    for line in stage.parse_file(file, dialect=dialect, size=size, categories=categories or None):
+        session.talk.data(line)
+
+
+@command(panel="Beside them")
+def doctor(session: Session) -> int:
+    """Check versions, GPU, swift, paths and disk; say what to do."""
+    from vlmdet_cli.stages import doctor as stage
+
+    checks = stage.doctor(session.given.project, session.given.sets)
+    session.talk.result(checks, *views.doctor(checks))
+    return int(any(check.state == "problem" for check in checks))
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; being asked to end counts as an interrupt, so that children are ended too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    app()

@@ -1,0 +1,292 @@
+"""A training run's curves from ms-swift's ``logging.jsonl``: loss, token accuracy and learning rate over the steps.
+
+A row of the log, one each ``logging_steps``:
+
+    {"loss": 1.93, "token_acc": 0.61, "learning_rate": 5e-05, "epoch": 0.33, "global_step/max_steps": "5/150", …}
+
+The last row of a run is a summary without loss; rows of an evaluation have ``eval_loss``. Drawn with Pillow at twice
+the size and reduced, because matplotlib is no dependency of the base package.
+
+Decisions: where the step goes back, the run was resumed, and what was logged from that step on is replaced. The bold
+line is a centred, weighted mean (no lag, unlike a running one); the light line is what was logged. A loss that is no
+finite number leaves a gap and is named in the subtitle. The axis reaches to the last step planned, so that an
+unfinished run looks unfinished.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from vlmdet_cli.errors import DataError
+from vlmdet_cli.lettering import WHITE, Colour, Font, font
+from vlmdet_cli.records import read_bytes
+
+Values = npt.NDArray[np.float64]
+Row = Mapping[str, Any]
+
+STEP = "global_step/max_steps"
+_STEPS = re.compile(r"([0-9]{1,12})/([0-9]{1,12})")
+_DIVERGED, _TINY = 1e12, 1e-15  # no scale helps beyond
+_SIZE, _TWICE = (1200, 880), 2
+_INK, _SOFT, _GRID = (30, 30, 30), (110, 110, 110), (228, 228, 226)
+_BLUE, _ORANGE, _GREEN, _PURPLE = (0, 114, 178), (213, 94, 0), (0, 158, 115), (136, 34, 85)
+
+
+class Axes(msgspec.Struct, frozen=True):
+    """A plot's place on the canvas (left, top, right, bottom in pixels) and the values at its edges."""
+
+    rect: tuple[int, int, int, int]
+    steps: tuple[float, float]
+    values: tuple[float, float]
+
+    def x(self, step: float) -> float:
+        left, _, right, _ = self.rect
+        return left + (right - left) * (step - self.steps[0]) / (self.steps[1] - self.steps[0])
+
+    def y(self, value: float) -> float:
+        _, top, _, bottom = self.rect
+        return bottom - (bottom - top) * (value - self.values[0]) / (self.values[1] - self.values[0])
+
+
+def read_log(path: Path) -> list[Row]:
+    """The rows of a log. A last line that is cut (the run is still writing) is passed over.
+
+    Raises ``DataError`` for a file that cannot be read and for any other line that is no JSON object.
+    """
+    lines = read_bytes(path, "training log").decode("utf-8", "replace").splitlines()
+    rows = [(number, _parse(line)) for number, line in enumerate(lines, 1) if line.strip()]
+    for number, row in rows:
+        if row is None and number < len(lines):
+            raise DataError(
+                f"The training log is not valid: {path}",
+                why=f"Line {number} is no JSON object.",
+                hint="Name the `logging.jsonl` of a training run.",
+            )
+    return [row for _, row in rows if row is not None]
+
+
+def _parse(line: str) -> Row | None:
+    try:  # the standard library's reader, because the log writes NaN for a loss that is none
+        row = json.loads(line, parse_int=float)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def training_curve(log: Path | Iterable[Row]) -> Image.Image:
+    """The curves of a log (its path or its rows) as an RGB image of 1200 x 880 pixels.
+
+    Raises ``DataError`` where no row has a loss.
+    """
+    rows = by_step(read_log(log) if isinstance(log, Path) else log)
+    steps, loss = series(rows, "loss")
+    if not len(steps):
+        raise DataError(
+            "No row of the training log has a loss" + (f": {log}" if isinstance(log, Path) else ""),
+            why="Rows need `loss` and `global_step/max_steps`.",
+            hint="The first one comes after `logging_steps` steps.",
+        )
+    plots = [_loss_plot(rows), *_further_plots(rows)]
+    canvas = Image.new("RGB", (_SIZE[0] * _TWICE, _SIZE[1] * _TWICE), WHITE)
+    draw = ImageDraw.Draw(canvas)
+    _draw_head(draw, rows, loss)
+    span = (0.0, max(*rows, _planned(rows), 1))
+    for plot, (top, bottom) in zip(plots, _heights([p.share for p in plots]), strict=True):
+        axes = Axes((90 * _TWICE, top, (_SIZE[0] - 40) * _TWICE, bottom), span, plot.limits)
+        _draw_plot(draw, axes, plot, last=plot is plots[-1])
+    return canvas.reduce(_TWICE)
+
+
+def by_step(rows: Iterable[Row]) -> dict[int, Row]:
+    """Rows by step, ascending; rows of one step are one. A step that goes back replaces all from there on."""
+    merged, newest = dict[int, Row](), -1
+    for row in rows:
+        match = _STEPS.fullmatch(str(row.get(STEP)))
+        if not match:
+            continue
+        step = int(match[1])
+        if step < newest:
+            merged = {old: kept for old, kept in merged.items() if old < step}
+        merged[step] = {**merged.get(step, {}), **row}
+        newest = step
+    return merged
+
+
+def _planned(rows: Mapping[int, Row]) -> int:
+    """The last step that the newest row plans."""
+    return int(str(rows[max(rows)][STEP]).partition("/")[2])
+
+
+def series(rows: Mapping[int, Row], key: str) -> tuple[Values, Values]:
+    """Steps ``(N,)`` and values ``(N,)`` of the rows that have a number (NaN included) for ``key``."""
+    points = [(step, row[key]) for step, row in rows.items() if isinstance(row.get(key), (int, float))]
+    table = np.array(points, dtype=np.float64).reshape(-1, 2)
+    return table[:, 0], np.where(np.abs(table[:, 1]) > _DIVERGED, np.inf, table[:, 1])
+
+
+def smooth(values: Values) -> Values:
+    """A centred mean over a twenty-fifth of the values on each side, nearer ones weighing more; gaps stay out."""
+    reach = max(1, len(values) // 25)
+    weights = 1 - np.abs(np.arange(-reach, reach + 1)) / (reach + 1)
+    known = np.isfinite(values)
+    total = np.convolve(np.where(known, values, 0.0), weights)[reach:-reach]
+    weight = np.convolve(known.astype(float), weights)[reach:-reach]
+    return np.asarray(np.divide(total, weight, out=np.full(len(values), np.nan), where=weight > 0))
+
+
+class Line(msgspec.Struct, frozen=True):
+    name: str
+    colour: Colour
+    width: int
+    steps: Values
+    values: Values
+    dots: bool = False
+
+
+class Plot(msgspec.Struct, frozen=True):
+    """One plot: its axis title, its lines from bottom to top, its value limits, its share of the height."""
+
+    title: str
+    lines: tuple[Line, ...]
+    limits: tuple[float, float]
+    share: int = 1
+    pieces: int = 4
+
+
+def _loss_plot(rows: Mapping[int, Row]) -> Plot:
+    steps, loss = series(rows, "loss")
+    logged = Line("logged", _mix(_BLUE, 0.55), 1, steps, loss)
+    lines = [logged, Line("smoothed", _BLUE, 3, steps, smooth(loss))]
+    eval_steps, eval_loss = series(rows, "eval_loss")
+    if len(eval_steps):
+        lines.append(Line("validation", _ORANGE, 2, eval_steps, eval_loss, dots=True))
+    return Plot("loss", tuple(lines), limits([line.values for line in lines], 6), 3, 6)
+
+
+def _further_plots(rows: Mapping[int, Row]) -> Iterator[Plot]:
+    for key, title, colour in (("token_acc", "token accuracy", _GREEN), ("learning_rate", "learning rate", _PURPLE)):
+        steps, values = series(rows, key)
+        if len(steps):
+            yield Plot(title, (Line(title, colour, 2, steps, values),), limits([values], 4))
+
+
+def _mix(colour: Colour, white: float) -> Colour:
+    red, green, blue = (round(c + (255 - c) * white) for c in colour)
+    return red, green, blue
+
+
+def limits(parts: Sequence[Values], pieces: int) -> tuple[float, float]:
+    """The ends of a value axis: round numbers around all finite values, 0 where it is not far from them."""
+    values = np.concatenate([part[np.isfinite(part)] for part in parts])
+    if not len(values):
+        return (0.0, 1.0)
+    low, high = float(values.min()), float(values.max())
+    low = 0.0 if 0 <= low <= 0.5 * high else low
+    if high - low <= max(1e-9 * abs(high), _TINY):
+        low, high = (0.0, high) if high > _TINY else (low - 1, low + 1)
+    step = nice_step(high - low, pieces)
+    return (math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step)
+
+
+def nice_step(span: float, pieces: int) -> float:
+    """The smallest of 1, 2, 5 times a power of ten that divides ``span`` into at most ``pieces``."""
+    unit = 10.0 ** math.floor(math.log10(span / pieces))
+    return next(unit * times for times in (1, 2, 5, 10) if span / (unit * times) <= pieces + 1e-9)
+
+
+def _heights(shares: Sequence[int]) -> list[tuple[int, int]]:
+    """Top and bottom of each plot on the doubled canvas, for their shares of the height."""
+    first, last, gap = 124, _SIZE[1] - 70, 42
+    unit = (last - first - gap * (len(shares) - 1)) / sum(shares)
+    tops = [first + unit * sum(shares[:number]) + gap * number for number in range(len(shares))]
+    return [
+        (round(top * _TWICE), round((top + unit * share) * _TWICE)) for top, share in zip(tops, shares, strict=True)
+    ]
+
+
+def _draw_head(draw: ImageDraw.ImageDraw, rows: Mapping[int, Row], loss: Values) -> None:
+    last, epochs = max(rows), series(rows, "epoch")[1]
+    facts = [f"step {last:,} of {max(last, _planned(rows)):,}"]
+    facts += [f"epoch {epochs[-1]:.1f}"] if len(epochs) and math.isfinite(epochs[-1]) else []
+    final = smooth(loss)[-1]
+    facts += [f"loss {final:.3g} (smoothed)"] if math.isfinite(final) else []
+    broken = int((~np.isfinite(loss)).sum())
+    facts += [f"loss is no finite number in {broken:,} of {len(loss):,} rows"] if broken else []
+    _text(draw, (90, 38), "Training", 24, _INK, "lm")
+    _text(draw, (90, 70), "  ·  ".join(facts), 16, _SOFT, "lm")
+
+
+def _draw_plot(draw: ImageDraw.ImageDraw, axes: Axes, plot: Plot, *, last: bool) -> None:
+    left, top, right, bottom = axes.rect
+    for value in ticks(axes.values, plot.pieces):
+        draw.line((left, axes.y(value), right, axes.y(value)), _GRID, _TWICE)
+        _text(draw, (left / _TWICE - 10, axes.y(value) / _TWICE), short(value), 14, _SOFT, "rm")
+    for step in ticks(axes.steps, 10):
+        draw.line((axes.x(step), bottom, axes.x(step), bottom + 5 * _TWICE), _SOFT, _TWICE)
+        if last:
+            _text(draw, (axes.x(step) / _TWICE, bottom / _TWICE + 17), f"{step:,.0f}", 14, _SOFT, "mm")
+    draw.line((left, bottom, right, bottom), _SOFT, _TWICE)
+    for line in plot.lines:
+        _draw_line(draw, axes, line)
+    _text(draw, (left / _TWICE, top / _TWICE - 14), plot.title, 16, _INK, "lm")
+    if len(plot.lines) > 1:
+        _draw_key(draw, plot.lines, right // _TWICE, top // _TWICE - 14)
+    if last:
+        _text(draw, ((left + right) / 2 / _TWICE, bottom / _TWICE + 44), "step", 16, _INK, "mm")
+
+
+def _draw_line(draw: ImageDraw.ImageDraw, axes: Axes, line: Line) -> None:
+    points = [(axes.x(s), axes.y(v)) for s, v in zip(line.steps.tolist(), line.values.tolist(), strict=True)]
+    for run in _runs(points):
+        if len(run) > 1:
+            draw.line(run, line.colour, line.width * _TWICE, joint="curve")
+        for place in run if line.dots or len(run) == 1 else ():
+            draw.circle(place, (line.width + 1.5) * _TWICE, line.colour)
+
+
+def _runs(points: Sequence[tuple[float, float]]) -> Iterator[list[tuple[float, float]]]:
+    """The stretches of points without a gap (a value that is not finite)."""
+    run: list[tuple[float, float]] = []
+    for point in [*points, (0.0, math.nan)]:
+        if math.isfinite(point[1]):
+            run.append(point)
+        elif run:
+            yield run
+            run = []
+
+
+def _draw_key(draw: ImageDraw.ImageDraw, lines: Sequence[Line], right: int, middle: int) -> None:
+    for line in reversed(lines):
+        wide = round(font(14).getlength(line.name))
+        _text(draw, (right - wide, middle), line.name, 14, _SOFT, "lm")
+        ends = [((right - wide - 36) * _TWICE, middle * _TWICE), ((right - wide - 8) * _TWICE, middle * _TWICE)]
+        draw.line(ends, line.colour, line.width * _TWICE)
+        right -= wide + 56
+
+
+def ticks(ends: tuple[float, float], pieces: int) -> list[float]:
+    """Round values from one end to the other, at most ``pieces`` steps."""
+    step = nice_step(ends[1] - ends[0], pieces)
+    first = math.ceil(ends[0] / step - 1e-9)
+    return [number * step for number in range(first, math.floor(ends[1] / step + 1e-9) + 1)]
+
+
+def short(value: float) -> str:
+    """A tick's number: ``0.05``, ``5e-5``."""
+    return f"{round(value, 12):.4g}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def _text(
+    draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: int, colour: Colour, anchor: str
+) -> None:
+    """Text at a place of the single-size canvas."""
+    letters: Font = font(size * _TWICE)
+    draw.text((place[0] * _TWICE, place[1] * _TWICE), text, colour, letters, anchor)

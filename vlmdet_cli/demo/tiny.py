@@ -1,0 +1,166 @@
+"""A tiny Qwen2-VL: the real architecture, processor, chat format and special tokens, with a small vocabulary.
+
+Torch and transformers are imported inside the functions; only the pretraining script comes here. The tokenizer
+is byte-level BPE behind Qwen2's own pre-tokenizer, so any text goes through it unharmed; the words of the
+instruction rows are one token each. Ids are small, so swift needs the plug-in beside this module.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlmdet_cli import questions
+from vlmdet_cli.demo.worlds import SHAPES, STREET
+
+SPECIALS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+PROMPT = "Draw the bounding box of objects"
+SYSTEM = "You are a helpful assistant."
+MAX_PIXELS = 112 * 112
+HIDDEN, LAYERS, HEADS, KEY_VALUE_HEADS, INNER = 128, 4, 4, 2, 352
+VISION, VISION_LAYERS, VISION_HEADS = 128, 3, 4
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\n"
+    + SYSTEM
+    + "<|im_end|>\n{% endif %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in c %}{{ c['text'] }}"
+    "{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def build_tokenizer() -> Any:
+    """A Qwen2 tokenizer whose merges are learnt from the rows' own words, specials first in the vocabulary."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    pattern = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    raw = Tokenizer(models.BPE())
+    raw.normalizer = normalizers.NFC()
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000, min_frequency=1, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+    )
+    raw.train_from_iterator(_corpus(), trainer)
+    model = __import__("json").loads(raw.to_str())["model"]
+    vocabulary = {name: number for number, name in enumerate(SPECIALS)}
+    for name in sorted(model["vocab"], key=model["vocab"].get):
+        vocabulary.setdefault(name, len(vocabulary))
+    made = Qwen2Tokenizer(vocab=vocabulary, merges=[tuple(pair) for pair in model["merges"]])
+    made.add_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS], special_tokens=True)
+    made.model_max_length = 2048
+    return made
+
+
+def _corpus() -> list[str]:
+    """The rows' words, in each form that rows have them in."""
+    names = [thing.name for thing in (*SHAPES, *STREET)]
+    texts = [questions.COUNT, questions.FULL, questions.PARTIAL, questions.NONE, questions.FULL_ANSWER]
+    texts += [questions.PARTIAL_ANSWER, questions.NONE_ANSWER, PROMPT, SYSTEM, "system\n", "user\n", "assistant\n"]
+    texts += ["No objects.", "),(", "% is visible.", '".', *names, *(f' "{name}" {name}: 1\n' for name in names)]
+    return [text.replace("<image>", "").replace("{area}", "").replace("{label}", "").replace("{percent}", "") for text in texts]
+
+
+def build_processor(tokenizer: Any) -> Any:
+    from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
+
+    size = {"shortest_edge": 28 * 28 * 4, "longest_edge": MAX_PIXELS}
+    return Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size=size),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(size=size),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build_model(tokenizer: Any) -> Any:
+    """The model with random weights."""
+    from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIALS}
+    text = {
+        "vocab_size": len(tokenizer), "hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS, "num_key_value_heads": KEY_VALUE_HEADS, "max_position_embeddings": 2048,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+        "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"],
+        "tie_word_embeddings": True,
+    }  # fmt: skip
+    vision = {
+        "depth": VISION_LAYERS, "embed_dim": VISION, "hidden_size": HIDDEN, "num_heads": VISION_HEADS, "mlp_ratio": 3,
+    }  # fmt: skip
+    config = Qwen2VLConfig(
+        text_config=text,
+        vision_config=vision,
+        tie_word_embeddings=True,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
+    model = Qwen2VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]],
+        pad_token_id=ids["<|endoftext|>"],
+        suppress_tokens=[ids["<|image_pad|>"], ids["<|video_pad|>"], ids["<|vision_pad|>"]],
+    )
+    return model
+
+
+def save(model: Any, processor: Any, folder: Path) -> None:
+    """The model folder as it ships: half-precision weights, read back in any precision."""
+    import torch
+
+    halves = {name: value.to(torch.float16) for name, value in model.state_dict().items()}
+    model.config.dtype = torch.float16
+    model.save_pretrained(folder, state_dict=halves, max_shard_size="100MB")
+    processor.save_pretrained(folder)
+
+
+def chat(prompt: str, picture_tokens: int) -> str:
+    """One row's text up to the answer."""
+    pads = "<|image_pad|>" * picture_tokens
+    return (
+        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<|vision_start|>{pads}<|vision_end|>"
+        f"{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def patches(pictures: Any) -> Any:
+    """Pictures ``(N, 112, 112, 3)`` uint8 as Qwen2-VL's patch rows ``(N * 64, 1176)`` float32, two frames alike.
+
+    The order is the image processor's: 2 x 2 blocks of 14 x 14 patches, so that a block becomes one token.
+    """
+    import torch
+
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])
+    spread = torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    count, side = pictures.shape[0], pictures.shape[1]
+    values = (torch.from_numpy(pictures.copy()).float() / 255 - mean) / spread
+    blocks = side // 28
+    values = values.permute(0, 3, 1, 2).reshape(count, 3, blocks, 2, 14, blocks, 2, 14)
+    values = values.permute(0, 2, 5, 3, 6, 1, 4, 7)  # N, block row, block column, row, column, channel, y, x
+    values = values.unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, 2, -1, -1)
+    return values.reshape(count * blocks * blocks * 4, 3 * 2 * 14 * 14).contiguous()
+
+
+def parameters(model: Any) -> int:
+    return sum(one.numel() for one in model.parameters())
+
+
+def words_whole(tokenizer: Any, words: Sequence[str]) -> list[str]:
+    """Those of ``words`` that are not one token."""
+    return [word for word in words if len(tokenizer.tokenize(word)) != 1]

@@ -1,0 +1,31 @@
+"""Text ↔ boxes: one small module a model family. A new dialect is one file and one line in ``_DIALECTS``."""
+
+import difflib
+import functools
+import importlib
+
+from vlmdet_cli.dialects.base import Dialect
+from vlmdet_cli.errors import UsageError
+
+__all__ = ["Dialect", "get", "names"]
+
+# name: the module here that has its ``DIALECT``
+_DIALECTS = {
+    "qwen2_vl": "qwen2_vl",
+}
+
+
+def names() -> tuple[str, ...]:
+    return tuple(_DIALECTS)
+
+
+@functools.cache
+def get(name: str) -> Dialect:
+    """The dialect of that name. Raises ``UsageError`` with the nearest known one."""
+    if name not in _DIALECTS:
+        near = difflib.get_close_matches(name, _DIALECTS, n=1)
+        guess = f"Did you mean {near[0]}? " if near else ""
+        raise UsageError(f"No such dialect: {name}", hint=f"{guess}There are: {', '.join(_DIALECTS)}.")
+    found = importlib.import_module(f"vlmdet_cli.dialects.{_DIALECTS[name]}").DIALECT
+    assert isinstance(found, Dialect)  # noqa: S101  (a slip of ours, not of a user)
+    return found

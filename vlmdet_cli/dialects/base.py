@@ -1,0 +1,208 @@
+"""What all dialects share: the neutral stream of items that a scanner yields, and the rules that judge it.
+
+A dialect gives three things: ``scan`` (its syntax, text to items), ``render_objects`` and ``render_box`` (records
+to text), and its frame. The rules of this module are the same for all: corners in order, values inside the
+frame, no boxes without area, duplicates and loops, known labels, the health of the answer.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from vlmdet_cli.records import Box, Detection, Health, Parsed, Problem
+
+Size = tuple[float, float]
+LOOP = 5  # so many identical boxes in a row are a loop
+
+
+class Item(NamedTuple):
+    """What a scanner found: a box under a label (numbers of the frame, as written), or a problem and its text."""
+
+    label: str
+    box: Box | None
+    problem: str = ""
+    text: str = ""
+
+
+def box_item(label: str, box: Box) -> Item:
+    return Item(label, box)
+
+
+def problem_item(kind: str, text: str) -> Item:
+    return Item("", None, kind, text)
+
+
+class Dialect(ABC):
+    """One model family's way to write boxes. ``frame`` is the largest x and y that it writes, None if pixels."""
+
+    name: str
+    empty: str = "No objects."
+
+    @abstractmethod
+    def scan(self, text: str) -> Iterator[Item]:
+        """The items of a text in their order; never raises."""
+
+    @abstractmethod
+    def render(self, objects: Sequence[tuple[str, Box]], size_wh: Size, *, group: bool = False) -> str:
+        """The answer that names (label, box) pairs; boxes are xyxy pixels of a picture of ``size_wh``.
+
+        ``group`` puts all boxes of a label behind it, labels in order of their first box.
+        """
+
+    @abstractmethod
+    def render_box(self, box: Box, size_wh: Size) -> str:
+        """One box alone, as questions name an area."""
+
+    @abstractmethod
+    def frame(self, size_wh: Size) -> Size:
+        """The frame's width and height for a picture: what its right and lower border are written as."""
+
+    def to_frame(self, box: Box, size_wh: Size) -> tuple[int, int, int, int]:
+        """Pixels to the frame's whole numbers, rounded as ms-swift rounds (half to even).
+
+        A box that would lose its area keeps one unit: it could not be read back otherwise.
+        """
+        wide, high = self.frame(size_wh)
+        x1, x2 = _whole(box[0], box[2], size_wh[0], wide)
+        y1, y2 = _whole(box[1], box[3], size_wh[1], high)
+        return (x1, y1, x2, y2)
+
+    def to_pixels(self, box: Box, size_wh: Size) -> Box:
+        """The frame's numbers to float pixels."""
+        wide, high = self.frame(size_wh)
+        across, down = size_wh[0] / wide, size_wh[1] / high
+        return (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+
+    def as_written(self, box: Box, size_wh: Size) -> Box:
+        """A box in pixels after it has been written and read back."""
+        return self.to_pixels(self.to_frame(box, size_wh), size_wh)
+
+    def parse(self, text: str, size_wh: Size | None, categories: Sequence[str] | None = None) -> Parsed:
+        """What a text means; never raises. Boxes are pixels, or the frame's own numbers where no size is given.
+
+        With ``categories`` a label gets the category's own spelling; one that matches none stays as it is.
+        """
+        if self.is_empty(text):
+            return Parsed((), (), "empty")
+        judge = _Judge(self.frame(size_wh or (1000, 1000)), _spelling(categories))
+        for item in self.scan(text):
+            judge.take(item)
+        judge.end_run()
+        if not judge.found and not judge.problems:
+            judge.problems.append(Problem("unparsed", _short(text)))
+        found = judge.found if size_wh is None else [(n, self.to_pixels(box, size_wh)) for n, box in judge.found]
+        detections = tuple(Detection(label, _plain(box) if size_wh is None else box) for label, box in found)
+        return Parsed(detections, tuple(judge.problems), _health(detections, judge.problems))
+
+    def is_empty(self, text: str) -> bool:
+        """Whether a text says that there is nothing."""
+        return text.strip().rstrip(".").casefold() in {"", self.empty.rstrip(".").casefold(), "[]"}
+
+
+def _whole(start: float, end: float, side: float, frame: float) -> tuple[int, int]:
+    first, last = round(start / side * frame), round(end / side * frame)
+    if first != last or start == end:
+        return first, last
+    return (first, last + 1) if last < frame else (first - 1, last)
+
+
+def _plain(box: Box) -> Box:
+    """Whole numbers as integers, so that they are written as they were read."""
+    x1, y1, x2, y2 = (int(value) if value == int(value) else value for value in box)
+    return (x1, y1, x2, y2)
+
+
+def _spelling(categories: Sequence[str] | None) -> Mapping[str, str] | None:
+    return None if categories is None else {_key(name): name for name in reversed(categories)}
+
+
+def _key(label: str) -> str:
+    return " ".join(label.split()).casefold()
+
+
+def _health(found: Sequence[Detection], problems: Sequence[Problem]) -> Health:
+    if not problems:
+        return "ok" if found else "empty"
+    return "partial" if found else "unparsed"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+class _Judge:
+    """Takes items one by one and keeps what is good, with a named problem for what is not."""
+
+    def __init__(self, frame: Size, spelling: Mapping[str, str] | None) -> None:
+        self.found: list[tuple[str, Box]] = []
+        self.problems: list[Problem] = []
+        self._frame = frame
+        self._spelling = spelling
+        self._seen: set[tuple[str, Box]] = set()
+        self._run: tuple[str, Box] | None = None
+        self._again = 0
+        self._known_before = False
+
+    def take(self, item: Item) -> None:
+        if item.box is None:
+            self._note(item.problem, item.text)
+            return
+        text = f"{item.label} {item.box}"
+        box = self._inside(_ordered(item.box), item.box, text)
+        if box is not None:
+            self._keep(self._named(item.label), box, text)
+
+    def _inside(self, box: Box, written: Box, text: str) -> Box | None:
+        wide, high = self._frame
+        clamped = (_clamp(box[0], wide), _clamp(box[1], high), _clamp(box[2], wide), _clamp(box[3], high))
+        if clamped[0] >= clamped[2] or clamped[1] >= clamped[3]:
+            self._note("degenerate", text)
+            return None
+        if box != written:
+            self._note("inverted", text)
+        if clamped != box:
+            self._note("out_of_range", text)
+        return clamped
+
+    def _named(self, label: str) -> str:
+        label = label.strip()
+        return label if self._spelling is None else self._spelling.get(_key(label), label)
+
+    def _keep(self, label: str, box: Box, text: str) -> None:
+        one = (label, box)
+        if one == self._run:
+            self._again += 1
+            return
+        self.end_run()
+        self._run, self._known_before = one, one in self._seen
+        if self._known_before:
+            return
+        self._seen.add(one)
+        self.found.append(one)
+        if self._spelling is not None and _key(label) not in self._spelling:
+            self._note("unknown_label", text)
+
+    def end_run(self) -> None:
+        """Judge the identical boxes in a row that have just ended: none, some duplicates, or a loop."""
+        if self._run is None:
+            return
+        more, text = self._again + self._known_before, f"{self._run[0]} {self._run[1]}"
+        if self._again + 1 >= LOOP:
+            self._note("loop", f"{text}, {self._again + 1} times")
+        else:
+            for _ in range(more):
+                self._note("duplicate", text)
+        self._run, self._again = None, 0
+
+    def _note(self, kind: str, text: str) -> None:
+        self.problems.append(Problem(kind, _short(text)))
+
+
+def _ordered(box: Box) -> Box:
+    x1, y1, x2, y2 = box
+    return (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+
+
+def _clamp(value: float, most: float) -> float:
+    return 0.0 if value < 0 or math.isnan(value) else min(value, most)

@@ -1,0 +1,163 @@
+"""Qwen2-VL: ``<|object_ref_start|>L<|object_ref_end|><|box_start|>(x1,y1),(x2,y2)<|box_end|>``, thousandths.
+
+The scanner takes the special tokens whole, stripped or half there. Between tokens a label is what stands before
+a box; ``(…)`` without digits and commas is part of a label, so ``phone (red)(1,2),(3,4)`` reads as one would.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from vlmdet_cli.dialects.base import Dialect, Item, Size, box_item, problem_item
+from vlmdet_cli.records import Box
+
+REF, REF_END, BOX, BOX_END = "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"
+
+_N = r"\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*"
+_WHOLE = re.compile(rf"\s*\({_N},{_N}\)\s*,\s*\({_N},{_N}\)\s*")
+_NO_BRACKET = re.compile(rf"\s*\({_N},{_N}\)\s*,\s*\({_N},{_N}")
+# bracketed groups of numbers, joined by commas: a box or a bad one
+_GROUP = r"\([\s\d.+-]*,[\s\d.,+-]*\)"
+_GROUPS = re.compile(rf"{_GROUP}(?:\s*,\s*(?:{_GROUP}|\([\s\d.+-]*\)))*")
+# a box that the text's end cuts: one corner and a comma, or an open bracket
+_OPEN_TAIL = re.compile(r"\([\s\d.,+-]*\)\s*,\s*$|(?:\([\s\d.,+-]*\)\s*,\s*)?\([\s\d.,+-]*$")
+_TOKENS = re.compile(r"(<\|(?:object_ref|box|quad)_(?:start|end)\|>)")
+_END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext)\|>")
+_HALF_TOKEN = re.compile(r"<(?:\|[a-z_]*\|?)?$")
+_BLANK = " \t\r\n,;:."
+
+
+class Qwen2VL(Dialect):
+    """The dialect of Qwen2-VL."""
+
+    name = "qwen2_vl"
+
+    def frame(self, size_wh: Size) -> Size:
+        del size_wh
+        return (1000, 1000)
+
+    def render(self, objects: Sequence[tuple[str, Box]], size_wh: Size, *, group: bool = False) -> str:
+        if not objects:
+            return self.empty
+        if not group:
+            return "".join(f"{REF}{label}{REF_END}{self.render_box(box, size_wh)}" for label, box in objects)
+        boxes: dict[str, str] = {}
+        for label, box in objects:
+            boxes[label] = boxes.get(label, "") + self.render_box(box, size_wh)
+        return "".join(f"{REF}{label}{REF_END}{text}" for label, text in boxes.items())
+
+    def render_box(self, box: Box, size_wh: Size) -> str:
+        x1, y1, x2, y2 = self.to_frame(box, size_wh)
+        return f"{BOX}({x1},{y1}),({x2},{y2}){BOX_END}"
+
+    def scan(self, text: str) -> Iterator[Item]:
+        text = _END_OF_TURN.split(text, maxsplit=1)[0]
+        half = _HALF_TOKEN.search(text)
+        scanner = _Scanner(cut=half is not None)
+        pieces = _TOKENS.split(text[: half.start()] if half else text)
+        for number, piece in enumerate(pieces):
+            if number % 2:
+                yield from scanner.token(piece)
+            elif piece:
+                yield from scanner.text(piece, last=number == len(pieces) - 1)
+        yield from scanner.end()
+
+
+class _Scanner:
+    """Where in the syntax a text stands: in a label, in a box, or between them."""
+
+    def __init__(self, *, cut: bool) -> None:
+        self._cut = cut
+        self._place = ""  # "ref", "box" or between
+        self._label: str | None = None
+        self._used = True  # whether the label has a box, or a problem in a box's place
+        self._content = ""
+
+    def token(self, token: str) -> Iterator[Item]:
+        """A special token: what was open before it is closed, whether or not its own end came."""
+        if self._place == "box":
+            yield from self._close_box(cut=False)
+        elif self._place == "ref":
+            yield from self._close_label()
+        self._place, self._content = {REF: "ref", BOX: "box"}.get(token, ""), ""
+
+    def text(self, text: str, *, last: bool) -> Iterator[Item]:
+        if self._place:
+            self._content += text
+        else:
+            yield from self._between(text, last=last)
+
+    def end(self) -> Iterator[Item]:
+        """The text's end: what is still open was cut."""
+        if self._place == "box":
+            yield from self._close_box(cut=True)
+        elif self._place == "ref":
+            yield problem_item("truncated", self._content or REF)
+        elif not self._used:
+            yield problem_item("truncated", self._label or "")
+        elif self._cut:
+            yield problem_item("truncated", "a token cut in the middle")
+
+    def _close_label(self) -> Iterator[Item]:
+        yield from self._new_label(self._content.strip())
+
+    def _new_label(self, label: str) -> Iterator[Item]:
+        if not self._used:
+            yield problem_item("unparsed", self._label or "")
+        self._label, self._used = label, False
+
+    def _close_box(self, *, cut: bool) -> Iterator[Item]:
+        content = self._content
+        whole = _WHOLE.fullmatch(content) or (_NO_BRACKET.fullmatch(content) if cut else None)
+        if whole is None:
+            self._used = True
+            yield problem_item("truncated" if cut else "unparsed", content or BOX)
+            return
+        yield self._box(whole)
+        if cut:
+            yield problem_item("truncated", content)
+
+    def _box(self, match: "re.Match[str]") -> Item:
+        self._used = True
+        if not self._label:
+            return problem_item("unparsed", match[0])
+        x1, y1, x2, y2 = map(float, match.groups())
+        return box_item(self._label, (x1, y1, x2, y2))
+
+    def _between(self, text: str, *, last: bool) -> Iterator[Item]:
+        """Text outside tokens: labels and boxes of an answer without its tokens, or mere separators."""
+        tail = _OPEN_TAIL.search(text) if last else None
+        text = text[: tail.start()] if tail else text
+        place = 0
+        for groups in _GROUPS.finditer(text):
+            yield from self._plain(text[place : groups.start()])
+            place = groups.end()
+            whole = _WHOLE.fullmatch(groups[0])
+            if whole:
+                yield self._box(whole)
+            else:
+                self._used = True
+                yield problem_item("unparsed", groups[0])
+        yield from self._plain(text[place:], last=last and tail is None)
+        if tail:
+            yield from self._tail(tail[0])
+
+    def _plain(self, text: str, *, last: bool = False) -> Iterator[Item]:
+        label = text.strip(_BLANK) if not last else text.strip()
+        if not label.strip(_BLANK):
+            return
+        if last and (label[-1] in ".!?" or self._label is None):
+            self._used = True
+            yield problem_item("unparsed", label)
+        else:
+            yield from self._new_label(label.strip(_BLANK))
+
+    def _tail(self, text: str) -> Iterator[Item]:
+        """A box that the text's end cuts: kept if only its last bracket is missing."""
+        whole = _NO_BRACKET.fullmatch(text)
+        if whole:
+            yield self._box(whole)
+        self._used = True
+        yield problem_item("truncated", text)
+
+
+DIALECT = Qwen2VL()

@@ -1,0 +1,104 @@
+"""Qwen2-VL models by transformers' ``generate``, in this process, in batches, greedily.
+
+A picture is sized exactly as in training: first as ms-swift does it (``qwen_vl_utils.fetch_image``), then by the
+model's own processor. Special tokens of an answer are kept; only the end of the turn and padding are cut.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlmdet_cli.engines import Reply
+from vlmdet_cli.errors import EngineError
+
+SYSTEM = "You are a helpful assistant."
+
+
+class TransformersEngine:
+    """A local model folder on one device; ``adapter`` is a LoRA checkpoint put on top of it."""
+
+    def __init__(self, model: Path, *, adapter: Path | None = None, device: str = "auto") -> None:
+        _require_stack()
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        import torch
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        self._torch = torch
+        self.device = _device(torch, device)
+        dtype = torch.float32 if self.device == "cpu" else torch.bfloat16
+        try:
+            self._processor = AutoProcessor.from_pretrained(model, local_files_only=True)
+            loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, local_files_only=True)
+            if adapter is not None:
+                from peft import PeftModel
+
+                loaded = PeftModel.from_pretrained(loaded, str(adapter), local_files_only=True)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise EngineError(
+                f"Cannot load the model: {adapter or model}",
+                why=first,
+                hint="A model folder holds config.json, weights (*.safetensors), tokenizer and preprocessor files.",
+            ) from None
+        self._model = loaded.to(self.device).eval()
+        self._processor.tokenizer.padding_side = "left"
+        end = self._processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self._ends = {end, self._processor.tokenizer.pad_token_id}
+        self._end = end
+
+    def load(self, path: Path) -> Any:
+        """The picture in RGB, sized as in training."""
+        from PIL import Image
+        from qwen_vl_utils import fetch_image
+
+        with Image.open(path) as opened:
+            opened.load()
+            return fetch_image({"image": opened})
+
+    def answer(self, questions: Sequence[tuple[Any, str]], max_tokens: int) -> list[Reply]:
+        """Greedy replies; ``length`` where the token limit came before the end of the turn."""
+        texts = [self._chat(prompt) for _, prompt in questions]
+        inputs = self._processor(
+            text=texts, images=[image for image, _ in questions], padding=True, return_tensors="pt"
+        ).to(self.device)
+        with self._torch.inference_mode():
+            made = self._model.generate(
+                **inputs, max_new_tokens=max_tokens, do_sample=False, eos_token_id=self._end, **_NO_SAMPLING
+            )
+        return [self._reply(ids) for ids in made[:, inputs["input_ids"].shape[1] :].tolist()]
+
+    def _chat(self, prompt: str) -> str:
+        return (
+            f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>"
+            f"{prompt}<|im_end|>\n<|im_start|>assistant\n"
+        )
+
+    def _reply(self, ids: list[int]) -> Reply:
+        end = next((place for place, one in enumerate(ids) if one in self._ends), None)
+        text = self._processor.tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False)
+        return Reply(text=text, finish="length" if end is None else "stop")
+
+
+# a model's own generation settings may name these; greedy search has no use for them and warns
+_NO_SAMPLING = {"temperature": None, "top_p": None, "top_k": None}
+
+
+def _device(torch: Any, wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _require_stack() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "transformers", "qwen_vl_utils", "torchvision") if find_spec(name) is None]
+    if missing:
+        raise EngineError(
+            f"Inference needs packages that are not installed: {', '.join(missing)}",
+            hint="Install the training stack: pip install 'vlmdet[train]'.",
+        )

@@ -1,0 +1,48 @@
+"""What can go wrong for a user, and the exit code of each kind.
+
+An error has three parts: *what* failed (one line), *why* that is (any number of lines, with file, row and
+key by name) and a *hint*: what to do about it. Only ``console`` prints them.
+"""
+
+from collections.abc import Sequence
+
+DONE, ANSWER_IS_NO, USAGE, DATA, ENGINE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+
+class VlmdetError(Exception):
+    """The base of all errors a user is meant to read; ``exit_code`` is what the process ends with."""
+
+    exit_code = ENGINE
+
+    def __init__(self, what: str, *, why: str | Sequence[str] = (), hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = (why,) if isinstance(why, str) else tuple(why)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return "\n".join([self.what, *self.why, *([self.hint] if self.hint else [])])
+
+
+class UsageError(VlmdetError):
+    """The command line or the project file is wrong."""
+
+    exit_code = USAGE
+
+
+class DataError(VlmdetError):
+    """An input file (annotations, images, answers) is missing or wrong."""
+
+    exit_code = DATA
+
+
+class EngineError(VlmdetError):
+    """swift or an inference engine failed; its own exit code is in the message."""
+
+    exit_code = ENGINE
+
+
+def first_few(items: Sequence[str], limit: int = 3) -> list[str]:
+    """The first ``limit`` items and a line that counts the rest: for the *why* of an error."""
+    rest = len(items) - limit
+    return [*items[:limit], *([f"… and {rest:,} more"] if rest > 0 else [])]

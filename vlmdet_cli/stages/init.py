@@ -1,0 +1,47 @@
+"""init: a project file with every key explained, or the whole embedded demo. Never overwrites."""
+
+from pathlib import Path
+
+import msgspec
+
+from vlmdet_cli.errors import UsageError
+from vlmdet_cli.project import FILE_NAME
+from vlmdet_cli.records import whole_file
+
+TEMPLATE = Path(__file__).parent.parent / "template.toml"
+
+
+class InitResult(msgspec.Struct, frozen=True, kw_only=True):
+    project: str
+    demo: bool
+
+
+def init(folder: Path, *, demo: bool) -> InitResult:
+    """Write into ``folder``. Raises ``UsageError`` where something of ours would be overwritten."""
+    file = folder / FILE_NAME
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"Not a folder: {folder}", hint="Name another one.")
+    if file.exists():
+        raise UsageError(f"There is a project file already: {file}", hint="Name another folder, or remove the file.")
+    if demo:
+        _demo(folder)
+    text = (_demo_file() if demo else TEMPLATE).read_text("utf-8")
+    with whole_file(file) as temporary:
+        temporary.write_text(text, "utf-8")
+    return InitResult(project=str(file), demo=demo)
+
+
+def _demo_file() -> Path:
+    return Path(__file__).parent.parent / "demo" / FILE_NAME
+
+
+def _demo(folder: Path) -> None:
+    """Pictures, annotations, model and plug-in; the project file comes last and marks the folder as whole."""
+    from vlmdet_cli.demo import write_demo
+
+    there = [name for name in ("annotations", "images", "model", "plugin.py") if (folder / name).exists()]
+    if there:
+        raise UsageError(
+            f"The folder is not empty: {folder}", why=f"It has {', '.join(there)}.", hint="Name a new one."
+        )
+    write_demo(folder)

@@ -1,0 +1,271 @@
+"""What infer, eval and viz work on: files named on the command line, or those of the project.
+
+Each function takes ``project``, a call that loads the project, so that a command whose files are all named
+needs none.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+
+from vlmdet_cli import coco, runs
+from vlmdet_cli.engines import Engine
+from vlmdet_cli.errors import DataError, UsageError
+from vlmdet_cli.project import SPLITS, Eval, Format, Infer, Project, Viz
+from vlmdet_cli.questions import kind_of
+from vlmdet_cli.records import Answer, Parsed, read_bytes
+from vlmdet_cli.stages.infer import IMAGE_ENDINGS, Ask, How, InferResult, OnBatch, infer, parse
+from vlmdet_cli.stages.merge import merged_model
+from vlmdet_cli.stages.prepare import read_split
+
+GetProject = Callable[[], Project]
+
+
+class InferJob(msgspec.Struct, frozen=True, kw_only=True):
+    asks: list[Ask]
+    model: Path
+    adapter: Path | None
+    device: str
+    answers: Path
+    how: How
+    categories: tuple[str, ...] | None
+    warning: str = ""
+
+    def run(self, on_batch: OnBatch) -> InferResult:
+        return infer(self.asks, self._engine, self.answers, self.how, categories=self.categories, on_batch=on_batch)
+
+    def _engine(self) -> Engine:
+        from vlmdet_cli.engines.transformers import TransformersEngine
+
+        return TransformersEngine(self.model, adapter=self.adapter, device=self.device)
+
+
+def infer_job(
+    project: GetProject,
+    images: Sequence[Path],
+    *,
+    model: Path | None,
+    adapter: Path | None,
+    split: str,
+    name: str,
+    answers: Path | None,
+) -> InferJob:
+    """A prepared split, or pictures and folders by name, and the model to ask; ``answers`` where named."""
+    loaded = None if images and model else project()
+    infer_, format_ = (loaded.config.infer, loaded.config.format) if loaded else (Infer(), Format())
+    split = split or infer_.split
+    if split not in SPLITS:
+        raise UsageError(f"No such split: {split}", hint=f"There are {', '.join(SPLITS)}.")
+    folder, warning = _model(loaded, model, adapter)
+    categories = None
+    if images:
+        asks = [_ask_image(path, format_.prompt) for path in _pictures(images)]
+    else:
+        loaded = loaded or project()
+        asks, categories = _split_asks(loaded, split)
+        answers = answers or loaded.answers(name or split)
+    identity = {
+        "model": _identity(folder),
+        "adapter": _identity(adapter) if adapter else None,
+        "dialect": format_.dialect,
+        "max_tokens": infer_.max_tokens,
+    }
+    how = How(batch=infer_.batch, max_tokens=infer_.max_tokens, dialect=format_.dialect, identity=identity)
+    return InferJob(
+        asks=asks,
+        model=folder,
+        adapter=adapter,
+        device=infer_.device,
+        answers=answers or Path("answers.jsonl"),
+        how=how,
+        categories=categories,
+        warning=warning,
+    )
+
+
+def found(job: InferJob) -> list[dict[str, Any]]:
+    """What the model found in each picture that was named, in the order they were named in."""
+    rows = [msgspec.json.decode(line, type=Answer) for line in read_bytes(job.answers, "answers file").splitlines()]
+    return [_found(row, parse(row, job.categories)) for row in rows]
+
+
+def _found(row: Answer, parsed: Parsed) -> dict[str, Any]:
+    values = {
+        "image": row.image,
+        "size": row.size,
+        "object": parsed.by_label(),
+        "problems": parsed.problems,
+        "health": "error" if row.finish == "error" else parsed.health,
+        "text": row.text,
+        "finish": row.finish,
+    }
+    return values | ({"error": row.error} if row.error else {})
+
+
+def _model(project: Project | None, model: Path | None, adapter: Path | None) -> tuple[Path, str]:
+    if adapter is not None and not (adapter / "adapter_config.json").is_file():
+        raise UsageError(f"No LoRA adapter: {adapter}", hint="An adapter folder holds adapter_config.json.")
+    if model is None and project is not None and adapter is None:
+        return merged_model(project)
+    if model is None and project is not None:
+        model = Path(project.model(project.config.train.model))
+    if model is None or not (model / "config.json").is_file():
+        raise UsageError(f"No model folder: {model}", hint="A model folder holds config.json and weights.")
+    return model, ""
+
+
+def _identity(folder: Path) -> dict[str, Any]:
+    """A model by content: sizes and hashes of its weights; a copy elsewhere is the same model."""
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"])
+    return {path.name: runs.fingerprint(path) for path in files if path.is_file()}
+
+
+def _pictures(images: Iterable[Path]) -> list[Path]:
+    """Pictures as named; a folder stands for those in it, in order of name. A missing one is an error."""
+    out: list[Path] = []
+    for path in images:
+        if path.is_dir():
+            found = sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_ENDINGS)
+            if not found:
+                raise DataError(f"No pictures in the folder: {path}")
+            out += found
+        elif path.is_file():
+            out.append(path)
+        else:
+            raise DataError(f"No such picture: {path}", hint="Check the path.")
+    return list(dict.fromkeys(out))
+
+
+def _ask_image(path: Path, prompt: str) -> Ask:
+    return Ask(image=str(path), path=path, prompt=f"<image>{prompt}")
+
+
+def _split_asks(project: Project, split: str) -> tuple[list[Ask], tuple[str, ...]]:
+    """A prepared split's questions: detection first, then the others kind by kind."""
+    file = read_split(project, split)
+    known = {project.image_row(split, one.file_name): one for one in file.images}
+    files = [project.rows(split)]
+    if project.config.infer.questions and project.questions(split).is_file():
+        files.append(project.questions(split))
+    return [_ask_row(project, row, known, path) for path in files for row in _rows(path)], file.categories
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in read_bytes(path, "instruction rows").splitlines()]
+
+
+def _ask_row(project: Project, row: dict[str, Any], known: dict[str, coco.Image], path: Path) -> Ask:
+    image, (user, assistant) = row["images"][0], row["messages"]
+    if image not in known:
+        raise DataError(f"A row asks about a picture that is not in its split: {path}", why=image, hint=_AGAIN)
+    return Ask(
+        image=image,
+        path=project.output / image,
+        prompt=user["content"],
+        kind=kind_of(user["content"]),
+        image_id=known[image].id,
+        size=(known[image].width, known[image].height),
+        expected=assistant["content"],
+    )
+
+
+_AGAIN = "Run `vlmdet prepare` and `vlmdet augment` again."
+
+
+class EvalJob(msgspec.Struct, frozen=True, kw_only=True):
+    truth: Path
+    predictions: Path
+    iou: float
+    gates: tuple[str, ...]
+    report: Path | None
+
+
+def eval_job(
+    project: GetProject, *, truth: Path | None, predictions: Path | None, name: str, iou: float | None
+) -> EvalJob:
+    """The two files to compare; both named, or the missing one from the project."""
+    loaded = None if truth and predictions else project()
+    settings = loaded.config.eval if loaded else Eval()
+    if loaded:
+        truth = truth or _prepared_truth(loaded)
+        name = name or loaded.config.infer.split
+        predictions = predictions or _answers(loaded, name)
+    assert truth is not None  # noqa: S101  (named, or the project's)
+    assert predictions is not None  # noqa: S101
+    return EvalJob(
+        truth=truth,
+        predictions=predictions,
+        iou=settings.iou if iou is None else iou,
+        gates=settings.fail_under,
+        report=loaded.report(predictions.stem) if loaded else None,
+    )
+
+
+def _prepared_truth(project: Project) -> Path:
+    split = project.config.infer.split
+    if not project.subset(split).is_file():
+        raise UsageError(f"The split {split} is not prepared: {project.subset(split)}", hint="Run `vlmdet prepare`.")
+    return project.subset(split)
+
+
+def _answers(project: Project, name: str) -> Path:
+    path = project.answers(name)
+    if not path.is_file():
+        raise UsageError(f"No answers: {path}", hint="Run `vlmdet infer` first, or name a file with --predictions.")
+    return path
+
+
+class VizJob(msgspec.Struct, frozen=True, kw_only=True):
+    truth: Path
+    predictions: Path | None
+    images: Path
+    output: Path
+    settings: Viz
+    iou: float
+    curve: Path | None
+
+
+def viz_job(
+    project: GetProject,
+    *,
+    truth: Path | None,
+    predictions: Path | None,
+    images: Path | None,
+    output: Path | None,
+    name: str,
+) -> VizJob:
+    """What to draw: named files, or the project's prepared split with its answers and its latest run's curve."""
+    if truth and images:
+        settings = Viz()
+        return VizJob(
+            truth=truth,
+            predictions=predictions,
+            images=images,
+            output=output or Path("viz"),
+            settings=settings,
+            iou=0.5,
+            curve=None,
+        )
+    loaded = project()
+    name = name or loaded.config.infer.split
+    split = loaded.config.infer.split
+    return VizJob(
+        truth=truth or _prepared_truth(loaded),
+        predictions=predictions or (path if (path := loaded.answers(name)).is_file() else None),
+        images=images or loaded.images(split),
+        output=output or loaded.viz(name),
+        settings=loaded.config.viz,
+        iou=loaded.config.eval.iou,
+        curve=_curve(loaded),
+    )
+
+
+def _curve(project: Project) -> Path | None:
+    """The training log of the newest run that has one."""
+    for run in reversed(runs.run_folders(project.runs)):
+        if logs := sorted(run.glob("*/logging.jsonl")):
+            return logs[-1]
+    return None

@@ -1,0 +1,270 @@
+"""train: the real ``swift sft`` on the prepared rows, watched, recorded, resumable.
+
+Before swift starts, every row is checked for what swift would drop without a word: a broken form, a missing
+picture, more tokens than ``max_length``. While it runs, its own log file is followed. The run's folder keeps
+the settings, the command, versions and data hashes.
+"""
+
+import datetime
+import importlib.metadata
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import tomli_w
+
+from vlmdet_cli import __version__, lengths, runs, swift
+from vlmdet_cli.coco import leaves
+from vlmdet_cli.errors import DataError, EngineError, UsageError, first_few
+from vlmdet_cli.project import Project
+from vlmdet_cli.records import lock, read_bytes, read_json, whole_file, write_json
+
+STACK = ("ms-swift", "torch", "torchvision", "transformers", "peft", "accelerate", "qwen-vl-utils")
+HINT = "The log tells more; `vlmdet doctor` checks the machine."
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of swift's training log."""
+
+    step: int
+    steps: int
+    loss: float | None = None
+    learning_rate: float | None = None
+    left: str = ""
+
+
+class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
+    run: str
+    command: str
+    rows: int
+    too_long: int
+    exact_lengths: bool
+    checkpoints: list[str]
+    steps: int
+    loss: float | None
+    seconds: float
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run will do, before anything is written."""
+
+    command: swift.Command
+    folder: Path
+    dataset: Path
+    cpu: bool
+    resumed: Path | None = None
+
+
+def plan(project: Project, extra: Sequence[str] = (), *, resume: bool = False) -> Plan:
+    """The command of the next run (or, with ``resume``, of the latest run's continuation); writes nothing."""
+    train, dataset = project.config.train, dataset_of(project)
+    cpu = swift.gpus() == 0
+    checkpoint = runs.latest_checkpoint(project.runs) if resume else None
+    folder = checkpoint.parent.parent if checkpoint else runs.next_run(project.runs)
+    again = ("--resume_from_checkpoint", str(checkpoint)) if checkpoint else ()
+    argv = swift.sft(
+        train,
+        model=project.model(train.model),
+        dataset=dataset,
+        output=folder,
+        root=project.root,
+        cpu=cpu,
+        extra=(*again, *extra),
+    )
+    env = swift.environment(root_images=project.output, visible=train.gpus, processes=train.nproc_per_node, cpu=cpu)
+    return Plan(command=swift.Command(argv, env), folder=folder, dataset=dataset, cpu=cpu, resumed=checkpoint)
+
+
+def dataset_of(project: Project) -> Path:
+    """The mixed file where ``augment`` has made one of the present data, else the detection rows."""
+    mixed, rows = project.train_file, project.rows("train")
+    if not mixed.is_file():
+        return rows.absolute()
+    made = read_json(project.output / "augment" / "ledger.json", "account of augment")
+    if rows.is_file() and made.get("source") != runs.fingerprint(rows):
+        raise UsageError(f"The augmented rows were made from other data: {mixed}", hint="Run `vlmdet augment` again.")
+    return mixed.absolute()
+
+
+Report = Callable[[Step], None]
+
+
+def train(project: Project, planned: Plan, on_step: Report, warn: Callable[[str], None]) -> TrainResult:
+    """Run the plan to its end. Raises ``DataError`` for rows, ``EngineError`` if swift fails."""
+    swift.require()
+    rows, long, exact = check_rows(project, planned.dataset)
+    if long:
+        warn(_too_long(long, rows, project.config.train.max_length, exact=exact))
+    if exact and len(long) == rows:
+        raise DataError(f"Every row is too long: {planned.dataset}", hint="Raise train.max_length.")
+    if planned.cpu:
+        warn("no GPU found: training on the CPU in float32.")
+    with lock(project.runs):
+        return _run(project, planned, on_step, rows=rows, too_long=len(long), exact=exact)
+
+
+def _too_long(long: Sequence[tuple[int, int]], rows: int, limit: int, *, exact: bool) -> str:
+    sure = "have" if exact else "may have"
+    few = "; ".join(first_few([f"line {number}: {tokens}" for number, tokens in long]))
+    return (
+        f"{len(long):,} of {rows:,} rows {sure} more than max_length = {limit} tokens, and swift leaves such rows out "
+        f"({few}). Raise train.max_length or lower subset.max_objects."
+    )
+
+
+def _run(project: Project, planned: Plan, on_step: Report, *, rows: int, too_long: int, exact: bool) -> TrainResult:
+    folder, started = planned.folder, time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / "vlmdet.toml") as temporary:
+        temporary.write_bytes(tomli_w.dumps(_without_none(project.config)).encode())
+    record = _record(planned, rows)
+    write_json(folder / "run.json", {**record, "state": "running"})
+    watcher = Watcher(folder, on_step)
+    try:
+        swift.run(planned.command, folder / "swift.log", cwd=project.root, watch=watcher, hint=HINT)
+        made = runs.checkpoints(folder)
+        if not made:
+            raise EngineError("swift ended well but left no checkpoint", why=f"In {folder}.", hint=HINT)
+    except BaseException as error:
+        write_json(folder / "run.json", {**record, "state": "interrupted" if _is_interrupt(error) else "failed"})
+        raise
+    seconds = round(time.monotonic() - started, 1)
+    write_json(folder / "run.json", {**record, "state": "done", "seconds": seconds})
+    last = watcher.last
+    return TrainResult(
+        run=str(folder),
+        command=planned.command.quoted(),
+        rows=rows,
+        too_long=too_long,
+        exact_lengths=exact,
+        checkpoints=[str(path) for path in made],
+        steps=last.step if last else 0,
+        loss=last.loss if last else None,
+        seconds=seconds,
+    )
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    return isinstance(error, KeyboardInterrupt)
+
+
+def _without_none(config: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(config)
+    plain["data"] = {name: value for name, value in plain["data"].items() if value is not None}
+    return plain
+
+
+def _record(planned: Plan, rows: int) -> dict[str, Any]:
+    return {
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": planned.command.quoted(),
+        "resumed_from": str(planned.resumed) if planned.resumed else None,
+        "dataset": {"file": str(planned.dataset), "rows": rows, "blake2b": runs.fingerprint(planned.dataset)},
+        "versions": {"vlmdet": __version__, **installed(STACK)},
+    }
+
+
+def installed(names: Sequence[str]) -> dict[str, str]:
+    """Versions of the packages that are installed."""
+    out: dict[str, str] = {}
+    for name in names:
+        try:
+            out[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return out
+
+
+def check_rows(project: Project, dataset: Path) -> tuple[int, list[tuple[int, int]], bool]:
+    """Number of rows, those over ``max_length`` as (line, tokens), and whether tokens were counted exactly."""
+    rows = list(read_rows(dataset))
+    if not rows:
+        raise DataError(f"No rows to train on: {dataset}", hint="Run `vlmdet prepare` again.")
+    sizes = picture_sizes(project.output, [image for _, _, image in rows], dataset)
+    count = lengths.counter(project.model(project.config.train.model))
+    measured = ((question, answer, sizes[image]) for question, answer, image in rows)
+    return len(rows), lengths.too_long(measured, count, project.config.train.max_length), count.exact
+
+
+def read_rows(dataset: Path) -> Iterator[tuple[str, str, str]]:
+    """Question, answer and picture of each row; a row that swift would not take is a ``DataError``."""
+    if not dataset.is_file():
+        raise UsageError(f"No rows to train on: {dataset}", hint="Run `vlmdet prepare` first.")
+    for number, line in enumerate(read_bytes(dataset, "train file").splitlines(), 1):
+        try:
+            row = orjson.loads(line)
+            (user, assistant), (image,) = row["messages"], row["images"]
+            roles, contents = (user["role"], assistant["role"]), (user["content"], assistant["content"])
+            sound = roles == ("user", "assistant") and contents[0].count("<image>") == 1 and isinstance(image, str)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            sound = False
+        if not sound:
+            raise DataError(
+                f"A row is malformed: {dataset}, line {number}",
+                why="A row has one user and one assistant message, one <image> and one path in `images`.",
+                hint="Run `vlmdet prepare` and `vlmdet augment` again.",
+            )
+        yield (*contents, image)
+
+
+def picture_sizes(folder: Path, images: Sequence[str], dataset: Path) -> dict[str, tuple[int, int]]:
+    """Width and height of each picture, read from its header. ``DataError`` for those that are not there."""
+    from PIL import Image, UnidentifiedImageError
+
+    sizes, bad = dict[str, tuple[int, int]](), list[str]()
+    for image in dict.fromkeys(images):
+        try:
+            if leaves(image) and not Path(image).is_absolute():
+                raise ValueError(image)
+            with Image.open(folder / image) as opened:
+                sizes[image] = opened.size
+        except (OSError, ValueError, UnidentifiedImageError):
+            bad.append(image)
+    if bad:
+        raise DataError(
+            f"{len(bad):,} pictures of the train file cannot be read: {dataset}",
+            why=first_few(bad),
+            hint="Run `vlmdet prepare` again.",
+        )
+    return sizes
+
+
+class Watcher:
+    """Follows the ``logging.jsonl`` that swift writes into a run's folder; a call reads what is new."""
+
+    def __init__(self, folder: Path, on_step: Report) -> None:
+        self.last: Step | None = None
+        self._folder = folder
+        self._on_step = on_step
+        self._known = set(folder.rglob("logging.jsonl"))
+        self._file: Path | None = None
+        self._read = 0
+
+    def __call__(self) -> None:
+        if self._file is None:
+            new = [path for path in self._folder.glob("**/logging.jsonl") if path not in self._known]
+            if not new:
+                return
+            self._file = new[0]
+        with self._file.open("rb") as file:
+            file.seek(self._read)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            row = orjson.loads(line)
+            step, steps = map(int, row["global_step/max_steps"].split("/"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return
+        if row.get("loss") is None:
+            return
+        left = str(row.get("remaining_time", ""))
+        self.last = Step(step=step, steps=steps, loss=row["loss"], learning_rate=row.get("learning_rate"), left=left)
+        self._on_step(self.last)

@@ -1,0 +1,176 @@
+"""How results look to a person: pure functions from a result to Rich renderables. Prints nothing.
+
+Tables fit 80 columns and read the same without colour. Names from files pass through ``safe``.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from vlmdet_cli.console import Bars, Talk, safe
+
+if TYPE_CHECKING:
+    from vlmdet_cli.metrics.report import Gate, Report
+    from vlmdet_cli.stages.augment import AugmentResult
+    from vlmdet_cli.stages.doctor import Check
+    from vlmdet_cli.stages.infer import InferResult
+    from vlmdet_cli.stages.init import InitResult
+    from vlmdet_cli.stages.merge import MergeResult
+    from vlmdet_cli.stages.prepare import PrepareResult
+    from vlmdet_cli.stages.train import Step, TrainResult
+    from vlmdet_cli.stages.viz import VizResult
+
+Views = Iterator[RenderableType]
+
+
+def table(*columns: str, title: str = "") -> Table:
+    """A table whose first column is text and whose others are right-aligned numbers."""
+    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
+    for number, name in enumerate(columns):
+        made.add_column(name, justify="right" if number else "left", overflow="fold" if number == 0 else "ellipsis")
+    return made
+
+
+def cell(value: Any) -> Text:
+    """A table cell: counts with separators, shares with three digits, nothing for what is not defined."""
+    if value is None:
+        return Text("–", style="dim")
+    if isinstance(value, float):
+        return Text(f"{value:.3f}")
+    return Text(f"{value:,}" if isinstance(value, int) else safe(value))
+
+
+def row(made: Table, *values: Any) -> None:
+    made.add_row(*map(cell, values))
+
+
+def line(name: str, value: object) -> Text:
+    """``name  value``, for what a table would make too much of."""
+    return Text.assemble((f"{name:<12}", "dim"), safe(value))
+
+
+def ledger(account: Mapping[str, Mapping[str, Any]], title: str = "Ledger") -> Table:
+    """In = kept + dropped, with a reason for each drop."""
+    made = table("", "in", "kept", "dropped", title=title)
+    made.add_column("why", overflow="fold")
+    for thing, counts in account.items():
+        why = ", ".join(f"{count:,} {safe(reason)}" for reason, count in counts["dropped"].items())
+        made.add_row(*map(cell, (thing, counts["in"], counts["kept"], sum(counts["dropped"].values()))), Text(why))
+    return made
+
+
+def init(made: "InitResult") -> Views:
+    yield line("wrote", made.project)
+    if made.demo:
+        folder = made.project.rpartition("/")[0] or "."
+        steps = "prepare && vlmdet augment && vlmdet train && vlmdet merge && vlmdet infer && vlmdet eval && vlmdet viz"
+        yield Text(f"Next: cd {safe(folder)} && vlmdet {steps}")
+    else:
+        yield Text("Next: set [data.train] to your COCO file and image folder, then run `vlmdet prepare`.")
+
+
+def prepare(made: "PrepareResult") -> Views:
+    splits = made.splits
+    counts = table("split", "pictures", "empty", "boxes", "linked", "copied", title="Prepared")
+    for name, one in splits.items():
+        row(counts, name, one.pictures, one.empty, one.boxes, one.linked, one.copied)
+    yield counts
+    yield _categories({name: one.categories for name, one in splits.items()})
+    for name, one in splits.items():
+        yield ledger(one.ledger, f"Ledger of {name}")
+    for name, one in splits.items():
+        yield line(f"{name} rows", one.rows)
+
+
+def _categories(splits: Mapping[str, Mapping[str, int]], most: int = 12) -> Table:
+    """Boxes by category, most frequent first; the tail as one line."""
+    names = dict.fromkeys(name for counts in splits.values() for name in counts)
+    order = sorted(names, key=lambda name: -sum(counts.get(name, 0) for counts in splits.values()))
+    made = table("boxes of", *splits)
+    for name in order[:most]:
+        row(made, name, *(counts.get(name, 0) for counts in splits.values()))
+    if rest := order[most:]:
+        row(made, f"… {len(rest)} more", *(sum(c.get(name, 0) for name in rest) for c in splits.values()))
+    return made
+
+
+def augment(made: "AugmentResult") -> Views:
+    for split, account in made.ledger.items():
+        yield ledger(account, f"Questions of {split}")
+    yield line("train file", made.train_file)
+
+
+class Steps:
+    """Training steps as they come: a moving bar on a terminal, a line each tenth elsewhere."""
+
+    def __init__(self, talk: Talk, bars: Bars) -> None:
+        self._talk = talk
+        self._bars = bars
+        self._said = -1
+
+    def __call__(self, step: "Step") -> None:
+        rate = f"{step.learning_rate:.1e}" if step.learning_rate is not None else "–"
+        text = (
+            f"loss {step.loss:.4f}  rate {rate}  {step.left} left"
+            if step.left
+            else f"loss {step.loss:.4f}  rate {rate}"
+        )
+        self._bars("train", step.step, step.steps, text)
+        tenth = step.step * 10 // max(step.steps, 1)
+        if not self._bars.moving and tenth > self._said:
+            self._said = tenth
+            self._talk.note(f"step {step.step}/{step.steps}  {text}")
+
+
+def train(made: "TrainResult") -> Views:
+    yield line("run", made.run)
+    yield line("rows", f"{made.rows:,}, of which {made.too_long:,} over max_length")
+    loss = f", loss {made.loss:.4f}" if made.loss is not None else ""
+    yield line("steps", f"{made.steps:,} in {made.seconds:,.0f} s{loss}")
+    yield line("checkpoint", made.checkpoints[-1])
+
+
+def merge(made: "MergeResult") -> Views:
+    yield line("model", f"{made.model} ({made.megabytes:,.1f} MB, {made.seconds:,.0f} s)")
+    yield line("checkpoint", made.checkpoint)
+
+
+def infer(made: "InferResult") -> Views:
+    yield line("rows", f"{made.rows:,}, asked now {made.asked:,}, in {made.seconds:,.1f} s")
+    yield line("finish", ", ".join(f"{count:,} {name}" for name, count in made.finish.items()))
+    yield line("health", ", ".join(f"{count:,} {name}" for name, count in made.health.items()))
+    yield line("answers", made.answers)
+    yield line("detections", made.detections)
+
+
+def found(pictures: "Iterable[Mapping[str, Any]]") -> Views:
+    """What was found in pictures named on the command line."""
+    for one in pictures:
+        made = table(safe(one["image"]), "left", "top", "right", "bottom")
+        for label, boxes in one["object"].items():
+            for values in boxes:
+                made.add_row(cell(label), *(Text(f"{value:.0f}") for value in values))
+        yield made
+        if one.get("error"):
+            yield line("error", one["error"])
+        elif not one["object"]:
+            yield line("no boxes", f"health {one['health']}: {one['text']}")
+        for problem in one["problems"]:
+            yield line("problem", f"{problem.kind}: {problem.text}")
+
+
+def doctor(checks: "Iterable[Check]") -> Views:
+    marks = {"ok": Text("ok", "green"), "warning": Text("warning", "yellow"), "problem": Text("problem", "bold red")}
+    made = Table(box=None, show_header=False, pad_edge=False)
+    for name in ("state", "name", "found"):
+        made.add_column(name, overflow="fold")
+    for one in checks:
+        found = Text(safe(one.found))
+        if one.hint:
+            found.append(f"\n→ {safe(one.hint)}", "dim")
+        made.add_row(marks[one.state], Text(one.name), found)
+    yield made
