@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from vlmdet_cli.curve import STEP, by_step, limits, nice_step, read_log, series, short, smooth, ticks, training_curve
 from vlmdet_cli.errors import DataError
 
+RELAXED = settings(max_examples=40, deadline=None)  # drawing takes its time on a busy machine
 BLUE, GREEN, PURPLE = (0, 114, 178), (0, 158, 115), (136, 34, 85)
 
 
@@ -119,6 +120,7 @@ def test_a_log_without_a_loss_or_without_a_file_is_the_users_error(tmp_path: Pat
 
 
 @given(st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(math.nan)), min_size=1, max_size=60))
+@RELAXED
 def test_smoothing_keeps_length_and_range(values: list[float]) -> None:
     array = np.array(values)
     smoothed = smooth(array)
@@ -134,6 +136,7 @@ def test_smoothing_keeps_a_straight_line_straight_and_has_no_lag() -> None:
 
 
 @given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9), st.integers(3, 10))
+@RELAXED
 def test_axes_hold_their_values_and_have_few_ticks(one: float, two: float, pieces: int) -> None:
     low, high = limits([np.array([one, two])], pieces)
     assert low < high

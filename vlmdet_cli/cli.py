@@ -174,7 +174,7 @@ def _project_of_files(session: Session, annotations: Path | None, images: Path |
         raise UsageError(f"Missing: {', '.join(missing)}", hint="Without a project file, all three are needed.")
     source = {"annotations": str(annotations), "images": str(images)}
     tree = {"project": {"output": str(output)}, "data": {"train": source}}
-    return Project(Path(), convert(tree, session.given.sets, "command line"))
+    return Project(Path.cwd(), convert(tree, session.given.sets, "command line"))
 
 
 @command()

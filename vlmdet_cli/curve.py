@@ -87,8 +87,8 @@ def training_curve(log: Path | Iterable[Row]) -> Image.Image:
     Raises ``DataError`` where no row has a loss.
     """
     rows = by_step(read_log(log) if isinstance(log, Path) else log)
-    steps, loss = series(rows, "loss")
-    if not len(steps):
+    loss = series(rows, "loss")[1]
+    if not len(loss):
         raise DataError(
             "No row of the training log has a loss" + (f": {log}" if isinstance(log, Path) else ""),
             why="Rows need `loss` and `global_step/max_steps`.",
@@ -103,6 +103,11 @@ def training_curve(log: Path | Iterable[Row]) -> Image.Image:
         axes = Axes((90 * _TWICE, top, (_SIZE[0] - 40) * _TWICE, bottom), span, plot.limits)
         _draw_plot(draw, axes, plot, last=plot is plots[-1])
     return canvas.reduce(_TWICE)
+
+
+def has_loss(rows: Iterable[Row]) -> bool:
+    """Whether there is anything to draw: a run's first loss comes after ``logging_steps`` steps."""
+    return len(series(by_step(rows), "loss")[1]) > 0
 
 
 def by_step(rows: Iterable[Row]) -> dict[int, Row]:

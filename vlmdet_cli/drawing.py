@@ -155,8 +155,8 @@ def _hatch_crowds(
     width = line_width(canvas.size)
     for mark, (left, top, right, bottom) in crowds:
         area = pixels[top : bottom + 1, left : right + 1]
-        diagonal = np.add.outer(np.arange(area.shape[0]), np.arange(area.shape[1])) % (width * 5)
-        share = np.where(diagonal < width * 2, 0.5, 0.1)[..., None]
+        diagonal = np.add.outer(np.arange(area.shape[0]), np.arange(area.shape[1])) % (width * 6)
+        share = np.where(diagonal < width * 2, 0.45, 0.06)[..., None]
         area += share * (np.array(colours.get(mark.label, GREY), dtype=np.float32) - area)
     return Image.fromarray(pixels.astype(np.uint8))
 

@@ -1,32 +1,65 @@
 """What to show of a comparison: pictures judged, put in order, captioned, counted by class. Pure."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from vlmdet_cli.drawing import Mark, State, tally
 from vlmdet_cli.lettering import GREY, Colour
+from vlmdet_cli.metrics.matching import flat, match, overlapping
 from vlmdet_cli.page import Class
-from vlmdet_cli.records import Detection, Picture
+from vlmdet_cli.predictions import Found, Predictions
+from vlmdet_cli.records import Object, Picture
+from vlmdet_cli.truth import Truth
 
 COMPARED: tuple[State, ...] = ("found", "false", "missed")
-COUNTED: Mapping[State, str] = {"truth": "annotated", "crowd": "crowd regions", "aside": "in crowds"}
+COUNTED: Mapping[State, str] = {"truth": "annotated", "aside": "in a crowd"}
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """A picture with what became of each of its boxes."""
+    """A picture with what became of each of its boxes; ``answered``: whether there are predictions for it at all."""
 
     picture: Picture
     marks: tuple[Mark, ...]
+    answered: bool = True
 
 
-def judge(picture: Picture, found: Sequence[Detection] | None, iou: float) -> Judged:
-    """The picture's objects and what was found in it, matched at ``iou``; without predictions, the objects alone."""
-    crowds = [Mark(o.label, o.box, "crowd") for o in picture.objects if o.crowd]
-    if found is None:
-        return Judged(picture, (*crowds, *(Mark(o.label, o.box, "truth") for o in picture.targets)))
-    return Judged(picture, (*crowds, *_matched(picture, found, iou)))
+def judge(truth: Truth, predictions: Predictions | None, iou: float) -> list[Judged]:
+    """Each picture of the truth with its objects and what was found, matched at ``iou``; without predictions, with
+    its objects alone.
+    """
+    objects = [(place, one) for place, picture in enumerate(truth.pictures) for one in picture.objects]
+    marks: list[list[Mark]] = [[] for _ in truth.pictures]
+    for place, mark in _compared(objects, predictions.found, iou) if predictions else _annotated(objects):
+        marks[place].append(mark)
+    return [
+        Judged(picture, tuple(marks[place]), predictions is None or place in predictions.answered)
+        for place, picture in enumerate(truth.pictures)
+    ]
+
+
+def _annotated(objects: Sequence[tuple[int, Object]]) -> Iterator[tuple[int, Mark]]:
+    for place, one in objects:
+        yield place, Mark(one.label, one.box, "crowd" if one.crowd else "truth")
+
+
+def _compared(objects: Sequence[tuple[int, Object]], found: Sequence[Found], iou: float) -> Iterator[tuple[int, Mark]]:
+    """The marks of all objects that are not found, and of all predictions, each with its picture's index."""
+    names = dict.fromkeys([*(o.label for _, o in objects), *(f.label for f in found)])
+    labels = {name: number for number, name in enumerate(names)}
+    predicted = flat([(f.picture, labels[f.label], f.box, False) for f in found])
+    pairs, crowd_pairs = overlapping(predicted, flat([(p, labels[o.label], o.box, o.crowd) for p, o in objects]))
+    at = match(pairs, crowd_pairs, len(found), iou)
+    taken = set(at.object.tolist())
+    for number, (place, one) in enumerate(objects):
+        if one.crowd or number not in taken:
+            yield place, Mark(one.label, one.box, "crowd" if one.crowd else "missed")
+    for detection, partner, overlap, aside in zip(
+        found, at.object.tolist(), at.iou.tolist(), at.ignored.tolist(), strict=True
+    ):
+        state: State = "aside" if aside else "false" if partner < 0 else "found"
+        yield detection.picture, Mark(detection.label, detection.box, state, overlap)
 
 
 def worst_first(judged: Sequence[Judged]) -> list[Judged]:
@@ -54,11 +87,8 @@ def total(judged: Sequence[Judged]) -> dict[State, int]:
 def caption(one: Judged, states: Sequence[State]) -> str:
     """``3 found · 1 false · 0 missed``; crowds only where there are any."""
     counts = tally(one.marks)
-    return " · ".join(
-        f"{counts[state]} {COUNTED.get(state, state)}"
-        for state in states
-        if counts[state] or state not in ("crowd", "aside")
-    )
+    words = [f"{counts[s]} {COUNTED.get(s, s)}" for s in states if counts[s] or s not in ("crowd", "aside")]
+    return " · ".join([*words, *([] if one.answered else ["no answer"])])
 
 
 def classes(judged: Sequence[Judged], colours: Mapping[str, Colour], states: Sequence[State]) -> list[Class]:

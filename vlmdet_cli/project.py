@@ -231,7 +231,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Project:
     Raises ``UsageError`` for a missing or invalid file and for all wrong keys together.
     """
     path = path / FILE_NAME if path.is_dir() else path
-    return Project(path.parent, convert(_read(path), overrides, str(path)))
+    return Project(path.parent.absolute(), convert(_read(path), overrides, str(path)))
 
 
 def convert(tree: dict[str, Any], overrides: Sequence[str] = (), name: str = FILE_NAME) -> Config:

@@ -57,7 +57,7 @@ def find_checkpoint(runs: Path, wanted: str, root: Path) -> Path:
         return latest_checkpoint(runs)
     folder = root / wanted
     if (folder / "adapter_config.json").is_file():
-        return folder.resolve()
+        return folder
     for run in reversed(run_folders(runs)):
         for one in reversed(checkpoints(run)):
             if wanted in {str(_step(one)), one.name}:

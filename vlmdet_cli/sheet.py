@@ -18,8 +18,8 @@ WORDS: dict[State, str] = {
     "found": "found (IoU with its object)",
     "false": "false",
     "missed": "missed",
-    "crowd": "crowd, out of account",
-    "aside": "prediction in a crowd, out of account",
+    "crowd": "crowd region (not counted)",
+    "aside": "prediction in a crowd (not counted)",
 }
 LINES: dict[State, str] = {
     "truth": "solid line",

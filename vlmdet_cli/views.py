@@ -4,6 +4,7 @@ Tables fit 80 columns and read the same without colour. Names from files pass th
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -14,9 +15,9 @@ from rich.text import Text
 from vlmdet_cli.console import Bars, Talk, safe
 
 if TYPE_CHECKING:
-    from vlmdet_cli.metrics.report import Gate, Report
     from vlmdet_cli.stages.augment import AugmentResult
     from vlmdet_cli.stages.doctor import Check
+    from vlmdet_cli.stages.evaluate import Gate, Report
     from vlmdet_cli.stages.infer import InferResult
     from vlmdet_cli.stages.init import InitResult
     from vlmdet_cli.stages.merge import MergeResult
@@ -48,23 +49,31 @@ def row(made: Table, *values: Any) -> None:
     made.add_row(*map(cell, values))
 
 
+def near(path: str | Path) -> str:
+    """A path as one would type it: from the current folder where it lies below it."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def line(name: str, value: object) -> Text:
     """``name  value``, for what a table would make too much of."""
     return Text.assemble((f"{name:<12}", "dim"), safe(value))
 
 
-def ledger(account: Mapping[str, Mapping[str, Any]], title: str = "Ledger") -> Table:
-    """In = kept + dropped, with a reason for each drop."""
-    made = table("", "in", "kept", "dropped", title=title)
+def ledger(accounts: "Mapping[str, Mapping[str, Mapping[str, Any]]]") -> Table:
+    """In = kept + dropped, with a reason for each drop; one account after the other."""
+    made = table("ledger", "in", "kept", "dropped")
     made.add_column("why", overflow="fold")
-    for thing, counts in account.items():
-        why = ", ".join(f"{count:,} {safe(reason)}" for reason, count in counts["dropped"].items())
-        made.add_row(*map(cell, (thing, counts["in"], counts["kept"], sum(counts["dropped"].values()))), Text(why))
+    for name, account in accounts.items():
+        for thing, counts in account.items():
+            why = ", ".join(f"{count:,} {safe(reason)}" for reason, count in counts["dropped"].items())
+            values = (f"{name} {thing}".strip(), counts["in"], counts["kept"], sum(counts["dropped"].values()))
+            made.add_row(*map(cell, values), Text(why))
     return made
 
 
 def init(made: "InitResult") -> Views:
-    yield line("wrote", made.project)
+    yield line("wrote", near(made.project))
     if made.demo:
         folder = made.project.rpartition("/")[0] or "."
         steps = "prepare && vlmdet augment && vlmdet train && vlmdet merge && vlmdet infer && vlmdet eval && vlmdet viz"
@@ -80,10 +89,9 @@ def prepare(made: "PrepareResult") -> Views:
         row(counts, name, one.pictures, one.empty, one.boxes, one.linked, one.copied)
     yield counts
     yield _categories({name: one.categories for name, one in splits.items()})
+    yield ledger({name: one.ledger for name, one in splits.items()})
     for name, one in splits.items():
-        yield ledger(one.ledger, f"Ledger of {name}")
-    for name, one in splits.items():
-        yield line(f"{name} rows", one.rows)
+        yield line(f"{name} rows", near(one.rows))
 
 
 def _categories(splits: Mapping[str, Mapping[str, int]], most: int = 12) -> Table:
@@ -99,9 +107,8 @@ def _categories(splits: Mapping[str, Mapping[str, int]], most: int = 12) -> Tabl
 
 
 def augment(made: "AugmentResult") -> Views:
-    for split, account in made.ledger.items():
-        yield ledger(account, f"Questions of {split}")
-    yield line("train file", made.train_file)
+    yield ledger(made.ledger)
+    yield line("train file", near(made.train_file))
 
 
 class Steps:
@@ -127,24 +134,38 @@ class Steps:
 
 
 def train(made: "TrainResult") -> Views:
-    yield line("run", made.run)
+    yield line("run", near(made.run))
     yield line("rows", f"{made.rows:,}, of which {made.too_long:,} over max_length")
     loss = f", loss {made.loss:.4f}" if made.loss is not None else ""
     yield line("steps", f"{made.steps:,} in {made.seconds:,.0f} s{loss}")
-    yield line("checkpoint", made.checkpoints[-1])
+    yield line("checkpoint", near(made.checkpoints[-1]))
 
 
 def merge(made: "MergeResult") -> Views:
-    yield line("model", f"{made.model} ({made.megabytes:,.1f} MB, {made.seconds:,.0f} s)")
-    yield line("checkpoint", made.checkpoint)
+    yield line("model", f"{near(made.model)} ({made.megabytes:,.1f} MB, {made.seconds:,.0f} s)")
+    yield line("checkpoint", near(made.checkpoint))
 
 
 def infer(made: "InferResult") -> Views:
     yield line("rows", f"{made.rows:,}, asked now {made.asked:,}, in {made.seconds:,.1f} s")
     yield line("finish", ", ".join(f"{count:,} {name}" for name, count in made.finish.items()))
     yield line("health", ", ".join(f"{count:,} {name}" for name, count in made.health.items()))
-    yield line("answers", made.answers)
-    yield line("detections", made.detections)
+    yield line("answers", near(made.answers))
+    yield line("detections", near(made.detections))
+
+
+def viz(made: "VizResult") -> Views:
+    counts = table("boxes", "")
+    for name, count in made.counts.items():
+        row(counts, name, count)
+    yield counts
+    yield ledger({"": made.ledger})
+    for note in made.notes:
+        yield line("note", note)
+    yield line("sheet", near(made.sheet))
+    if made.curve:
+        yield line("curve", near(made.curve))
+    yield line("page", near(made.index))
 
 
 def found(pictures: "Iterable[Mapping[str, Any]]") -> Views:
@@ -174,3 +195,77 @@ def doctor(checks: "Iterable[Check]") -> Views:
             found.append(f"\n→ {safe(one.hint)}", "dim")
         made.add_row(marks[one.state], Text(one.name), found)
     yield made
+
+
+def report(made: "Report", gates: "Iterable[Gate]") -> Views:
+    """The headline, classes, sizes, questions, the health of answers, the ledger, and the gates."""
+    yield _headline(made)
+    yield _per_class(made)
+    yield _scores({f"{name} objects": one for name, one in made.sizes.items()}, "By size", "size")
+    if made.tasks:
+        yield _tasks(made)
+    if made.answers:
+        yield _answers(made)
+    yield ledger({"": made.ledger})
+    for gate in gates:
+        word, sign = ("passed", "≥") if gate.passed else ("MISSED", "<")
+        value = "undefined" if gate.value is None else f"{gate.value:.4f}"
+        yield Text(
+            f"gate {word}: {safe(gate.name)} = {value} {sign} {gate.wanted:g}", "green" if gate.passed else "red"
+        )
+
+
+def _headline(made: "Report") -> Table:
+    protocol, overall, coco = made.protocol, made.overall, made.coco
+    title = (
+        f"Detection at IoU {protocol['iou']:.2f}: {protocol['pictures']:,} pictures, {protocol['objects']:,} objects"
+    )
+    shown = table("measure", "value", title=title)
+    for name, value in (
+        ("precision", overall["precision"]),
+        ("recall", overall["recall"]),
+        ("F1", overall["f1"]),
+        (f"mean IoU@{protocol['iou'] * 100:.0f}", overall["mean_iou"]),
+        ("macro F1", overall["macro_f1"]),
+        ("F1 over 0.50:0.95", overall["f1_50_95"]),
+        (f"COCO AP (scores: {coco['score_source']})", coco["AP"]),
+        ("COCO AP50", coco["AP50"]),
+        ("COCO AP75", coco["AP75"]),
+        ("found / false / missed", f"{overall['tp']:,} / {overall['fp']:,} / {overall['fn']:,}"),
+    ):
+        row(shown, name, value)
+    return shown
+
+
+def _per_class(made: "Report", most: int = 20) -> Table:
+    order = sorted(made.per_class.items(), key=lambda pair: -(pair[1]["tp"] + pair[1]["fn"]))
+    title = "By class" if len(order) <= most else f"By class: the {most} most frequent of {len(order)}"
+    return _scores(dict(order[:most]), title, "class")
+
+
+def _scores(scores: "Mapping[str, Mapping[str, Any]]", title: str, first: str) -> Table:
+    columns = {"P": "precision", "R": "recall", "F1": "f1", "mIoU": "mean_iou", "AP": "ap"}
+    if not any("ap" in one for one in scores.values()):
+        del columns["AP"]
+    shown = table(first, *columns, "found", "false", "missed", title=title)
+    for name, one in scores.items():
+        row(shown, name, *(one[key] for key in columns.values()), one["tp"], one["fp"], one["fn"])
+    return shown
+
+
+def _tasks(made: "Report") -> Table:
+    shown = table("question", "asked", "accuracy", title="Questions")
+    shown.add_column("said", overflow="fold")
+    for kind, one in made.tasks.items():
+        said = ", ".join(f"{count:,} {name}" for name, count in one["said"].items())
+        shown.add_row(cell(kind), cell(one["n"]), cell(one["accuracy"]), Text(said))
+    return shown
+
+
+def _answers(made: "Report") -> Table:
+    shown = table("answers", "", title="Health of answers")
+    for part in ("health", "finish", "problems"):
+        for name, count in made.answers[part].items():
+            row(shown, f"{part}: {name}", count)
+    row(shown, "duplicate rate", made.answers["duplicate_rate"])
+    return shown

@@ -5,6 +5,7 @@ is byte-level BPE behind Qwen2's own pre-tokenizer, so any text goes through it 
 instruction rows are one token each. Ids are small, so swift needs the plug-in beside this module.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ SYSTEM = "You are a helpful assistant."
 MAX_PIXELS = 112 * 112
 HIDDEN, LAYERS, HEADS, KEY_VALUE_HEADS, INNER = 128, 4, 4, 2, 352
 VISION, VISION_LAYERS, VISION_HEADS = 128, 3, 4
+SPREAD = 0.06  # of the first weights: the usual 0.02 is for widths of a thousand and more
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\n"
@@ -40,7 +42,8 @@ def build_tokenizer() -> Any:
     from transformers import Qwen2Tokenizer
 
     pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+        r"\s*[\r\n]+|\s+(?!\S)|\s+"
     )
     raw = Tokenizer(models.BPE())
     raw.normalizer = normalizers.NFC()
@@ -52,10 +55,13 @@ def build_tokenizer() -> Any:
     )
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=4000, min_frequency=1, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+        vocab_size=4000,
+        min_frequency=1,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
     )
     raw.train_from_iterator(_corpus(), trainer)
-    model = __import__("json").loads(raw.to_str())["model"]
+    model = json.loads(raw.to_str())["model"]
     vocabulary = {name: number for number, name in enumerate(SPECIALS)}
     for name in sorted(model["vocab"], key=model["vocab"].get):
         vocabulary.setdefault(name, len(vocabulary))
@@ -71,7 +77,10 @@ def _corpus() -> list[str]:
     texts = [questions.COUNT, questions.FULL, questions.PARTIAL, questions.NONE, questions.FULL_ANSWER]
     texts += [questions.PARTIAL_ANSWER, questions.NONE_ANSWER, PROMPT, SYSTEM, "system\n", "user\n", "assistant\n"]
     texts += ["No objects.", "),(", "% is visible.", '".', *names, *(f' "{name}" {name}: 1\n' for name in names)]
-    return [text.replace("<image>", "").replace("{area}", "").replace("{label}", "").replace("{percent}", "") for text in texts]
+    return [
+        text.replace("<image>", "").replace("{area}", "").replace("{label}", "").replace("{percent}", "")
+        for text in texts
+    ]
 
 
 def build_processor(tokenizer: Any) -> Any:
@@ -96,12 +105,14 @@ def build_model(tokenizer: Any) -> Any:
         "num_attention_heads": HEADS, "num_key_value_heads": KEY_VALUE_HEADS, "max_position_embeddings": 2048,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
         "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"],
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": True, "initializer_range": SPREAD,
     }  # fmt: skip
     vision = {
         "depth": VISION_LAYERS, "embed_dim": VISION, "hidden_size": HIDDEN, "num_heads": VISION_HEADS, "mlp_ratio": 3,
+        "initializer_range": SPREAD,
     }  # fmt: skip
     config = Qwen2VLConfig(
+        initializer_range=SPREAD,
         text_config=text,
         vision_config=vision,
         tie_word_embeddings=True,

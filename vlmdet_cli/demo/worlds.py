@@ -92,7 +92,7 @@ def _put(
     """Draw a tile; what it hides is gone from the older masks, scaled so that shares stay those of the whole."""
     image.paste(tile, at, tile)
     for number, old in enumerate(masks):
-        hidden = np.count_nonzero(old & mask) / max(np.count_nonzero(old), 1)
+        hidden = int(np.count_nonzero(old & mask)) / max(int(np.count_nonzero(old)), 1)
         if hidden > 0.05:
             masks[number] = np.ones_like(old)  # once partly hidden, nothing more may cover it
     masks.append(mask)
@@ -102,7 +102,9 @@ def _put(
 def _tile(thing: Thing, longer: int, rng: Rng) -> Image.Image:
     """An object alone, cut to its own pixels, so that its box is exact."""
     aspect = float(rng.uniform(*thing.aspect))
-    width, height = (longer, max(round(longer / aspect), 8)) if aspect >= 1 else (max(round(longer * aspect), 8), longer)
+    width, height = (
+        (longer, max(round(longer / aspect), 8)) if aspect >= 1 else (max(round(longer * aspect), 8), longer)
+    )
     tile = Image.new("RGBA", (width, height), (0, 0, 0, 0))
     thing.draw(ImageDraw.Draw(tile), width, height, rng)
     cut = tile.getbbox()
@@ -134,7 +136,9 @@ def _background(rng: Rng) -> Image.Image:
     colour = one * (1 - slope) + two * slope
     colour = colour * (1 - grey) + colour.mean(axis=-1, keepdims=True) * grey
     if rng.random() < 0.4:
-        colour = colour + 7 * np.sign(np.sin((across * sin(angle) + down * cos(angle)) * rng.uniform(20, 90)))[..., None]
+        colour = (
+            colour + 7 * np.sign(np.sin((across * sin(angle) + down * cos(angle)) * rng.uniform(20, 90)))[..., None]
+        )
     colour = colour + rng.normal(0, 5, (SIZE, SIZE, 1))
     return Image.fromarray(np.clip(colour, 0, 255).astype(np.uint8))
 
@@ -172,7 +176,7 @@ def _shape(texture: str, shape: str) -> Callable[[ImageDraw.ImageDraw, int, int,
         ImageDraw.Draw(mask).polygon(_outline(shape, width, height), fill=255)
         paint = Image.new("RGB", (width, height), first)
         _texture(ImageDraw.Draw(paint), texture, width, height, second)
-        on._image.paste(paint, (0, 0), mask)  # noqa: SLF001  (the tile that ``on`` draws on)
+        on._image.paste(paint, (0, 0), mask)  # the tile that ``on`` draws on
 
     return draw
 
@@ -181,7 +185,9 @@ def _texture(on: ImageDraw.ImageDraw, texture: str, width: int, height: int, col
     if texture == "striped":
         step = max(min(width, height) // 4, 4)
         for start in range(-height, width, 2 * step):
-            on.polygon([(start, height), (start + step, height), (start + step + height, 0), (start + height, 0)], colour)
+            on.polygon(
+                [(start, height), (start + step, height), (start + step + height, 0), (start + height, 0)], colour
+            )
     elif texture == "dotted":
         step = max(min(width, height) // 3, 5)
         for x in range(step // 2, width + step, step):
@@ -199,7 +205,10 @@ def _traffic_light(on: ImageDraw.ImageDraw, width: int, height: int, rng: Rng) -
 def _stop_sign(on: ImageDraw.ImageDraw, width: int, height: int, rng: Rng) -> None:
     red, inner = _shade((200, 30, 40), rng), 0.86
     for scale, colour in ((1.0, (245, 245, 245)), (inner, red)):
-        corners = [(0.5 + scale * 0.54 * cos((n + 0.5) * pi / 4), 0.5 + scale * 0.54 * sin((n + 0.5) * pi / 4)) for n in range(8)]
+        corners = [
+            (0.5 + scale * 0.54 * cos((n + 0.5) * pi / 4), 0.5 + scale * 0.54 * sin((n + 0.5) * pi / 4))
+            for n in range(8)
+        ]
         on.polygon([(x * (width - 1), y * (height - 1)) for x, y in corners], fill=colour)
     on.rectangle([width * 0.2, height * 0.41, width * 0.8, height * 0.59], fill=(245, 245, 245))
 
@@ -221,7 +230,9 @@ def _hot_dog(on: ImageDraw.ImageDraw, width: int, height: int, rng: Rng) -> None
 
 def _traffic_cone(on: ImageDraw.ImageDraw, width: int, height: int, rng: Rng) -> None:
     orange = _shade((244, 104, 24), rng)
-    on.polygon([(width * 0.42, 0), (width * 0.58, 0), (width * 0.86, height * 0.86), (width * 0.14, height * 0.86)], orange)
+    on.polygon(
+        [(width * 0.42, 0), (width * 0.58, 0), (width * 0.86, height * 0.86), (width * 0.14, height * 0.86)], orange
+    )
     for top, bottom in ((0.26, 0.42), (0.56, 0.72)):
         wide = [0.08 + 0.28 * part / 0.86 for part in (top, bottom)]
         corners = [(0.5 - wide[0], top), (0.5 + wide[0], top), (0.5 + wide[1], bottom), (0.5 - wide[1], bottom)]
@@ -263,7 +274,7 @@ def write_coco(folder: Path, world: World, counts: dict[str, int], seed: int = 0
         images.mkdir(parents=True, exist_ok=True)
         scenes = [scene(world, rng) for _ in range(count)]
         for place, one in enumerate(scenes, 1):
-            one.image.save(images / f"{place:06d}.png")
+            one.image.save(images / f"{place:06d}.jpg", quality=92)
         write_json(folder / "annotations" / f"instances_{split}.json", _document(world, scenes))
 
 
@@ -286,7 +297,7 @@ def _document(world: World, scenes: Sequence[Scene]) -> dict[str, Any]:
     return {
         "info": {"description": "Synthetic pictures of the vlmdet demo"},
         "images": [
-            {"id": n, "file_name": f"{n:06d}.png", "width": SIZE, "height": SIZE} for n in range(1, len(scenes) + 1)
+            {"id": n, "file_name": f"{n:06d}.jpg", "width": SIZE, "height": SIZE} for n in range(1, len(scenes) + 1)
         ],
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in ids.items()],

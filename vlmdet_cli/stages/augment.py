@@ -37,7 +37,7 @@ def augment(project: Project, progress: Progress = no_progress) -> AugmentResult
     read_split(project, "train")
     with lock(project.output / "augment"):
         ledgers = {split: _split(project, split, progress) for split in SPLITS if project.subset(split).is_file()}
-    ledger = {split: one.as_dict() for split, one in ledgers.items()}
+    ledger: dict[str, dict[str, dict[str, Any]]] = {split: one.as_dict() for split, one in ledgers.items()}
     return AugmentResult(
         train_file=str(project.train_file),
         rows={name: line["kept"] for name, line in ledger["train"].items()},

@@ -158,7 +158,7 @@ def _size(path: Path) -> tuple[int, int]:
     from PIL import Image
 
     with Image.open(path) as opened:
-        return opened.size
+        return (opened.width, opened.height)
 
 
 def _result(answers: Path, categories: Sequence[str] | None, *, asked: int, seconds: float) -> InferResult:

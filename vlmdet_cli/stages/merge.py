@@ -73,9 +73,7 @@ def _publish(project: Project, source: Path) -> None:
     when = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     weights = source / "adapter_model.safetensors"
     marker = {
-        "checkpoint": str(source.relative_to(project.output.resolve()))
-        if source.is_relative_to(project.output.resolve())
-        else str(source),
+        "checkpoint": str(source.relative_to(project.output) if source.is_relative_to(project.output) else source),
         "adapter": runs.fingerprint(weights) if weights.is_file() else None,
         "merged": when,
     }

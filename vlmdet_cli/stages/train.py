@@ -82,11 +82,11 @@ def dataset_of(project: Project) -> Path:
     """The mixed file where ``augment`` has made one of the present data, else the detection rows."""
     mixed, rows = project.train_file, project.rows("train")
     if not mixed.is_file():
-        return rows.absolute()
+        return rows
     made = read_json(project.output / "augment" / "ledger.json", "account of augment")
     if rows.is_file() and made.get("source") != runs.fingerprint(rows):
         raise UsageError(f"The augmented rows were made from other data: {mixed}", hint="Run `vlmdet augment` again.")
-    return mixed.absolute()
+    return mixed
 
 
 Report = Callable[[Step], None]

@@ -19,15 +19,19 @@ from typing import Any, Literal
 import msgspec
 from PIL import Image, UnidentifiedImageError
 
-from vlmdet_cli import coco, gallery
-from vlmdet_cli.curve import read_log, training_curve
+from vlmdet_cli import gallery
+from vlmdet_cli.coco import leaves
+from vlmdet_cli.curve import Row, has_loss, read_log, training_curve
 from vlmdet_cli.drawing import State, draw_panel, draw_unreadable, rgb, upright
 from vlmdet_cli.errors import DataError, first_few
 from vlmdet_cli.gallery import Judged
 from vlmdet_cli.lettering import Colour, palette
 from vlmdet_cli.page import Figure, Page, render
+from vlmdet_cli.predictions import read as read_predictions
 from vlmdet_cli.records import Ledger, lock, whole_file
 from vlmdet_cli.sheet import LINES, MOST, WORDS, Tile, contact_sheet, tile_size
+from vlmdet_cli.truth import Truth
+from vlmdet_cli.truth import read as read_truth
 
 INDEX, SHEET, CURVE, PANELS = "index.html", "sheet.jpg", "curve.png", "panels"
 _OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 90, "subsampling": 0}, "PNG": {"optimize": True}}
@@ -46,14 +50,6 @@ class VizResult(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int]
     ledger: dict[str, dict[str, Any]]
     notes: list[str]
-
-
-class Comparison(msgspec.Struct, frozen=True):
-    """All pictures of the truth, judged; the categories in the truth's order; the account so far."""
-
-    categories: tuple[str, ...]
-    judged: list[Judged]
-    ledger: Ledger
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -89,48 +85,49 @@ def draw(  # noqa: PLR0913  (the command's options, by name)
 
     Raises ``DataError`` for files that cannot be read and for a picture's name that leaves the folder ``images``.
     """
-    compared = compare(truth, predictions, iou)
-    _check(compared.judged, truth, images)
+    true = read_truth(truth)
+    _check(true, images)
+    log = read_log(curve) if curve else None
+    judged = gallery.judge(true, read_predictions(predictions, true) if predictions else None, iou)
     worst = order == "worst" and predictions is not None
-    ordered = gallery.worst_first(compared.judged) if worst else compared.judged
-    chosen = ordered[: limit or None]
-    title = _title(len(chosen), len(ordered), worst=worst, iou=iou if predictions else None)
-    states = gallery.states_of(compared.judged, compared=predictions is not None)
-    look = Look(images, output / PANELS, palette(compared.categories), states)
+    chosen = (gallery.worst_first(judged) if worst else judged)[: limit or None]
+    title = _title(len(chosen), len(judged), worst=worst, iou=iou if predictions else None)
+    states = gallery.states_of(judged, compared=predictions is not None)
+    look = Look(images, output / PANELS, palette(true.categories), states)
     with lock(output):
         (output / INDEX).unlink(missing_ok=True)
         drawn = list(_draw_panels(chosen, look, on_progress))
         _remove_others(look.panels, {Path(one.figure.file).name for one in drawn})
         _save(contact_sheet([one.tile for one in drawn if one.tile], title, states), output / SHEET, "JPEG")
-        no_curve = _draw_curve(curve, output / CURVE)
-        has_curve = curve is not None and not no_curve
-        _write_page(_page(title, compared.judged, drawn, look, has_curve=has_curve), output / INDEX)
-    _account(compared.ledger, drawn, len(ordered))
+        has_curve = _draw_curve(log, output / CURVE)
+        _write_page(_page(title, judged, drawn, look, has_curve=has_curve), output / INDEX)
+    counts = gallery.total(judged)
     return VizResult(
         index=str(output / INDEX),
         sheet=str(output / SHEET),
         curve=str(output / CURVE) if has_curve else None,
         panels=[str(output / one.figure.file) for one in drawn],
-        counts={state: gallery.total(compared.judged)[state] for state in states},
-        ledger=compared.ledger.as_dict(),
-        notes=[*_notes(drawn), *([no_curve] if no_curve else [])],
+        counts={state: counts[state] for state in states},
+        ledger=_account(drawn, len(judged)).as_dict(),
+        notes=[
+            *_unread(drawn),
+            *([f"No curve, because no row has a loss: {curve}"] if curve and not has_curve else []),
+        ],
     )
 
 
-def compare(truth: Path, predictions: Path | None, iou: float) -> Comparison:
-    """The pictures of the truth file with what was found in each."""
-    raise NotImplementedError
-
-
-def _check(judged: Sequence[Judged], truth: Path, images: Path) -> None:
-    if not judged:
-        raise DataError(f"No picture to draw: {truth}", hint="Name a file with pictures.")
+def _check(truth: Truth, images: Path) -> None:
+    if not truth.pictures:
+        raise DataError(f"No picture to draw: {truth.path}", hint="Name a file that has pictures.")
     if not images.is_dir():
         raise DataError(f"No such folder of pictures: {images}", hint="Name the folder that the file names start in.")
-    bad = [one.picture.image for one in judged if coco.leaves(one.picture.image)]
+    bad = [f"{one.image!r}" for one in truth.pictures if leaves(one.image)]
     if bad:
-        why = first_few([f"{name!r} leaves the folder." for name in bad])
-        raise DataError(f"A picture's name leaves the folder {images}: {truth}", why=why, hint="Use plain names.")
+        raise DataError(
+            f"{len(bad):,} pictures' names leave the folder {images}: {truth.path}",
+            why=first_few(bad),
+            hint="Names are relative to the folder, without `..`.",
+        )
 
 
 def _title(chosen: int, total: int, *, worst: bool, iou: float | None) -> str:
@@ -207,18 +204,13 @@ def _save(image: Image.Image, path: Path, kind: str) -> None:
         image.save(temporary, kind, **_OPTIONS[kind])
 
 
-def _draw_curve(log: Path | None, path: Path) -> str:
-    """Write the training curve; a note where the log has no row to draw yet."""
+def _draw_curve(log: Sequence[Row] | None, path: Path) -> bool:
+    """Write the training curve, if the log has something to draw yet."""
     path.unlink(missing_ok=True)
-    if log is None:
-        return ""
-    rows = read_log(log)
-    try:
-        image = training_curve(rows)
-    except DataError as error:
-        return f"No training curve. {error.what}: {log}"
-    _save(image, path, "PNG")
-    return ""
+    if log is None or not has_loss(log):
+        return False
+    _save(training_curve(log), path, "PNG")
+    return True
 
 
 def _page(title: str, judged: Sequence[Judged], drawn: Sequence[Drawn], look: Look, *, has_curve: bool) -> Page:
@@ -238,13 +230,14 @@ def _write_page(page: Page, path: Path) -> None:
         temporary.write_bytes(render(page).encode("utf-8", "xmlcharrefreplace"))
 
 
-def _account(ledger: Ledger, drawn: Sequence[Drawn], total: int) -> None:
-    bad = sum(bool(one.problem) for one in drawn)
+def _account(drawn: Sequence[Drawn], total: int) -> Ledger:
+    ledger, bad = Ledger(), sum(bool(one.problem) for one in drawn)
     ledger.keep("pictures", len(drawn) - bad)
     ledger.drop("pictures", "cannot be read", bad)
-    ledger.drop("pictures", "not asked for", total - len(drawn))
+    ledger.drop("pictures", "beyond the limit", total - len(drawn))
+    return ledger
 
 
-def _notes(drawn: Sequence[Drawn]) -> list[str]:
+def _unread(drawn: Sequence[Drawn]) -> list[str]:
     bad = [f"{one.figure.name}: {one.problem}" for one in drawn if one.problem]
     return [f"Cannot be read: {line}" for line in first_few(bad)] if bad else []

@@ -1,0 +1,354 @@
+"""The stage viz: what it draws of a truth and predictions, what it writes, and what it makes of bad input."""
+
+import html.parser
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import Boxes, coco_document, picture
+from vlmdet_cli.errors import DataError
+from vlmdet_cli.lettering import palette
+from vlmdet_cli.stages.viz import VizResult, draw, open_picture, panel_name
+
+CAT, DOG = palette(["cat", "dog"]).values()
+SIZE = (320, 240)
+
+
+class Set:
+    """A small data set in a folder, and the calls to draw it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.images = folder, folder / "images"
+        self.truth, self.predictions = folder / "truth.json", folder / "predictions.json"
+
+    def write(
+        self, pictures: dict[str, Boxes], found: dict[str, dict[str, Sequence[Sequence[float]]]], **more: Any
+    ) -> None:
+        self.truth.write_text(json.dumps(coco_document(pictures, **({"size": SIZE} | more))))
+        self.predictions.write_text(json.dumps([{"image_path": k, "object": v} for k, v in found.items()]))
+        for name in pictures:
+            picture(self.images, name, SIZE)
+
+    def draw(self, **options: Any) -> VizResult:
+        return draw(self.truth, self.predictions, self.images, self.folder / "viz", **options)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Set:
+    """Four pictures: all found; one false and one missed; empty and rightly so; a prediction in a crowd."""
+    made = Set(tmp_path)
+    made.write(
+        {
+            "good.jpg": [("cat", (20, 20, 100, 100))],
+            "bad.jpg": [("cat", (200, 20, 100, 100))],
+            "empty.jpg": [],
+            "crowd.jpg": [("crowd:dog", (0, 0, 300, 200))],
+        },
+        {
+            "good.jpg": {"cat": [[20, 20, 120, 110]]},
+            "bad.jpg": {"dog": [[20, 130, 90, 230]]},
+            "empty.jpg": {},
+            "crowd.jpg": {"dog": [[10, 10, 60, 60]]},
+        },
+    )
+    return made
+
+
+class Links(html.parser.HTMLParser):
+    """What a page links to or shows, its elements, and its text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.elements: list[str] = []
+        self.text = ""
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href") and value]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + "\n"
+
+
+def near(path: str, colour: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which pixels of a JPEG are about this colour."""
+    same: np.ndarray[Any, np.dtype[np.bool_]] = np.all(
+        np.abs(np.asarray(Image.open(path)).astype(int) - colour) < 25, axis=-1
+    )
+    return same
+
+
+def test_counts_and_ledger_account_for_every_picture_and_box(data: Set) -> None:
+    made = data.draw(limit=3)
+    assert made.counts == {"found": 1, "false": 1, "missed": 1, "crowd": 1, "aside": 1}
+    assert made.ledger == {"pictures": {"in": 4, "kept": 3, "dropped": {"beyond the limit": 1}}}
+    assert made.notes == []
+
+
+def test_the_worst_picture_comes_first_and_a_perfect_one_last(data: Set) -> None:
+    names = [Path(panel).name for panel in data.draw().panels]
+    assert names == ["001-bad.jpg", "002-empty.jpg", "003-crowd.jpg", "004-good.jpg"]
+    names = [Path(panel).name for panel in data.draw(order="first", limit=2).panels]
+    assert names == ["001-good.jpg", "002-bad.jpg"]
+
+
+def test_limit_0_draws_all(data: Set) -> None:
+    assert len(data.draw(limit=0).panels) == 4
+
+
+def test_boxes_are_where_they_belong_in_the_panels(data: Set) -> None:
+    bad, _, _, good = data.draw().panels
+    found = near(good, CAT)  # three times as large as the picture
+    assert found[70:325, 61].all()
+    assert found[328, 62:355].all()
+    assert near(bad, CAT)[60:360, 602].mean() > 0.2  # missed: dotted
+    assert 0.4 < near(bad, DOG)[395:685, 62].mean() < 0.95  # false: dashed
+
+
+def test_the_threshold_rules_what_is_found(data: Set) -> None:
+    assert data.draw(iou=0.95).counts["found"] == 0
+
+
+def test_the_page_links_only_to_what_is_there_and_everything_is_linked(data: Set) -> None:
+    (data.folder / "log.jsonl").write_text('{"loss": 1.0, "global_step/max_steps": "5/10"}\n')
+    made = data.draw(curve=data.folder / "log.jsonl")
+    folder = Path(made.index).parent
+    linked = {str(folder / link) for link in Links(Path(made.index)).links}
+    assert linked == {*made.panels, made.sheet, made.curve}
+    assert all(Path(link).is_file() for link in linked)
+    assert Image.open(made.curve or "").getcolors(2) is None
+
+
+def test_the_page_has_captions_classes_and_the_terms(data: Set) -> None:
+    text = Links(Path(data.draw().index)).text
+    assert "4 of 4 pictures, most errors first · found at IoU 0.5 or more" in text
+    assert "0 found · 1 false · 1 missed" in text
+    assert "0 found · 0 false · 0 missed · 1 crowd · 1 in a crowd" in text
+    assert " ".join(text.split("Classes")[1].split()) == (
+        "class found false missed crowd in a crowd cat 1 0 1 0 0 dog 0 1 0 1 1"
+    )
+
+
+def test_the_truth_can_be_drawn_alone(data: Set) -> None:
+    made = draw(data.truth, None, data.images, data.folder / "viz")
+    assert made.counts == {"truth": 2, "crowd": 1}
+    assert [Path(panel).name for panel in made.panels][:2] == ["001-good.jpg", "002-bad.jpg"]
+    assert near(made.panels[0], CAT)[70:350, 61].all()
+    assert "missed" not in Links(Path(made.index)).text
+
+
+def test_the_same_input_gives_the_same_bytes(data: Set) -> None:
+    def run(name: str) -> dict[str, bytes]:
+        folder = data.folder / name
+        draw(data.truth, data.predictions, data.images, folder)
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    first = run("one")
+    assert first == run("two")
+    assert first == run("one")
+    assert not [name for name in first if name.endswith(".tmp")]
+
+
+def test_panels_of_an_earlier_run_go_and_other_files_stay(data: Set) -> None:
+    made = data.draw()
+    mine = Path(made.panels[0]).with_name("mine.jpg")
+    mine.write_text("mine")
+    again = data.draw(limit=1)
+    assert sorted(Path(made.panels[0]).parent.iterdir()) == [Path(again.panels[0]), mine]
+
+
+def test_a_stopped_run_leaves_no_page(data: Set) -> None:
+    index = Path(data.draw().index)
+
+    def stop(done: int, _total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        data.draw(on_progress=stop)
+    assert not index.exists()
+    assert Path(data.draw().index) == index
+
+
+def test_progress_is_told_after_each_panel(data: Set) -> None:
+    told: list[tuple[int, int]] = []
+    data.draw(limit=3, on_progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+# --- bad input -----------------------------------------------------------------------------------------------
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20000])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (Path.unlink, "No such file or directory"),
+        (lambda path: path.write_bytes(b""), "no known picture format"),
+        (lambda path: path.write_bytes(b"GIF89a" + bytes(40)), ""),
+        (_cut, "truncated"),
+    ],
+)
+def test_an_unreadable_picture_becomes_a_grey_panel_and_is_counted(
+    data: Set, spoil: Callable[[Path], None], reason: str
+) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (240, 320, 3), dtype=np.uint8)).save(data.images / "bad.jpg")
+    spoil(data.images / "bad.jpg")
+    made = data.draw()
+    assert made.ledger == {"pictures": {"in": 4, "kept": 3, "dropped": {"cannot be read": 1}}}
+    assert len(made.notes) == 1
+    assert made.notes[0].startswith("Cannot be read: bad.jpg: ")
+    assert reason in made.notes[0]
+    assert reason in Links(Path(made.index)).text
+    panel = np.asarray(Image.open(made.panels[0])).astype(int)
+    assert np.ptp(panel, axis=-1).max() < 6
+    assert panel.min() < 120 < panel.max()
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [("CMYK", "a.jpg"), ("L", "a.jpg"), ("P", "a.png"), ("RGBA", "a.png"), ("I;16", "a.png"), ("1", "a.bmp")],
+)
+def test_every_kind_of_picture_is_drawn(tmp_path: Path, mode: str, name: str) -> None:
+    made = Set(tmp_path)
+    made.write({name: [("cat", (20, 20, 100, 100))]}, {name: {"cat": [[20, 20, 120, 120]]}})
+    Image.new(mode, SIZE).save(made.images / name)
+    result = made.draw()
+    assert result.ledger["pictures"]["dropped"] == {}
+    assert near(result.panels[0], CAT)[70:350, 61].all()
+
+
+def test_pixels_that_are_see_through_or_deep_are_shown(tmp_path: Path) -> None:
+    Image.new("RGBA", (2, 1), (200, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.fromarray(np.array([[1000, 5000]], dtype=np.uint16)).save(tmp_path / "deep.png")
+    for name, first, last in [("clear.png", (255,) * 3, (255,) * 3), ("deep.png", (0,) * 3, (255,) * 3)]:
+        image, _ = open_picture(tmp_path / name, (2, 1))
+        assert image is not None
+        assert (image.getpixel((0, 0)), image.getpixel((1, 0))) == (first, last)
+
+
+def test_the_first_frame_of_an_animation_is_drawn(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", SIZE, colour) for colour in ("blue", "red")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    image, remark = open_picture(tmp_path / "a.gif", SIZE)
+    assert image is not None
+    assert (image.getpixel((0, 0)), remark) == ((0, 0, 255), "")
+
+
+def turned(path: Path) -> None:
+    """A picture stored lying, 320 x 240, that its EXIF data turn upright, 240 x 320; its left part is red."""
+    image = Image.new("RGB", SIZE, (0, 0, 255))
+    image.paste((255, 0, 0), (0, 0, 100, 240))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(path, exif=exif)
+
+
+def test_a_picture_turned_by_exif_follows_the_annotated_size(tmp_path: Path) -> None:
+    turned(tmp_path / "a.png")
+    upright, remark = open_picture(tmp_path / "a.png", (240, 320))
+    assert upright is not None
+    assert (upright.size, upright.getpixel((120, 5)), remark) == ((240, 320), (255, 0, 0), "")
+    stored, remark = open_picture(tmp_path / "a.png", SIZE)
+    assert stored is not None
+    assert (stored.size, stored.getpixel((5, 120)), remark) == (SIZE, (255, 0, 0), "")
+
+
+def test_boxes_are_scaled_to_a_picture_of_another_size_and_the_caption_says_so(data: Set) -> None:
+    picture(data.images, "good.jpg", (640, 480))
+    made = data.draw()
+    assert near(made.panels[3], CAT)[70:325, 61].all()
+    assert "the picture is 640 x 480, its annotations say 320 x 240" in Links(Path(made.index)).text
+
+
+def test_detection_json_is_a_truth_too_and_needs_no_size(data: Set) -> None:
+    data.truth.write_text('[{"image_path": "good.jpg", "object": {"cat": [[20, 20, 120, 110]]}}]')
+    data.predictions.write_text(data.truth.read_text())
+    made = data.draw()
+    assert made.counts == {"found": 1, "false": 0, "missed": 0}
+    assert near(made.panels[0], CAT)[70:325, 61].all()
+
+
+@pytest.mark.parametrize("name", ["../good.jpg", "/etc/good.jpg", "a/../../good.jpg", "..\\good.jpg", ""])
+def test_a_name_that_leaves_the_folder_is_an_error(data: Set, name: str) -> None:
+    data.truth.write_text(json.dumps([{"image_path": name, "object": {}}]))
+    with pytest.raises(DataError) as caught:
+        draw(data.truth, None, data.images, data.folder / "viz")
+    assert repr(name) in str(caught.value)
+    assert not (data.folder / "viz").exists()
+
+
+def test_a_missing_folder_and_an_empty_truth_are_errors(data: Set) -> None:
+    with pytest.raises(DataError, match="No such folder of pictures"):
+        draw(data.truth, None, data.folder / "nowhere", data.folder / "viz")
+    data.truth.write_text("[]")
+    with pytest.raises(DataError, match="No picture to draw"):
+        draw(data.truth, None, data.images, data.folder / "viz")
+
+
+def test_a_log_without_a_loss_is_a_note_and_an_old_curve_goes(data: Set) -> None:
+    log = data.folder / "log.jsonl"
+    log.write_text('{"loss": 1.0, "global_step/max_steps": "5/10"}\n')
+    old = Path(data.draw(curve=log).curve or "")
+    log.write_text("")
+    made = data.draw(curve=log)
+    assert made.curve is None
+    assert not old.exists()
+    assert made.notes == [f"No curve, because no row has a loss: {log}"]
+
+
+def test_a_broken_log_is_an_error_before_anything_is_drawn(data: Set) -> None:
+    log = data.folder / "log.jsonl"
+    log.write_text("no json\n{}\n")
+    with pytest.raises(DataError, match="The training log is not valid"):
+        data.draw(curve=log)
+    assert not (data.folder / "viz").exists()
+
+
+def test_names_of_any_kind_are_escaped_on_the_page_and_plain_on_disk(tmp_path: Path) -> None:
+    name, label = "sub dir/<b>&'犬\".jpg", "<script>alert(1)</script>"
+    made = Set(tmp_path)
+    made.write({name: [(label, (20, 20, 100, 100))]}, {name: {"\u202e</td>": [[1, 1, 9, 9]]}}, categories=[label])
+    result = made.draw()
+    page = Links(Path(result.index))
+    assert not {"script", "b"} & set(page.elements)
+    assert {name, label} <= set(page.text.split("\n"))
+    assert "no category of the truth: \u202e</td>" in page.text
+    assert [Path(panel).name for panel in result.panels] == ["001-b.jpg"]
+
+
+def test_panels_have_plain_names_whatever_the_picture_is_called() -> None:
+    assert panel_name(7, "a/b c.d.png") == "007-b-c-d.jpg"
+    assert panel_name(1234, "犬") == "1234-picture.jpg"
+    assert len(panel_name(1, "x" * 300)) == 68
+
+
+def test_a_picture_without_an_answer_is_said_to_have_none(data: Set) -> None:
+    data.predictions.write_text('[{"image_path": "good.jpg", "object": {}}]')
+    text = Links(Path(data.draw().index)).text
+    assert text.count("no answer") == 3
+
+
+def test_real_pictures_with_perfect_predictions_have_no_errors(tiny_coco: Path, tmp_path: Path) -> None:
+    truth = tiny_coco / "annotations" / "instances_val2017.json"
+    document = json.loads(truth.read_text())
+    results = [
+        {"image_id": one["image_id"], "category_id": one["category_id"], "bbox": one["bbox"]}
+        for one in document["annotations"]
+        if not one["iscrowd"]
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    made = draw(truth, tmp_path / "results.json", tiny_coco / "images" / "val2017", tmp_path / "viz", limit=2)
+    assert (made.counts["found"], made.counts["false"], made.counts["missed"]) == (len(results), 0, 0)
+    assert len(made.panels) == 2

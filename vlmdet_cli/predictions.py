@@ -1,0 +1,256 @@
+"""Predictions of any form, recognised by content, as boxes in pixels for the pictures of a truth.
+
+    answers          JSONL of raw answers, as ``infer`` writes them
+    swift infer      JSONL with ``response``, ``messages`` and ``images``
+    detection JSON   [{"image_path": …, "object": {label: [[x1, y1, x2, y2]]}}]
+    COCO results     [{"image_id": …, "category_id": …, "bbox": [x, y, w, h], "score": …}]
+
+Nothing is guessed: a row for a picture that the truth does not have, a picture answered twice, a broken row, a
+box that is none, each is an error that counts all and names the first.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import orjson
+
+from vlmdet_cli import dialects
+from vlmdet_cli.errors import DataError, first_few
+from vlmdet_cli.questions import kind_of
+from vlmdet_cli.records import Answer, Box, ImageId, Parsed, Problem, parse_json, read_bytes
+from vlmdet_cli.truth import Truth
+
+WHAT = "predictions file"
+Form = Literal["answers", "swift infer", "detection JSON", "COCO results"]
+
+
+class Found(msgspec.Struct, frozen=True):
+    """One predicted box of the picture with that index in the truth."""
+
+    picture: int
+    label: str
+    box: Box
+    score: float = 1.0
+
+
+class Predictions(msgspec.Struct, frozen=True, kw_only=True):
+    """All boxes; ``answered``: indices of the truth's pictures that have an answer, empty or not. ``parsed`` and
+    ``answers`` are there for raw text.
+    """
+
+    form: Form
+    found: list[Found]
+    answered: set[int]
+    score_source: Literal["constant", "file"] = "constant"
+    answers: list[Answer] = []
+    parsed: list[Parsed] = []
+
+
+def read(path: Path, truth: Truth) -> Predictions:
+    """Predictions of a file for a truth's pictures. Raises ``DataError``."""
+    data = read_bytes(path, WHAT)
+    first = data.lstrip()[:1]
+    if not first:
+        raise DataError(f"The {WHAT} is empty: {path}", hint="Did the run that writes it end early?")
+    if first == b"[":
+        return _document(path, parse_json(data, str(path), WHAT), truth)
+    return _lines(path, data, truth)
+
+
+def _document(path: Path, document: Any, truth: Truth) -> Predictions:
+    if document and isinstance(document[0], dict) and "bbox" in document[0]:
+        return _coco_results(path, _convert(path, document, list[_Result]), truth)
+    if not document or (isinstance(document[0], dict) and "object" in document[0]):
+        return _detections(path, _convert(path, document, list[_Detections]), truth)
+    if isinstance(document[0], dict) and ("response" in document[0] or "text" in document[0]):
+        return _answers(path, [_answer(path, row, number) for number, row in enumerate(document, 1)], truth)
+    raise _unknown(path)
+
+
+def _unknown(path: Path) -> DataError:
+    return DataError(
+        f"The {WHAT} has none of the known forms: {path}",
+        hint="Known are answers (JSONL), swift infer's result file, detection JSON and COCO results.",
+    )
+
+
+def _convert(path: Path, document: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise DataError(f"The {WHAT} has a wrong entry: {path}", why=f"{error}.") from None
+
+
+# --- raw text ------------------------------------------------------------------------------------------------
+
+
+def _lines(path: Path, data: bytes, truth: Truth) -> Predictions:
+    rows: list[Answer] = []
+    lines = data.splitlines()
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            rows.append(_answer(path, _line(path, line, number, len(lines)), number))
+    return _answers(path, rows, truth)
+
+
+def _line(path: Path, line: bytes, number: int, lines: int) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        last = ", the last one" if number == lines else ""
+        raise DataError(
+            f"The {WHAT} has a line that is not valid JSON: {path}",
+            why=f"Line {number}{last}, column {error.colno}: {error.msg}.",
+            hint="Run `vlmdet infer` again: it goes on where it was." if last else "Was it edited by hand?",
+        ) from None
+
+
+def _answer(path: Path, row: Any, number: int) -> Answer:
+    if not isinstance(row, dict) or not {"response", "text", "finish"} & set(row):
+        raise _unknown(path)
+    try:
+        return _of_swift(row) if "response" in row else msgspec.convert(row, Answer)
+    except (msgspec.ValidationError, KeyError, TypeError, IndexError) as error:
+        raise DataError(f"The {WHAT} has a wrong row: {path}, line {number}", why=f"{error}.") from None
+
+
+def _of_swift(row: dict[str, Any]) -> Answer:
+    """A row of swift infer's file: pictures are paths, or objects with a path."""
+    image = row["images"][0]
+    prompt = next(turn["content"] for turn in row["messages"] if turn["role"] == "user")
+    return Answer(
+        image=image["path"] if isinstance(image, dict) else image,
+        prompt=prompt,
+        text=msgspec.convert(row["response"], str),
+        kind=kind_of(prompt),
+        expected=row.get("labels"),
+    )
+
+
+def _answers(path: Path, rows: list[Answer], truth: Truth) -> Predictions:
+    if not rows:
+        raise DataError(f"The {WHAT} has no rows: {path}")
+    detection = [row for row in rows if row.kind == "detection"]
+    places = _places(path, [(row.image_id or None, row.image) for row in detection], truth)
+    _only_once(path, [detection[n].image for n in _repeated(places)])
+    parsed = [_parse(path, row, truth, place) for row, place in zip(detection, places, strict=True)]
+    found = [Found(place, d.label, d.box) for place, one in zip(places, parsed, strict=True) for d in one.detections]
+    form: Form = "answers" if any(row.image_id or any(row.size) for row in rows) else "swift infer"
+    return Predictions(form=form, found=found, answered=set(places), answers=rows, parsed=parsed)
+
+
+def _parse(path: Path, row: Answer, truth: Truth, place: int) -> Parsed:
+    if row.finish == "error":
+        return Parsed((), (Problem("error", row.error),), "unparsed")
+    picture = truth.pictures[place]
+    size = (picture.width, picture.height) if picture.width else row.size
+    if not all(size):
+        raise DataError(
+            f"The size of a picture is not known: {row.image}",
+            why=f"Neither {truth.path} nor {path} has it, and answers are in thousandths of it.",
+            hint="Give the truth as COCO instances JSON.",
+        )
+    return dialects.get(row.dialect).parse(row.text, size, truth.categories)
+
+
+# --- boxes ---------------------------------------------------------------------------------------------------
+
+
+class _Detections(msgspec.Struct):
+    image_path: str
+    object: dict[str, list[tuple[float, float, float, float]]]
+
+
+class _Result(msgspec.Struct):
+    image_id: ImageId
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float = 1.0
+
+
+def _detections(path: Path, rows: Sequence[_Detections], truth: Truth) -> Predictions:
+    places = _places(path, [(None, row.image_path) for row in rows], truth)
+    _only_once(path, [rows[n].image_path for n in _repeated(places)])
+    found = [
+        Found(place, label, box)
+        for place, row in zip(places, rows, strict=True)
+        for label, boxes in row.object.items()
+        for box in boxes
+    ]
+    _sound(path, [(f"{truth.pictures[f.picture].image} {f.label} {list(f.box)}", f.box) for f in found])
+    return Predictions(form="detection JSON", found=found, answered=set(places))
+
+
+def _coco_results(path: Path, rows: Sequence[_Result], truth: Truth) -> Predictions:
+    places = _places(path, [(row.image_id, "") for row in rows], truth)
+    unknown = [f"category_id {row.category_id}" for row in rows if row.category_id not in truth.category_ids]
+    if unknown:
+        raise DataError(
+            f"The {WHAT} has {len(unknown):,} boxes of categories that the truth does not have: {path}",
+            why=first_few(list(dict.fromkeys(unknown))),
+        )
+    boxes = [(x, y, x + w, y + h) for x, y, w, h in (row.bbox for row in rows)]
+    _sound(path, [(f"row {n}: bbox {list(r.bbox)}", box) for n, (r, box) in enumerate(zip(rows, boxes, strict=True))])
+    bad = [f"row {number}: score {row.score}" for number, row in enumerate(rows) if not math.isfinite(row.score)]
+    if bad:
+        raise DataError(f"The {WHAT} has {len(bad):,} scores that are no numbers: {path}", why=first_few(bad))
+    found = [
+        Found(place, truth.category_ids[row.category_id], box, row.score)
+        for place, row, box in zip(places, rows, boxes, strict=True)
+    ]
+    # such a file names no picture without boxes: all of the truth's count as answered
+    return Predictions(form="COCO results", found=found, answered=set(range(len(truth.pictures))), score_source="file")
+
+
+def _places(path: Path, keys: Iterable[tuple[ImageId | None, str]], truth: Truth) -> list[int]:
+    """Indices of the truth's pictures; those that it does not have are an error."""
+    finder, places, unknown = truth.finder(), list[int](), list[str]()
+    for image_id, image in keys:
+        place = finder.by_id(image_id) if image_id is not None else None
+        place = finder.by_path(image) if place is None and image else place
+        if place is None:
+            unknown.append(image or f"image_id {image_id!r}")
+        else:
+            places.append(place)
+    if unknown:
+        raise DataError(
+            f"{len(unknown):,} predictions are for pictures that the truth does not have: {path}",
+            why=[*first_few(list(dict.fromkeys(unknown))), f"Truth: {truth.path}"],
+            hint="Are both of the same split?",
+        )
+    return places
+
+
+def _repeated(places: Sequence[int]) -> list[int]:
+    """Row numbers of the second and later rows of a picture."""
+    seen, again = set[int](), list[int]()
+    for number, place in enumerate(places):
+        if place in seen:
+            again.append(number)
+        seen.add(place)
+    return again
+
+
+def _only_once(path: Path, images: Sequence[str]) -> None:
+    if images:
+        count = Counter(images)
+        raise DataError(
+            f"{len(images):,} pictures are answered more than once: {path}",
+            why=first_few([f"{image}, {number + 1} times" for image, number in count.items()]),
+            hint="Keep one answer a picture.",
+        )
+
+
+def _sound(path: Path, boxes: Iterable[tuple[str, Box]]) -> None:
+    """Boxes must be numbers with left <= right and top <= bottom."""
+    bad = [name for name, b in boxes if not all(map(math.isfinite, b)) or b[2] < b[0] or b[3] < b[1]]
+    if bad:
+        raise DataError(
+            f"The {WHAT} has {len(bad):,} boxes that are none: {path}",
+            why=first_few(bad),
+            hint="A box needs finite numbers and no negative side.",
+        )
