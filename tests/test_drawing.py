@@ -177,7 +177,6 @@ def test_boxes_of_another_frame_are_scaled_to_the_picture() -> None:
 
 
 @pytest.mark.parametrize("state", STATES)
-@RELAXED
 def test_the_given_image_is_left_alone(state: State) -> None:
     image = plain(960, 960)
     draw_panel(image, [Mark("cat", (100, 100, 900, 700), state)], COLOURS)
