@@ -1,7 +1,7 @@
 """Builders that many tests share."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def picture(folder: Path, name: str, size: tuple[int, int] = (64, 48)) -> Path:
 
 
 def coco_document(
-    pictures: dict[str, Boxes], size: tuple[int, int] = (64, 48), categories: Sequence[str] = ("cat", "dog")
+    pictures: Mapping[str, Boxes], size: tuple[int, int] = (64, 48), categories: Sequence[str] = ("cat", "dog")
 ) -> dict[str, Any]:
     """A COCO document: file name to boxes; a name with ``crowd:`` before it is a crowd."""
     ids = {name: number for number, name in enumerate(categories, 1)}
@@ -73,7 +73,7 @@ def coco_document(
     return {"images": images, "annotations": annotations, "categories": named}
 
 
-def write_project(folder: Path, pictures: dict[str, Boxes], text: str = "", **document: Any) -> Path:
+def write_project(folder: Path, pictures: Mapping[str, Boxes], text: str = "", **document: Any) -> Path:
     """A project over pictures that are on disk; ``text`` is more TOML. No part of train is split off."""
     made = coco_document(pictures, **document)
     for one in made["images"]:

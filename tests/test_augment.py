@@ -75,7 +75,11 @@ def test_every_area_is_true_against_all_objects_crowds_and_ignored_ones_included
     full = ask("full", one, seed)
     if isinstance(full, Sample):
         area = area_of(full)
-        inside = [o for o in everything if area[0] <= o.box[0] and area[1] <= o.box[1] and o.box[2] <= area[2] and o.box[3] <= area[3]]
+        inside = [
+            o
+            for o in everything
+            if area[0] <= o.box[0] and area[1] <= o.box[1] and o.box[2] <= area[2] and o.box[3] <= area[3]
+        ]
         assert [o.label for o in inside] == [full.answer.split('"')[1]]
     partial = ask("partial", one, seed)
     if isinstance(partial, Sample):
@@ -93,8 +97,10 @@ def test_every_area_is_true_against_all_objects_crowds_and_ignored_ones_included
 
 
 def test_the_texts_are_exact() -> None:
-    one = picture([Object("dog", (100, 100, 200, 200)), Object("cat", (300, 300, 400, 400)), Object("dog", (500, 0, 600, 99))], [])
-    made = {kind: ask(kind, one, 3) for kind in ("count", "full", "partial", "none")}  # type: ignore[arg-type]
+    one = picture(
+        [Object("dog", (100, 100, 200, 200)), Object("cat", (300, 300, 400, 400)), Object("dog", (500, 0, 600, 99))], []
+    )
+    made = {kind: ask(kind, one, 3) for kind in ("count", "full", "partial", "none")}
     texts = {kind: sample for kind, sample in made.items() if isinstance(sample, Sample)}
     assert len(texts) == 4
     assert texts["count"].prompt == "<image> Please count how many objects of each category are in the image."
@@ -121,6 +127,9 @@ def test_areas_vary_and_depend_on_seed_and_picture_alone() -> None:
     assert ask("full", one, 5) == asked[5]
 
 
+SAME_PLACE = [Object("cat", (10, 10, 90, 90)), Object("dog", (10, 10, 90, 90))]
+
+
 @pytest.mark.parametrize(
     ("kind", "objects", "ignored", "reason"),
     [
@@ -128,8 +137,8 @@ def test_areas_vary_and_depend_on_seed_and_picture_alone() -> None:
         ("count", [], [Object("cat", (0, 0, 2, 2))], "a crowd or left-out object cannot be counted"),
         ("full", [], [], "no object"),
         ("partial", [], [], "no object"),
-        ("full", [Object("cat", (10, 10, 90, 90)), Object("dog", (10, 10, 90, 90))], [], "no area holds exactly one object"),
-        ("partial", [Object("cat", (10, 10, 90, 90)), Object("dog", (10, 10, 90, 90))], [], "no area cuts exactly one object"),
+        ("full", SAME_PLACE, [], "no area holds exactly one object"),
+        ("partial", SAME_PLACE, [], "no area cuts exactly one object"),
         ("none", [Object("cat", (0, 0, 640, 480))], [], "no free area"),
     ],
 )  # fmt: skip
@@ -148,7 +157,7 @@ def test_an_empty_picture_counts_to_no_objects() -> None:
 def test_kinds_are_told_apart_by_their_questions() -> None:
     one = picture([Object("cat", (200, 200, 300, 300))], [])
     for kind in ("count", "full", "partial", "none"):
-        made = ask(kind, one, 1)  # type: ignore[arg-type]
+        made = ask(kind, one, 1)
         assert isinstance(made, Sample)
         assert questions.kind_of(made.prompt) == kind
     assert questions.kind_of("<image>Draw the bounding box of objects") == "detection"

@@ -11,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vlmdet_cli.curve import STEP, by_step, limits, nice_step, read_log, series, short, smooth, ticks, training_curve
+from vlmdet_cli.drawing.curve import (
+    STEP,
+    by_step,
+    limits,
+    nice_step,
+    read_log,
+    series,
+    short,
+    smooth,
+    ticks,
+    training_curve,
+)
 from vlmdet_cli.errors import DataError
 
 RELAXED = settings(max_examples=40, deadline=None)  # drawing takes its time on a busy machine

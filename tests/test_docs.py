@@ -31,7 +31,7 @@ def test_the_readme_shows_every_command_and_no_other() -> None:
 def test_each_sample_project_loads_and_differs_from_the_defaults(path: Path) -> None:
     config = project.convert(tomli.loads(path.read_text()), (), path.name)
     assert config.data.train is not None
-    assert path.read_text().startswith(("#"))
+    assert path.read_text().startswith("#")
 
 
 def test_the_samples_that_must_be_there_are() -> None:

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
-from vlmdet_cli import drawing
-from vlmdet_cli.drawing import Mark, Rect, State, draw_panel, draw_unreadable, panel_size, rgb, strokes, upright
-from vlmdet_cli.lettering import GREY, PALETTE, contrast, fit, font, ink_on, palette, printable, wrap
-from vlmdet_cli.page import Class, Figure, Page, render
-from vlmdet_cli.sheet import Tile, contact_sheet, tile_size
+from vlmdet_cli.drawing import panel
+from vlmdet_cli.drawing.lettering import GREY, PALETTE, contrast, fit, font, ink_on, palette, printable, wrap
+from vlmdet_cli.drawing.page import Class, Figure, Page, render
+from vlmdet_cli.drawing.panel import Mark, Rect, State, draw_panel, draw_unreadable, panel_size, rgb, strokes, upright
+from vlmdet_cli.drawing.sheet import Tile, contact_sheet, tile_size
 
 RELAXED = settings(max_examples=40, deadline=None)  # drawing takes its time on a busy machine
 COLOURS = palette(["cat", "dog"])
@@ -95,8 +95,8 @@ def test_labels_are_inside_the_picture_wherever_the_box_is(size: tuple[int, int]
         for x, y in corners
     ]
     canvas = panel_size(size)
-    rects = drawing._on_canvas(marks, size, canvas)
-    placed = drawing._place_labels(list(zip(marks, rects, strict=True)), canvas)
+    rects = panel._on_canvas(marks, size, canvas)
+    placed = panel._place_labels(list(zip(marks, rects, strict=True)), canvas)
     assert len(placed) == 5
     for label in placed:
         left, top, right, bottom = label.rect
@@ -115,8 +115,8 @@ def test_labels_of_many_boxes_hardly_cover_each_other() -> None:
     marks = [
         Mark("dog", (x, y, x + 120, y + 90), "found", 0.5) for x in range(50, 900, 130) for y in range(50, 900, 130)
     ]
-    rects = drawing._on_canvas(marks, (960, 960), (960, 960))
-    placed = [label.rect for label in drawing._place_labels(list(zip(marks, rects, strict=True)), (960, 960))]
+    rects = panel._on_canvas(marks, (960, 960), (960, 960))
+    placed = [label.rect for label in panel._place_labels(list(zip(marks, rects, strict=True)), (960, 960))]
     assert len(placed) == len(marks)
     for one, two in itertools.combinations(placed, 2):
         assert overlap(one, two) <= 0.1 * (one[2] - one[0]) * (one[3] - one[1])
@@ -124,7 +124,7 @@ def test_labels_of_many_boxes_hardly_cover_each_other() -> None:
 
 def test_a_label_without_room_is_left_out_rather_than_laid_on_others() -> None:
     pile = [(Mark("dog", (0, 0, 0, 0), "missed"), (400, 400, 410, 410))] * 30
-    placed = [label.rect for label in drawing._place_labels(pile, (960, 960))]
+    placed = [label.rect for label in panel._place_labels(pile, (960, 960))]
     assert 3 <= len(placed) < 30
     for one, two in itertools.combinations(placed, 2):
         assert overlap(one, two) <= 0.1 * (one[2] - one[0]) * (one[3] - one[1])
@@ -165,9 +165,9 @@ def test_small_pictures_are_enlarged_large_ones_kept_and_huge_ones_reduced() -> 
 
 
 def test_letters_and_lines_grow_with_the_picture_and_never_get_too_small() -> None:
-    assert drawing.letter_size((500, 300)) == 12
-    assert drawing.letter_size((4000, 300)) > 50
-    assert 2 == drawing.line_width((300, 200)) < drawing.line_width((960, 200)) < drawing.line_width((4000, 200))
+    assert panel.letter_size((500, 300)) == 12
+    assert panel.letter_size((4000, 300)) > 50
+    assert 2 == panel.line_width((300, 200)) < panel.line_width((960, 200)) < panel.line_width((4000, 200))
 
 
 def test_boxes_of_another_frame_are_scaled_to_the_picture() -> None:

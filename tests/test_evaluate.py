@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Cli, coco_document
+from tests.conftest import Boxes, Cli, coco_document
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
 PROMPT = "<image>Draw the bounding box of objects"
 # the worked example of docs/metrics.md
-EXAMPLE = {"a.jpg": [("cat", (0, 0, 10, 10)), ("cat", (20, 0, 10, 10)), ("dog", (0, 20, 10, 10))]}
+EXAMPLE: dict[str, Boxes] = {"a.jpg": [("cat", (0, 0, 10, 10)), ("cat", (20, 0, 10, 10)), ("dog", (0, 20, 10, 10))]}
 DETECTIONS = [{"image_path": "x/a.jpg", "object": {"cat": [[0, 0, 10, 8], [1, 0, 11, 10]], "dog": [[40, 40, 50, 50]]}}]
 
 
@@ -179,8 +179,8 @@ GOOD = answer("a.jpg", "cat(0,0),(100,80)")
          "are none: p\n  row 0: bbox [0.0, 0.0, 5.0, -5.0]\nhint: A box needs finite numbers and no negative side.\n"),
         ('[{"image_id": 1, "category_id": 8, "bbox": [0, 0, 5, 5]}]', "error: The predictions file has 1 boxes of "
          "categories that the truth does not have: p\n  category_id 8\n"),
-        ('[{"image_id": 1, "category_id": "1", "bbox": [0, 0, 5, 5]}]', "error: The predictions file has a wrong entry: "
-         "p\n  Expected `int`, got `str` - at `$[0].category_id`.\n"),
+        ('[{"image_id": 1, "category_id": "1", "bbox": [0, 0, 5, 5]}]', "error: The predictions file has a wrong "
+         "entry: p\n  Expected `int`, got `str` - at `$[0].category_id`.\n"),
         ('[{"a": 1}]', "error: The predictions file has none of the known forms: p\nhint: Known are answers (JSONL), "
          "swift infer's result file, detection JSON and COCO results.\n"),
         ('[{"image_id": 1,', "error: The predictions file is not valid JSON: p\n  Line 1, column 17: unexpected end of "
@@ -214,7 +214,9 @@ def test_detection_json_can_be_the_truth(cli: Cli) -> None:
 
 def test_a_table_of_markup_and_escapes_shows_them_as_written(cli: Cli) -> None:
     labels = {"[red]x[/red]": [[1, 1, 5, 5]], "\x1b[31mred": [[1, 1, 5, 5]]}
-    done = cli("eval", "--truth", truth(), "--predictions", write("p.json", [{"image_path": "a.jpg", "object": labels}]))
+    done = cli(
+        "eval", "--truth", truth(), "--predictions", write("p.json", [{"image_path": "a.jpg", "object": labels}])
+    )
     assert done.exit_code == 0
     assert "[red]x[/red]" in done.stdout
     assert "\\x1b[31mred" in done.stdout

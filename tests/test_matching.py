@@ -18,7 +18,9 @@ def box(x: int, y: int, wide: int, high: int) -> tuple[float, float, float, floa
 # a coarse grid: many boxes overlap, and equal overlaps are common
 BOXES = st.builds(box, st.integers(0, 6), st.integers(0, 6), st.integers(1, 6), st.integers(1, 6))
 PREDICTIONS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), BOXES, st.just(False)), max_size=12)
-OBJECTS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), BOXES, st.sampled_from([False, False, True])), max_size=12)
+OBJECTS = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 1), BOXES, st.sampled_from([False, False, True])), max_size=12
+)
 
 
 def overlap(one: Row, two: Row) -> tuple[float, float]:
@@ -45,8 +47,7 @@ def reference(predictions: list[Row], objects: list[Row], threshold: float) -> t
             break
         found[best[1]], used[best[2]] = best[2], True
     ignored = [
-        found[p] < 0
-        and any(two[3] and one[:2] == two[:2] and overlap(one, two)[1] >= threshold for two in objects)
+        found[p] < 0 and any(two[3] and one[:2] == two[:2] and overlap(one, two)[1] >= threshold for two in objects)
         for p, one in enumerate(predictions)
     ]
     return found, ignored
@@ -77,7 +78,10 @@ def test_the_counts_do_not_depend_on_the_order_of_pictures_and_classes(
         return flat([(pictures[p], classes[c], b, crowd) for p, c, b, crowd in rows])
 
     names = [NAMES[classes.index(number)] for number in range(3)]
-    one, two = detection(flat(predictions), flat(objects), NAMES), detection(renamed(predictions), renamed(objects), names)
+    one, two = (
+        detection(flat(predictions), flat(objects), NAMES),
+        detection(renamed(predictions), renamed(objects), names),
+    )
     assert (one.overall.tp, one.overall.fp, one.overall.fn) == (two.overall.tp, two.overall.fp, two.overall.fn)
     assert {n: (s.tp, s.fp, s.fn) for n, s in one.per_class.items()} == {
         n: (s.tp, s.fp, s.fn) for n, s in two.per_class.items()
@@ -123,6 +127,10 @@ def test_the_truth_as_prediction_is_perfect(objects: list[Row]) -> None:
 
 def test_a_crowd_is_neither_found_nor_missed_and_excuses_what_lies_in_it() -> None:
     objects: list[Row] = [(0, 0, (0, 0, 100, 100), True), (0, 0, (200, 0, 210, 10), False)]
-    predictions: list[Row] = [(0, 0, (10, 10, 20, 20), False), (0, 1, (10, 10, 20, 20), False), (0, 0, (90, 90, 130, 130), False)]
+    predictions: list[Row] = [
+        (0, 0, (10, 10, 20, 20), False),
+        (0, 1, (10, 10, 20, 20), False),
+        (0, 0, (90, 90, 130, 130), False),
+    ]
     score = detection(flat(predictions), flat(objects), NAMES).overall
     assert (score.tp, score.fp, score.fn, score.ignored) == (0, 2, 1, 1)

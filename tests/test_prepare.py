@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pycocotools.coco import COCO
 
-from tests.conftest import Cli, coco_document, picture, write_project
+from tests.conftest import Boxes, Cli, coco_document, picture, write_project
 
-THREE = {
+THREE: dict[str, Boxes] = {
     "a.jpg": [("cat", (8, 12, 16, 24)), ("dog", (0, 0, 8, 8))],
     "b.jpg": [("crowd:cat", (0, 0, 60, 40)), ("dog", (32, 24, 16, 12))],
     "c.jpg": [("cat", (10, 10, 0.5, 20)), ("cat", (0, 24, 32, 24))],
@@ -86,7 +86,9 @@ def test_splits_cut_off_train_share_no_picture_and_lose_none(cli: Cli) -> None:
     done = cli("prepare", "--json", "--set", "data.split.val=0.25", "--set", "data.split.test=0.1")
     splits = json.loads(done.stdout)["splits"]
     assert {name: one["pictures"] for name, one in splits.items()} == {"train": 26, "val": 10, "test": 4}
-    names = [row["images"][0].rpartition("/")[2] for name in splits for row in rows(f"out/data/coco_final_{name}.jsonl")]
+    names = [
+        row["images"][0].rpartition("/")[2] for name in splits for row in rows(f"out/data/coco_final_{name}.jsonl")
+    ]
     assert sorted(names) == sorted(f"{n}.jpg" for n in range(40))
 
 
@@ -131,31 +133,28 @@ def test_files_can_be_named_in_place_of_a_project(cli: Cli) -> None:
     )
 
 
+# list, entry, key, wrong value
+SPOILS: dict[str, list[tuple[str, int, str, Any]]] = {
+    "category": [("annotations", 1, "category_id", 9)],
+    "image": [("annotations", 0, "image_id", 77), ("annotations", 2, "image_id", 77)],
+    "type": [("images", 1, "width", "640")],
+    "leaves": [("images", 0, "file_name", "../secret.jpg")],
+    "absolute": [("images", 0, "file_name", "/etc/passwd")],
+    "negative": [("annotations", 0, "bbox", [1, 2, -3, 4])],
+}
+
+
 def _spoil(change: str) -> None:
     """Write a project's annotations anew with one thing wrong."""
     document = coco_document(THREE)
-    match change:
-        case "category":
-            document["annotations"][1]["category_id"] = 9
-        case "image":
-            document["annotations"][0]["image_id"] = document["annotations"][2]["image_id"] = 77
-        case "type":
-            document["images"][1]["width"] = "640"
-        case "leaves":
-            document["images"][0]["file_name"] = "../secret.jpg"
-        case "absolute":
-            document["images"][0]["file_name"] = "/etc/passwd"
-        case "negative":
-            document["annotations"][0]["bbox"] = [1, 2, -3, 4]
-        case "missing":
-            del document["annotations"]
-        case "missing files":
-            document["images"] += [
-                {"id": 100 + n, "file_name": f"no{n}.jpg", "width": 9, "height": 9} for n in range(5)
-            ]
-            document["annotations"] += [
-                {"image_id": 100 + n, "category_id": 1, "bbox": [0, 0, 9, 9]} for n in range(5)
-            ]
+    for part, number, key, value in SPOILS.get(change, []):
+        document[part][number][key] = value
+    if change == "missing":
+        del document["annotations"]
+    if change == "missing files":
+        more = range(100, 105)
+        document["images"] += [{"id": n, "file_name": f"no{n - 100}.jpg", "width": 9, "height": 9} for n in more]
+        document["annotations"] += [{"image_id": n, "category_id": 1, "bbox": [0, 0, 9, 9]} for n in more]
     Path("annotations.json").write_text(json.dumps(document))
 
 
@@ -173,9 +172,9 @@ FORM = "hint: COCO instances have the lists `images`, `annotations` and `categor
         ("type", "error: The annotation file is not in COCO's form: {a}\n"
                  "  Expected `int`, got `str` - at `$.images[1].width`.\n" + FORM),
         ("leaves", "error: The annotation file has 1 wrong entry: {a}\n"
-                   "  image 1: file_name '../secret.jpg' leaves its folder\nhint: Correct or remove them.\n"),
+                   "  image 1: file_name '../secret.jpg' leaves the image folder\nhint: Correct or remove them.\n"),
         ("absolute", "error: The annotation file has 1 wrong entry: {a}\n"
-                     "  image 1: file_name '/etc/passwd' leaves its folder\nhint: Correct or remove them.\n"),
+                     "  image 1: file_name '/etc/passwd' leaves the image folder\nhint: Correct or remove them.\n"),
         ("negative", "error: The annotation file has 1 wrong entry: {a}\n"
                      "  annotations[0]: bbox [1.0, 2.0, -3.0, 4.0] is no box\nhint: Correct or remove them.\n"),
         ("missing", "error: The annotation file is not in COCO's form: {a}\n"
@@ -203,7 +202,8 @@ def test_invalid_json_is_told_with_line_and_column(cli: Cli, tmp_path: Path) -> 
     assert done.exit_code == 3
     assert done.stderr == (
         f"error: The annotation file is not valid JSON: {tmp_path}/annotations.json\n"
-        "  Line 2, column 18: unexpected character.\nhint: Was it cut while being copied? Check the file's end.\n"
+        "  Line 2, column 18: unexpected character, expected a JSON value.\n"
+        "hint: Was it cut while being copied? Check the file's end.\n"
     )
 
 

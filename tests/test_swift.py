@@ -78,7 +78,8 @@ def test_several_gpus_start_as_many_processes(prepared: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "flag"), [((3, 12, 4), "train_type"), ((4, 0, 1), "tuner_type"), ((4, 6, 0), "tuner_type"), ((), "tuner_type")]
+    ("version", "flag"),
+    [((3, 12, 4), "train_type"), ((4, 0, 1), "tuner_type"), ((4, 6, 0), "tuner_type"), ((), "tuner_type")],
 )
 def test_the_tuner_flag_follows_swifts_version(version: tuple[int, ...], flag: str) -> None:
     assert swift.tuner_flag(version) == flag
@@ -212,7 +213,8 @@ def test_a_terminated_vlmdet_leaves_no_swift_behind(tmp_path: Path) -> None:
     script = (
         "import sys;from pathlib import Path;from vlmdet_cli import swift,cli;import signal;"
         "signal.signal(signal.SIGTERM, cli._interrupt);"
-        "c=swift.Command((sys.executable,'-c','import os,time;open(\"pid\",\"w\").write(str(os.getpid()));time.sleep(600)'),{});"
+        'child=\'import os,time;open("pid","w").write(str(os.getpid()));time.sleep(600)\';'
+        "c=swift.Command((sys.executable,'-c',child),{});"
         "swift.run(c,Path('log'),cwd=Path('.'),watch=lambda:None,hint='')"
     )
     tool = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stderr=subprocess.DEVNULL)

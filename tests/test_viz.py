@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Boxes, coco_document, picture
+from vlmdet_cli.drawing.lettering import palette
 from vlmdet_cli.errors import DataError
-from vlmdet_cli.lettering import palette
 from vlmdet_cli.stages.viz import VizResult, draw, open_picture, panel_name
 
 CAT, DOG = palette(["cat", "dog"]).values()

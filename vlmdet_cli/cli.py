@@ -337,6 +337,19 @@ def init(
 
 
 @command(panel="Beside them")
+def compare(
+    session: Session,
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT REPORT...", help="Reports of `vlmdet eval`.")],
+    force: Annotated[bool, typer.Option("--force", help="Even if they were not measured alike.")] = False,
+) -> None:
+    """Put reports beside each other."""
+    from vlmdet_cli.stages import compare as stage
+
+    made = stage.compare(reports, force=force)
+    session.talk.result(made, *views.compare(made))
+
+
+@command(panel="Beside them")
 def parse(
     session: Session,
     file: Annotated[Path | None, typer.Argument(metavar="[FILE|-]", help="Raw answers.", show_default="stdin")] = None,

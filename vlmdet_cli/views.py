@@ -16,6 +16,7 @@ from vlmdet_cli.console import Bars, Talk, safe
 
 if TYPE_CHECKING:
     from vlmdet_cli.stages.augment import AugmentResult
+    from vlmdet_cli.stages.compare import Comparison
     from vlmdet_cli.stages.doctor import Check
     from vlmdet_cli.stages.evaluate import Gate, Report
     from vlmdet_cli.stages.infer import InferResult
@@ -195,6 +196,17 @@ def doctor(checks: "Iterable[Check]") -> Views:
             found.append(f"\n→ {safe(one.hint)}", "dim")
         made.add_row(marks[one.state], Text(one.name), found)
     yield made
+
+
+def compare(made: "Comparison") -> Views:
+    pictures, objects = made.protocol["pictures"], made.protocol["objects"]
+    title = f"Detection at IoU {made.protocol['iou']:.2f}: {pictures:,} pictures, {objects:,} objects"
+    for first, values in (("measure", made.measures), ("F1 of class", made.per_class)):
+        shown = table(first, *made.names, title=title)
+        for name, cells in values.items():
+            row(shown, name, *cells)
+        yield shown
+        title = ""
 
 
 def report(made: "Report", gates: "Iterable[Gate]") -> Views:

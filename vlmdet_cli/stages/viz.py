@@ -19,17 +19,17 @@ from typing import Any, Literal
 import msgspec
 from PIL import Image, UnidentifiedImageError
 
-from vlmdet_cli import gallery
 from vlmdet_cli.coco import leaves
-from vlmdet_cli.curve import Row, has_loss, read_log, training_curve
-from vlmdet_cli.drawing import State, draw_panel, draw_unreadable, rgb, upright
+from vlmdet_cli.drawing import gallery
+from vlmdet_cli.drawing.curve import Row, has_loss, read_log, training_curve
+from vlmdet_cli.drawing.gallery import Judged
+from vlmdet_cli.drawing.lettering import Colour, palette
+from vlmdet_cli.drawing.page import Figure, Page, render
+from vlmdet_cli.drawing.panel import State, draw_panel, draw_unreadable, rgb, upright
+from vlmdet_cli.drawing.sheet import LINES, MOST, WORDS, Tile, contact_sheet, tile_size
 from vlmdet_cli.errors import DataError, first_few
-from vlmdet_cli.gallery import Judged
-from vlmdet_cli.lettering import Colour, palette
-from vlmdet_cli.page import Figure, Page, render
 from vlmdet_cli.predictions import read as read_predictions
 from vlmdet_cli.records import Ledger, lock, whole_file
-from vlmdet_cli.sheet import LINES, MOST, WORDS, Tile, contact_sheet, tile_size
 from vlmdet_cli.truth import Truth
 from vlmdet_cli.truth import read as read_truth
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import msgspec
 from PIL import Image, ImageDraw
 
-from vlmdet_cli.drawing import State, draw_box
-from vlmdet_cli.lettering import Colour, fit, font, printable
+from vlmdet_cli.drawing.lettering import Colour, fit, font, printable
+from vlmdet_cli.drawing.panel import State, draw_box
 
 MOST = 24  # tiles on a sheet that one can still take in
 WORDS: dict[State, str] = {

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from vlmdet_cli.drawing import Mark, State, tally
-from vlmdet_cli.lettering import GREY, Colour
+from vlmdet_cli.drawing.lettering import GREY, Colour
+from vlmdet_cli.drawing.page import Class
+from vlmdet_cli.drawing.panel import Mark, State, tally
 from vlmdet_cli.metrics.matching import flat, match, overlapping
-from vlmdet_cli.page import Class
 from vlmdet_cli.predictions import Found, Predictions
 from vlmdet_cli.records import Object, Picture
 from vlmdet_cli.truth import Truth

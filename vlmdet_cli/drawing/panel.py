@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from vlmdet_cli import boxes
-from vlmdet_cli.lettering import (
+from vlmdet_cli.drawing.lettering import (
     BLACK,
     GREY,
     SMALLEST_LETTERS,

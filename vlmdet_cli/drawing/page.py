@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from vlmdet_cli.lettering import Colour
+from vlmdet_cli.drawing.lettering import Colour
 
 
 class Figure(msgspec.Struct, frozen=True):

@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from vlmdet_cli.drawing.lettering import WHITE, Colour, Font, font
 from vlmdet_cli.errors import DataError
-from vlmdet_cli.lettering import WHITE, Colour, Font, font
 from vlmdet_cli.records import read_bytes
 
 Values = npt.NDArray[np.float64]

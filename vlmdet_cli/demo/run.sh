@@ -1,0 +1,18 @@
+#!/bin/sh
+# The whole job on the embedded demo: seven commands, then the base model beside the tuned one.
+set -eu
+folder=${1:-demo}
+vlmdet init --demo "$folder"
+cd "$folder"
+for step in prepare augment train merge infer eval viz; do
+    echo
+    echo "=== vlmdet $step"
+    vlmdet "$step"
+done
+echo
+echo "=== the base model beside the tuned one"
+vlmdet infer --quiet --model model --name base
+vlmdet eval --quiet --name base
+vlmdet compare out/reports/base.json out/reports/test.json
+echo
+echo "Pictures: $folder/out/viz/test/index.html"
