@@ -177,7 +177,8 @@ def losses(model: Any, probe: Any, rows: list[Row], pad: int) -> tuple[Any, Any]
     told, wanted = probe(seen), torch.from_numpy(np.concatenate([row.cells for row in rows]))
     filled = wanted[:, 0] > 0
     probed = functional.cross_entropy(told[:, :-4], wanted[:, 0].long())
-    probed = probed + 5 * functional.l1_loss(told[filled, -4:], wanted[filled, 1:])
+    off = functional.l1_loss(told[filled, -4:], wanted[filled, 1:], reduction="sum")
+    probed = probed + 5 * off / max(4 * int(filled.sum()), 1)
     answered = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
     for number, row in enumerate(rows):
         answered[number, len(row.prompt) : len(row.prompt) + len(row.answer)] = True

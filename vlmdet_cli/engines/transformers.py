@@ -61,7 +61,7 @@ class TransformersEngine:
 
     def answer(self, questions: Sequence[tuple[Any, str]], max_tokens: int) -> list[Reply]:
         """Greedy replies; ``length`` where the token limit came before the end of the turn."""
-        texts = [self._chat(prompt) for _, prompt in questions]
+        texts = [chat(prompt) for _, prompt in questions]
         inputs = self._processor(
             text=texts, images=[image for image, _ in questions], padding=True, return_tensors="pt"
         ).to(self.device)
@@ -71,16 +71,18 @@ class TransformersEngine:
             )
         return [self._reply(ids) for ids in made[:, inputs["input_ids"].shape[1] :].tolist()]
 
-    def _chat(self, prompt: str) -> str:
-        return (
-            f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>"
-            f"{prompt}<|im_end|>\n<|im_start|>assistant\n"
-        )
-
     def _reply(self, ids: list[int]) -> Reply:
         end = next((place for place, one in enumerate(ids) if one in self._ends), None)
         text = self._processor.tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False)
         return Reply(text=text, finish="length" if end is None else "stop")
+
+
+def chat(prompt: str) -> str:
+    """The turns up to the answer, as ms-swift's Qwen2-VL template writes them."""
+    return (
+        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>"
+        f"{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 # a model's own generation settings may name these; greedy search has no use for them and warns

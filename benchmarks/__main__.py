@@ -1,0 +1,27 @@
+"""Run all benchmarks, or those named, and print a table."""
+
+import importlib
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+NAMES = ("startup", "evaluation")
+
+
+def main() -> None:
+    wanted = sys.argv[1:] or NAMES
+    shown = Table("what", "vlmdet s", "peer s", "ratio", "vlmdet MB", "peer MB")
+    for name in wanted:
+        module = importlib.import_module(f"benchmarks.{name}")
+        with tempfile.TemporaryDirectory() as folder:
+            for pair in module.run(Path(folder)):
+                seconds = (f"{pair.ours.seconds:.3f}", f"{pair.peer.seconds:.3f}", f"{pair.ratio:.3f}")
+                shown.add_row(pair.name, *seconds, f"{pair.ours.megabytes:.0f}", f"{pair.peer.megabytes:.0f}")
+    Console(width=110).print(shown)
+
+
+if __name__ == "__main__":
+    main()

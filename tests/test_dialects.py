@@ -1,0 +1,148 @@
+"""Texts to boxes and back: the rules by example, the inverse by property, and no text that makes it fail."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import SHARED
+from vlmdet_cli import dialects
+from vlmdet_cli.dialects.qwen2_vl import BOX, BOX_END, REF, REF_END
+from vlmdet_cli.errors import UsageError
+from vlmdet_cli.records import Box, Parsed
+
+QWEN2 = dialects.get("qwen2_vl")
+CASES_FILE = SHARED / "answers" / "cases.jsonl"
+CASES = [json.loads(line) for line in CASES_FILE.read_text().splitlines()] if CASES_FILE.is_file() else []
+
+
+def kinds(parsed: Parsed) -> list[str]:
+    return [problem.kind for problem in parsed.problems]
+
+
+def one(label: str, *numbers: int) -> str:
+    x1, y1, x2, y2 = numbers
+    return f"{REF}{label}{REF_END}{BOX}({x1},{y1}),({x2},{y2}){BOX_END}"
+
+
+@pytest.mark.skipif(not CASES, reason="the collected answers are not at hand")
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=c["name"]) for c in CASES if c["dialect"] in dialects.names()] or [None]
+)
+def test_collected_answers_mean_what_they_are_said_to(case: dict[str, Any]) -> None:
+    size = tuple(case["size"]) if case["size"] else None
+    parsed = dialects.get(case["dialect"]).parse(case["text"], size, case.get("categories"))
+    assert set(kinds(parsed)) == set(case["problems"])
+    found = parsed.by_label()
+    assert list(found) == list(case["object"])
+    for label, boxes in case["object"].items():
+        for mine, theirs in zip(found[label], boxes, strict=True):
+            assert mine == (pytest.approx(theirs, abs=0.01) if size else theirs)
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "problems", "health"),
+    [
+        (one("person", 531, 61, 771, 896), {"person": [[531, 61, 771, 896]]}, [], "ok"),
+        ("person(531,61),(771,896)", {"person": [[531, 61, 771, 896]]}, [], "ok"),
+        ("stop sign (1,2),(3,4) hot dog (5,6),(7,8)", {"stop sign": [[1, 2, 3, 4]], "hot dog": [[5, 6, 7, 8]]},
+         [], "ok"),
+        (one("cat", 1, 2, 3, 4) + f"{BOX}(5,6),(7,8){BOX_END}", {"cat": [[1, 2, 3, 4], [5, 6, 7, 8]]}, [], "ok"),
+        (one("cat", 30, 2, 3, 4), {"cat": [[3, 2, 30, 4]]}, ["inverted"], "partial"),
+        (one("cat", 900, 2, 1200, 4), {"cat": [[900, 2, 1000, 4]]}, ["out_of_range"], "partial"),
+        (one("cat", 1100, 2, 1200, 4), {}, ["degenerate"], "unparsed"),
+        (one("cat", 1, 2, 3, 4) * 2, {"cat": [[1, 2, 3, 4]]}, ["duplicate"], "partial"),
+        (one("cat", 1, 2, 3, 4) * 6, {"cat": [[1, 2, 3, 4]]}, ["loop"], "partial"),
+        (one("cat", 1, 2, 3, 4) + f"{REF}dog{REF_END}{BOX}(5,", {"cat": [[1, 2, 3, 4]]}, ["truncated"], "partial"),
+        (f"{REF}cat{REF_END}{BOX}(1,2),(3,4)", {"cat": [[1, 2, 3, 4]]}, ["truncated"], "partial"),
+        (f"{REF}cat{REF_END}{BOX}(1,2){BOX_END}", {}, ["unparsed"], "unparsed"),
+        (f"{BOX}(1,2),(3,4){BOX_END}", {}, ["unparsed"], "unparsed"),
+        ("I see nothing of the kind.", {}, ["unparsed"], "unparsed"),
+        ("No objects.", {}, [], "empty"),
+        ("[]", {}, [], "empty"),
+        ("", {}, [], "empty"),
+    ],
+)  # fmt: skip
+def test_rules_by_example(text: str, found: dict[str, Any], problems: list[str], health: str) -> None:
+    parsed = QWEN2.parse(text, None)
+    made = {label: [list(box) for box in boxes] for label, boxes in parsed.by_label().items()}
+    assert (made, kinds(parsed), parsed.health) == (found, problems, health)
+
+
+def test_labels_get_the_categorys_spelling_and_unknown_ones_stay() -> None:
+    parsed = QWEN2.parse(one(" Traffic  LIGHT ", 1, 2, 3, 4) + one("ufo", 1, 2, 3, 4), None, ["traffic light"])
+    assert list(parsed.by_label()) == ["traffic light", "ufo"]
+    assert kinds(parsed) == ["unknown_label"]
+
+
+def test_an_unknown_dialect_gets_the_known_ones() -> None:
+    with pytest.raises(UsageError) as caught:
+        dialects.get("qwen2")
+    assert "qwen2_vl" in str(caught.value)
+
+
+labels = st.text(
+    st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"], exclude_characters="<>|"), min_size=1, max_size=12
+)
+labels = labels.map(lambda text: " ".join(text.split())).filter(lambda text: bool(text.strip(" ,;:.")))
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> tuple[tuple[int, int], list[tuple[str, Box]]]:
+    width, height = draw(st.integers(20, 5000)), draw(st.integers(20, 5000))
+    edge = st.floats(0, 1)
+    objects = []
+    for label in draw(st.lists(labels, max_size=6)):
+        (x1, x2), (y1, y2) = (sorted([draw(edge), draw(edge)]) for _ in range(2))
+        if x2 - x1 > 0.002 and y2 - y1 > 0.002:
+            objects.append((label, (x1 * width, y1 * height, x2 * width, y2 * height)))
+    return (width, height), objects
+
+
+@settings(deadline=None)
+@given(scenes(), st.booleans())
+def test_what_is_rendered_reads_back_to_the_frames_resolution(
+    scene: tuple[tuple[int, int], list[tuple[str, Box]]], group: bool
+) -> None:
+    size, objects = scene
+    written = [(label, QWEN2.to_frame(box, size)) for label, box in objects]
+    if len(set(written)) < len(written):
+        return  # the same thing twice is a duplicate, and read so
+    parsed = QWEN2.parse(QWEN2.render(objects, size, group=group), size)
+    assert kinds(parsed) == []
+    read = sorted((one.label, one.box) for one in parsed.detections)
+    for (label, box), (expected, original) in zip(read, _sorted_as_written(objects, size), strict=True):
+        assert label == expected
+        for value, true, side in zip(box, original, (*size, *size), strict=True):
+            assert abs(value - true) <= side / 1000 * 0.5 + 1e-6
+
+
+def _sorted_as_written(objects: list[tuple[str, Box]], size: tuple[int, int]) -> list[tuple[str, Box]]:
+    return sorted(objects, key=lambda pair: (pair[0], QWEN2.as_written(pair[1], size)))
+
+
+pieces = st.sampled_from([
+    REF, REF_END, BOX, BOX_END, "(", ")", ",", "1", "999", "-3", "1e9", ".", "cat", "<|",
+    "<|im_end|>", "```json", '"', "[", "]", "\n", " ",    "(1,2),(3,4)", "٣", "\ud800", "\x00",
+])  # fmt: skip
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(pieces, max_size=30).map("".join))
+def test_no_text_makes_it_fail_and_what_is_kept_is_sound(text: str) -> None:
+    parsed = QWEN2.parse(text, (640, 480))
+    for found in parsed.detections:
+        x1, y1, x2, y2 = found.box
+        assert 0 <= x1 < x2 <= 640
+        assert 0 <= y1 < y2 <= 480
+        assert found.label
+    empty = parsed.health == "empty"
+    assert empty == (not parsed.detections and not parsed.problems)
+
+
+def test_a_long_answer_is_read_in_linear_time() -> None:
+    """A model that never stops: fifty thousand brackets, and a label without end."""
+    for text in ("(" * 50_000, "(1," * 50_000, one("cat", 1, 2, 3, 4) * 20_000, REF + "a" * 200_000):
+        assert QWEN2.parse(text, None).problems

@@ -1,0 +1,55 @@
+"""parse: one JSON line out for each line in."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli
+
+CAT = "cat(100,200),(300,400)"
+
+
+def test_each_line_in_gives_one_line_out(cli: Cli) -> None:
+    lines = [
+        CAT,
+        json.dumps({"text": CAT, "size": [640, 480]}),
+        json.dumps({"response": "Cat(1,2),(3,4)", "categories": ["cat"], "dialect": "qwen2_vl", "labels": "x"}),
+        "",
+        '{"a half',
+    ]
+    done = cli("parse", stdin="\n".join(lines) + "\n")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {"object": {"cat": [[100, 200, 300, 400]]}, "problems": [], "health": "ok"},
+        {"object": {"cat": [[64.0, 96.0, 192.0, 192.0]]}, "problems": [], "health": "ok"},
+        {"object": {"cat": [[1, 2, 3, 4]]}, "problems": [], "health": "ok"},
+        {"object": {}, "problems": [], "health": "empty"},
+        {"object": {}, "problems": [{"kind": "unparsed", "text": '{"a half'}], "health": "unparsed"},
+    ]
+
+
+def test_size_and_categories_of_the_command_line_hold_for_all_lines_that_say_nothing(cli: Cli) -> None:
+    Path("answers.txt").write_text(f"{CAT}\nufo(0,0),(500,500)\n")
+    done = cli("parse", "answers.txt", "--size", "1000x500", "--category", "CAT")
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert first == {"object": {"CAT": [[100.0, 100.0, 300.0, 200.0]]}, "problems": [], "health": "ok"}
+    assert [problem["kind"] for problem in second["problems"]] == ["unknown_label"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "code", "message"),
+    [
+        (("nope.txt",), "", 3, "error: Cannot read the answers: nope.txt\n  No such file or directory.\nhint: Check "
+                               "the path.\n"),
+        (("--size", "640"), "", 2, "error: Not a picture size: 640\nhint: A size is WIDTHxHEIGHT, such as 640x480.\n"),
+        (("--dialect", "qwen"), "", 2, "error: No such dialect: qwen\nhint: Did you mean qwen2_vl? "
+         "There are: qwen2_vl.\n"),
+        ((), 'x\n{"a": 1}\n', 3, "error: Line 2 is no answer\n  It has neither `text` nor `response`.\nhint: A line is "
+                                 "plain text, or an object with `text` or `response` and, if known, `size` and "
+                                 "`categories`.\n"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(cli: Cli, arguments: tuple[str, ...], stdin: str, code: int, message: str) -> None:
+    done = cli("parse", *arguments, stdin=stdin)
+    assert (done.exit_code, done.stderr) == (code, message)
