@@ -172,7 +172,7 @@ def load(path: str) -> list[dict[str, Any]]:
 
 def test_the_files_and_the_mixed_shuffled_train_file(cli: Cli) -> None:
     write_project(Path(), {**PICTURES, "e.jpg": []})
-    assert cli("prepare").exit_code == 0
+    assert cli("prepare", "--set", "subset.empty=0.5").exit_code == 0
     done = cli("augment", "--json", "--set", "augment.mix=2")
     assert (done.exit_code, done.stderr) == (0, "")
     made = json.loads(done.stdout)
@@ -195,7 +195,7 @@ def test_the_files_and_the_mixed_shuffled_train_file(cli: Cli) -> None:
 
 def test_quotas_hold_and_the_ledger_adds_up(cli: Cli) -> None:
     write_project(Path(), {**PICTURES, "e.jpg": []})
-    assert cli("prepare").exit_code == 0
+    assert cli("prepare", "--set", "subset.empty=0.5").exit_code == 0
     sets = ("--set", "augment.per_kind=5", "--set", "augment.per_picture=2")
     ledger = json.loads(cli("augment", "--json", *sets).stdout)["ledger"]["train"]
     for kind, asked in (("count", 9), ("full", 18), ("partial", 18), ("none", 18)):

@@ -119,10 +119,10 @@ def test_texts_token_ids_pictures_and_lengths_are_as_swifts_own_template_makes_t
     folder, _ = demo
     document = json.loads((folder / "out" / "data" / "subset" / "test.json").read_text())
     names = {one["id"]: one["name"] for one in document["categories"]}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for image in document["images"][:25]:
         found = [a for a in document["annotations"] if a["image_id"] == image["id"] and not a["iscrowd"]]
-        boxes = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in found)]
+        boxes = [(x, y, x + w, y + h) for x, y, w, h in (a["bbox"] for a in found)]
         pairs = [(names[a["category_id"]], box) for a, box in zip(found, boxes, strict=True)]
         text = dialects.get("qwen2_vl").render(pairs, (image["width"], image["height"]))
         rows.append(
@@ -145,7 +145,7 @@ def test_texts_token_ids_pictures_and_lengths_are_as_swifts_own_template_makes_t
     count = lengths.counter(str(folder / "model"))
     assert count.exact
     for row, made in zip(rows, json.loads((tmp_path / "made.json").read_text()), strict=True):
-        question, answer = (turn["content"] for turn in row["messages"])  # type: ignore[index]
+        question, answer = (turn["content"] for turn in row["messages"])
         assert made["ids"] == made["objects"]
         assert made["ids"].count(pad) == 16
         assert made["patches"] == 64

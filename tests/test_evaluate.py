@@ -65,9 +65,11 @@ def test_all_forms_of_the_same_predictions_give_the_same_numbers(cli: Cli) -> No
     }
     made = {form: report(cli, truth(), name) for form, name in forms.items()}
     assert {form: one["protocol"]["form"] for form, one in made.items()} == {form: form for form in forms}
+    curves = {form: one["overall"].pop("f1_by_iou") for form, one in made.items()}
     first = made["detection JSON"]
     for form, one in made.items():
         assert one["overall"] == pytest.approx(first["overall"]), form
+        assert curves[form] == pytest.approx(curves["detection JSON"]), form
         assert {k: v for k, v in one["coco"].items() if k != "score_source"} == {
             k: v for k, v in first["coco"].items() if k != "score_source"
         }, form

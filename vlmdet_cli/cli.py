@@ -173,7 +173,8 @@ def _project_of_files(session: Session, annotations: Path | None, images: Path |
     if missing:
         raise UsageError(f"Missing: {', '.join(missing)}", hint="Without a project file, all three are needed.")
     source = {"annotations": str(annotations), "images": str(images)}
-    tree = {"project": {"output": str(output)}, "data": {"train": source}}
+    data = {"train": source, "split": {"val": 0.0, "test": 0.0}}
+    tree = {"project": {"output": str(output)}, "data": data}
     return Project(Path.cwd(), convert(tree, session.given.sets, "command line"))
 
 

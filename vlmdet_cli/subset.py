@@ -26,14 +26,17 @@ def by_hash(images: Iterable[Image], seed: int, purpose: str) -> list[Image]:
 
 
 def cut(images: Sequence[Image], shares: SplitShares, given: Iterable[Split], seed: int) -> dict[Split, list[Image]]:
-    """Train's images cut into train and the splits that have no files of their own; file order is kept."""
+    """Train's images cut into train and the splits that have no files of their own; file order is kept.
+
+    A share gives one picture at least, where there are more than splits.
+    """
     have = set(given)
     wanted = {name: getattr(shares, name) for name in SPLITS[1:] if name not in have}
     if sum(wanted.values()) >= 1:
         raise UsageError("data.split leaves no picture for train", hint="Lower data.split.val or data.split.test.")
     order, start, part = by_hash(images, seed, "split"), 0, dict[ImageId, Split]()
     for name, share in wanted.items():
-        count = round(share * len(order))
+        count = max(round(share * len(order)), int(share > 0 and len(order) > len(SPLITS)))
         part |= {image.id: name for image in order[start : start + count]}
         start += count
     return {

@@ -1,5 +1,6 @@
 """The truth that predictions are measured against: COCO instances or detection JSON, recognised by content."""
 
+import contextlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -49,10 +50,10 @@ class Finder:
 
 def read(path: Path) -> Truth:
     """The truth of a file. Raises ``DataError`` for anything but the two forms."""
-    document = path.open("rb").read(64).lstrip()[:1] if path.is_file() else b"{"
-    if document != b"[":
-        return _of_coco(path)
-    return _of_detections(path, read_json(path, "truth file"))
+    first = b""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        first = file.read(64).lstrip()[:1]
+    return _of_detections(path, read_json(path, "truth file")) if first == b"[" else _of_coco(path)
 
 
 def _of_coco(path: Path) -> Truth:
