@@ -79,7 +79,7 @@ def test_all_twelve_measures_equal_pycocotools(seed: int) -> None:
     scores = np.ones(count) if seed % 2 else rng.integers(0, 4, count) / 4
     sides = objects.box[:, 2:] - objects.box[:, :2]
     areas = sides[:, 0] * sides[:, 1] * rng.uniform(0.4, 1, len(sides))
-    mine, _ = coco_ap(predictions, scores, objects, areas, [str(n) for n in range(classes)], pictures)
+    mine = coco_ap(predictions, scores, objects, areas, [str(n) for n in range(classes)], pictures).measures
     theirs = peer(predictions, scores, objects, areas, classes, pictures)
     assert list(mine) == list(NAMES)
     for name, value, expected in zip(NAMES, mine.values(), theirs, strict=True):
@@ -89,9 +89,10 @@ def test_all_twelve_measures_equal_pycocotools(seed: int) -> None:
 def test_no_predictions_is_zero_and_no_truth_is_undefined() -> None:
     objects, nothing = flat([(0, 0, (0, 0, 10, 10), False)]), flat([])
     sides = np.array([100.0])
-    mine, per_class = coco_ap(nothing, np.zeros(0), objects, sides, ["a", "b"], 1)
+    made = coco_ap(nothing, np.zeros(0), objects, sides, ["a", "b"], 1)
+    mine, per_class = made.measures, made.per_class
     assert (mine["AP"], mine["APs"], mine["APl"], per_class) == (0.0, 0.0, None, {"a": 0.0, "b": None})
-    mine, _ = coco_ap(objects, np.ones(1), nothing, np.zeros(0), ["a"], 1)
+    mine = coco_ap(objects, np.ones(1), nothing, np.zeros(0), ["a"], 1).measures
     assert set(mine.values()) == {None}
 
 
@@ -102,7 +103,7 @@ def test_real_pictures_equal_pycocotools(tiny_coco: Path) -> None:
     objects, rng = flat(rows), np.random.default_rng(5)
     predictions = near(rng, objects, 60)
     scores, areas = rng.random(60), np.array(truth.areas)
-    mine, _ = coco_ap(predictions, scores, objects, areas, truth.categories, len(truth.pictures))
+    mine = coco_ap(predictions, scores, objects, areas, truth.categories, len(truth.pictures)).measures
     theirs = peer(predictions, scores, objects, areas, len(truth.categories), len(truth.pictures))
     for name, value, expected in zip(NAMES, mine.values(), theirs, strict=True):
         assert (-1 if value is None else value) == pytest.approx(expected, abs=1e-9), name

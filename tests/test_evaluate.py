@@ -85,7 +85,8 @@ def test_the_report_has_the_documented_fields(cli: Cli) -> None:
         assert documented
         assert set(documented[1].replace(" ", "").split(",")) == set(made[part]), part
     assert list(made) == [
-        "schema", "protocol", "overall", "per_class", "sizes", "coco", "tasks", "answers", "ledger",
+        "schema", "protocol", "overall", "intervals", "per_class", "sizes", "coco", "errors", "confusion", "counting",
+        "scores", "tasks", "answers", "ledger", "config", "pictures",
     ]  # fmt: skip
 
 
@@ -149,8 +150,9 @@ def test_gates_decide_the_exit_code_and_say_so(cli: Cli) -> None:
     ("wish", "message"),
     [
         ("f1", "error: Not a gate: f1\nhint: A gate is METRIC=VALUE, such as f1=0.5.\n"),
-        ("f2=0.5", "error: The report has no such measure: f2=0.5\nhint: Known here: schema, protocol, overall, "
-                   "per_class, sizes, coco, tasks, answers.\n"),
+        ("mean_iuo=0.5", "error: The report has no such measure: mean_iuo=0.5\nhint: Known here: mean_iou.\n"),
+        ("zzz.a=0.5", "error: The report has no such measure: zzz.a=0.5\nhint: Known here: precision, recall, f1, "
+                      "mean_iou, tp, fp, fn, ignored.\n"),
         ("coco.AP5=0.5", "error: The report has no such measure: coco.AP5=0.5\nhint: Known here: AP75, AP50, AP.\n"),
         ("per_class=1", "error: Not a number in the report: per_class=1\nhint: Name a measure, such as f1 or "
                         "coco.AP50.\n"),

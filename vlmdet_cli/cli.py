@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -19,7 +19,7 @@ from vlmdet_cli import __version__, console, views
 from vlmdet_cli.console import Talk
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import FILE_NAME, Project, convert, load
-from vlmdet_cli.records import write_json
+from vlmdet_cli.records import write_json, write_text
 
 app = typer.Typer(
     name="vlmdet",
@@ -44,6 +44,10 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", rich_help_panel=PANEL, hel
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", rich_help_panel=PANEL, help="Say more.")]
 Debug = Annotated[bool, typer.Option("--debug", rich_help_panel=PANEL, help="Show tracebacks.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", rich_help_panel=PANEL, help="No progress bars.")]
+
+
+Classes = Literal["all", "present"]
+ScoreSource = Literal["auto", "constant", "file", "logprob"]
 
 
 class Globals(NamedTuple):
@@ -277,19 +281,45 @@ def eval_(
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the answers file.", show_default="infer.split")] = "",
     iou: Annotated[float | None, typer.Option(help="IoU threshold.", show_default="eval.iou")] = None,
+    classes: Annotated[
+        Classes | None, typer.Option(help="Which classes count in a picture.", show_default="eval.classes")
+    ] = None,
+    scores: Annotated[
+        ScoreSource | None, typer.Option(help="Where boxes' scores come from.", show_default="eval.scores")
+    ] = None,
     fail_under: Annotated[
         list[str] | None, typer.Option(metavar="METRIC=VALUE", help="Exit 1 if a metric is lower; repeatable.")
     ] = None,
+    no_worse_than: Annotated[
+        Path | None, typer.Option(metavar="REPORT", help="Exit 1 if F1, macro F1 or AP is lower than there.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="How much lower than --no-worse-than is allowed.")] = 0.0,
+    csv: Annotated[bool, typer.Option("--csv", help="Print the classes as CSV.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a summary as Markdown.")] = False,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the gates as JUnit XML.")] = None,
 ) -> int:
     """Score the answers: precision, recall, F1, mean IoU, COCO AP."""
+    from vlmdet_cli import exports
     from vlmdet_cli.stages import evaluate, jobs
+    from vlmdet_cli.stages import gates as gating
 
-    job = jobs.eval_job(session.project, truth=truth, predictions=predictions, name=name, iou=iou)
-    report = evaluate.evaluate(job.truth, job.predictions, iou=job.iou)
-    gates = evaluate.gates(report, [*job.gates, *(fail_under or ())])
+    if csv + markdown + session.given.json > 1:
+        raise UsageError("--json, --csv and --markdown are three forms of one result", hint="Choose one.")
+    job = jobs.eval_job(
+        session.project, truth=truth, predictions=predictions, name=name, iou=iou, classes=classes, scores=scores
+    )
+    report = evaluate.evaluate(job.truth, job.predictions, job.how)
+    gates = gating.gates(report, [*job.gates, *(fail_under or ())])
+    if no_worse_than:
+        gates += gating.not_worse(report, no_worse_than, tolerance)
     if job.report:
         write_json(job.report, report)
-    session.talk.result(report, *views.report(report, gates))
+    if junit:
+        write_text(junit, exports.junit(gates))
+    if csv or markdown:
+        session.talk.data((exports.per_class_csv(report) if csv else exports.markdown(report, gates)).rstrip())
+    else:
+        session.talk.result(report, *views.report(report, gates))
     return int(not all(gate.passed for gate in gates))
 
 

@@ -19,13 +19,14 @@ import msgspec
 import orjson
 
 from vlmdet_cli import dialects
-from vlmdet_cli.errors import DataError, first_few
+from vlmdet_cli.errors import DataError, UsageError, first_few
 from vlmdet_cli.questions import kind_of
-from vlmdet_cli.records import Answer, Box, ImageId, Parsed, Problem, parse_json, read_bytes
+from vlmdet_cli.records import Answer, Box, ImageId, Parsed, Problem, Token, parse_json, read_bytes
 from vlmdet_cli.truth import Truth
 
 WHAT = "predictions file"
 Form = Literal["answers", "swift infer", "detection JSON", "COCO results"]
+Scores = Literal["auto", "constant", "file", "logprob"]
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -42,16 +43,35 @@ class Predictions(msgspec.Struct, frozen=True, kw_only=True):
     ``answers`` are there for raw text.
     """
 
+    path: Path
     form: Form
     found: list[Found]
     answered: set[int]
-    score_source: Literal["constant", "file"] = "constant"
+    score_source: Literal["constant", "file", "logprob"] = "constant"
     answers: list[Answer] = []
     parsed: list[Parsed] = []
 
 
-def read(path: Path, truth: Truth) -> Predictions:
-    """Predictions of a file for a truth's pictures. Raises ``DataError``."""
+def read(path: Path, truth: Truth, scores: Scores = "auto") -> Predictions:
+    """Predictions of a file for a truth's pictures. Raises ``DataError``, ``UsageError`` for scores that are not there.
+
+    ``scores``: ``auto`` takes what the file has; ``constant`` counts every box as 1.
+    """
+    made = _read(path, truth)
+    if scores == "constant":
+        return msgspec.structs.replace(
+            made, score_source="constant", found=[msgspec.structs.replace(one, score=1.0) for one in made.found]
+        )
+    if scores not in {"auto", made.score_source}:
+        raise UsageError(
+            f"The {WHAT} has no scores of the kind {scores}: {path}",
+            why=f"Its form is {made.form}, its scores are {made.score_source}.",
+            hint="Log-probabilities are kept with infer.scores = true.",
+        )
+    return made
+
+
+def _read(path: Path, truth: Truth) -> Predictions:
     data = read_bytes(path, WHAT)
     first = data.lstrip()[:1]
     if not first:
@@ -122,13 +142,22 @@ def _of_swift(row: dict[str, Any]) -> Answer:
     """A row of swift infer's file: pictures are paths, or objects with a path."""
     image = row["images"][0]
     prompt = next(turn["content"] for turn in row["messages"] if turn["role"] == "user")
+    text = msgspec.convert(row["response"], str)
+    tokens = [(one["token"], one["logprob"]) for one in (row.get("logprobs") or {}).get("content") or ()]
     return Answer(
         image=image["path"] if isinstance(image, dict) else image,
         prompt=prompt,
-        text=msgspec.convert(row["response"], str),
+        text=text,
         kind=kind_of(prompt),
         expected=row.get("labels"),
+        tokens=_fitting(tokens, text),
     )
+
+
+def _fitting(tokens: list[Token], text: str) -> list[Token]:
+    """Tokens that put together are the text, but for an end of turn behind it; else none."""
+    whole = "".join(token for token, _ in tokens)
+    return tokens if whole.startswith(text) else []
 
 
 def _answers(path: Path, rows: list[Answer], truth: Truth) -> Predictions:
@@ -138,9 +167,34 @@ def _answers(path: Path, rows: list[Answer], truth: Truth) -> Predictions:
     places = _places(path, [(row.image_id or None, row.image) for row in detection], truth)
     _only_once(path, [detection[n].image for n in _repeated(places)])
     parsed = [_parse(path, row, truth, place) for row, place in zip(detection, places, strict=True)]
-    found = [Found(place, d.label, d.box) for place, one in zip(places, parsed, strict=True) for d in one.detections]
-    form: Form = "answers" if any(row.image_id or any(row.size) for row in rows) else "swift infer"
-    return Predictions(form=form, found=found, answered=set(places), answers=rows, parsed=parsed)
+    scored = _scored(path, detection)
+    found = [
+        Found(place, d.label, d.box, d.score if scored and d.score is not None else 1.0)
+        for place, one in zip(places, parsed, strict=True)
+        for d in one.detections
+    ]
+    return Predictions(
+        path=path,
+        form="answers" if any(row.image_id or any(row.size) for row in rows) else "swift infer",
+        found=found,
+        answered=set(places),
+        score_source="logprob" if scored else "constant",
+        answers=rows,
+        parsed=parsed,
+    )
+
+
+def _scored(path: Path, rows: Sequence[Answer]) -> bool:
+    """Whether the answers carry log-probabilities; some with and some without is an error."""
+    said = [row for row in rows if row.finish != "error" and row.text]
+    without = [row.image for row in said if not row.tokens]
+    if without and len(without) < len(said):
+        raise DataError(
+            f"{len(without):,} of {len(said):,} answers lack log-probabilities: {path}",
+            why=first_few(without),
+            hint="Answer all in one run with infer.scores = true.",
+        )
+    return bool(said) and not without
 
 
 def _parse(path: Path, row: Answer, truth: Truth, place: int) -> Parsed:
@@ -154,7 +208,7 @@ def _parse(path: Path, row: Answer, truth: Truth, place: int) -> Parsed:
             why=f"Neither {truth.path} nor {path} has it, and answers are in thousandths of it.",
             hint="Give the truth as COCO instances JSON.",
         )
-    return dialects.get(row.dialect).parse(row.text, size, truth.categories)
+    return dialects.get(row.dialect).parse(row.text, size, truth.categories, row.tokens)
 
 
 # --- boxes ---------------------------------------------------------------------------------------------------
@@ -169,7 +223,7 @@ class _Result(msgspec.Struct):
     image_id: ImageId
     category_id: int
     bbox: tuple[float, float, float, float]
-    score: float = 1.0
+    score: float | None = None
 
 
 def _detections(path: Path, rows: Sequence[_Detections], truth: Truth) -> Predictions:
@@ -182,7 +236,7 @@ def _detections(path: Path, rows: Sequence[_Detections], truth: Truth) -> Predic
         for box in boxes
     ]
     _sound(path, [(f"{truth.pictures[f.picture].image} {f.label} {list(f.box)}", f.box) for f in found])
-    return Predictions(form="detection JSON", found=found, answered=set(places))
+    return Predictions(path=path, form="detection JSON", found=found, answered=set(places))
 
 
 def _coco_results(path: Path, rows: Sequence[_Result], truth: Truth) -> Predictions:
@@ -195,15 +249,27 @@ def _coco_results(path: Path, rows: Sequence[_Result], truth: Truth) -> Predicti
         )
     boxes = [(x, y, x + w, y + h) for x, y, w, h in (row.bbox for row in rows)]
     _sound(path, [(f"row {n}: bbox {list(r.bbox)}", box) for n, (r, box) in enumerate(zip(rows, boxes, strict=True))])
-    bad = [f"row {number}: score {row.score}" for number, row in enumerate(rows) if not math.isfinite(row.score)]
-    if bad:
-        raise DataError(f"The {WHAT} has {len(bad):,} scores that are no numbers: {path}", why=first_few(bad))
+    scores = _scores_of(path, rows)
     found = [
-        Found(place, truth.category_ids[row.category_id], box, row.score)
-        for place, row, box in zip(places, rows, boxes, strict=True)
+        Found(place, truth.category_ids[row.category_id], box, score)
+        for place, row, box, score in zip(places, rows, boxes, scores or [1.0] * len(rows), strict=True)
     ]
     # such a file names no picture without boxes: all of the truth's count as answered
-    return Predictions(form="COCO results", found=found, answered=set(range(len(truth.pictures))), score_source="file")
+    everything = set(range(len(truth.pictures)))
+    source: Literal["constant", "file"] = "file" if scores else "constant"
+    return Predictions(path=path, form="COCO results", found=found, answered=everything, score_source=source)
+
+
+def _scores_of(path: Path, rows: Sequence[_Result]) -> list[float]:
+    """The scores of all rows, or none where no row has one; only some, or one that is no number, is an error."""
+    scores = [row.score for row in rows if row.score is not None]
+    if not scores:
+        return []
+    bad = [f"row {number}: no score" for number, row in enumerate(rows) if row.score is None]
+    bad += [f"row {number}: score {s}" for number, s in enumerate(scores) if not math.isfinite(s)]
+    if bad:
+        raise DataError(f"The {WHAT} has {len(bad):,} rows whose score is no number: {path}", why=first_few(bad))
+    return scores
 
 
 def _places(path: Path, keys: Iterable[tuple[ImageId | None, str]], truth: Truth) -> list[int]:

@@ -138,10 +138,13 @@ class Infer(Table, frozen=True, kw_only=True):
     max_tokens: Positive = 1024
     device: str = "auto"
     questions: bool = True
+    scores: bool = False
 
 
 class Eval(Table, frozen=True, kw_only=True):
     iou: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    classes: Literal["all", "present"] = "all"
+    scores: Literal["auto", "constant", "file", "logprob"] = "auto"
     fail_under: tuple[str, ...] = ()
 
 

@@ -21,6 +21,7 @@ from vlmdet_cli.errors import DataError, UsageError
 
 Box = tuple[float, float, float, float]
 ImageId = int | str
+Token = tuple[str, float]  # a piece of an answer's text and its log-probability
 Kind = Literal["detection", "count", "full", "partial", "none"]
 Health = Literal["empty", "ok", "partial", "unparsed"]
 QUESTION_KINDS: tuple[Kind, ...] = ("count", "full", "partial", "none")
@@ -112,7 +113,8 @@ class Parsed(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One raw answer of a model, kept for ever. ``finish``: ``stop``, ``length`` (cut by the token limit) or
     ``error`` (the picture could not be read; ``error`` says why). ``size``: the picture's width and height in
-    pixels, (0, 0) where unknown. ``expected``: the true answer, where the question came with one.
+    pixels, (0, 0) where unknown. ``expected``: the true answer, where the question came with one. ``tokens``: the
+    text in pieces with their log-probabilities, where they were asked for.
     """
 
     image: str
@@ -125,6 +127,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str = ""
     expected: str | None = None
     dialect: str = "qwen2_vl"
+    tokens: list[Token] = []
 
 
 class Ledger:
@@ -182,6 +185,12 @@ def write_json(path: Path, document: Any) -> None:
     """One JSON document, written whole."""
     with whole_file(path) as temporary:
         temporary.write_bytes(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE, default=to_builtins))
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text with a line's end, written whole."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text.rstrip("\n") + "\n", "utf-8")
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:

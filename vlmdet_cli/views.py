@@ -16,9 +16,10 @@ from vlmdet_cli.console import Bars, Talk, safe
 
 if TYPE_CHECKING:
     from vlmdet_cli.stages.augment import AugmentResult
-    from vlmdet_cli.stages.compare import Comparison
+    from vlmdet_cli.stages.compare import Comparison, Row
     from vlmdet_cli.stages.doctor import Check
-    from vlmdet_cli.stages.evaluate import Gate, Report
+    from vlmdet_cli.stages.evaluate import Report
+    from vlmdet_cli.stages.gates import Gate
     from vlmdet_cli.stages.infer import InferResult
     from vlmdet_cli.stages.init import InitResult
     from vlmdet_cli.stages.merge import MergeResult
@@ -201,19 +202,58 @@ def doctor(checks: "Iterable[Check]") -> Views:
 def compare(made: "Comparison") -> Views:
     pictures, objects = made.protocol["pictures"], made.protocol["objects"]
     title = f"Detection at IoU {made.protocol['iou']:.2f}: {pictures:,} pictures, {objects:,} objects"
-    for first, values in (("measure", made.measures), ("F1 of class", made.per_class)):
-        shown = table(first, *made.names, title=title)
-        for name, cells in values.items():
-            row(shown, name, *cells)
+    for text in made.differs:
+        yield Text.assemble(("not measured alike: ", "yellow"), safe(text))
+    yield _compared("measure", made.names, made.measures, title)
+    yield _compared("F1 of class", made.names, dict(list(made.per_class.items())[:20]), "")
+    if made.settings:
+        shown = table("settings that differ", *made.names)
+        for key, values in made.settings.items():
+            shown.add_row(cell(key), *(cell(_short(value)) for value in values))
         yield shown
-        title = ""
+
+
+def _compared(first: str, names: "Iterable[str]", rows: "Mapping[str, Row]", title: str) -> Table:
+    """A column a report; beside each but the first its difference, with the interval where there is one."""
+    head, *others = names
+    shown = table(first, head, title=title)
+    for name in others:
+        shown.add_column(name, justify="right")
+        shown.add_column("change", justify="right")
+    for name, one in rows.items():
+        cells = [cell(one.values[0])]
+        for value, difference, low_high in zip(one.values[1:], one.differences, one.intervals, strict=True):
+            cells += [cell(value), _change(difference, low_high)]
+        shown.add_row(cell(name), *cells)
+    return shown
+
+
+def _change(difference: float | None, low_high: "list[float] | None") -> Text:
+    """A difference; bold where its interval does not hold 0."""
+    if difference is None:
+        return cell(None)
+    if low_high is None:
+        return Text(f"{difference:+.3f}")
+    low, high = low_high
+    return Text(f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]", "bold" if low > 0 or high < 0 else "")
+
+
+def _short(value: Any) -> str:
+    text = "–" if value is None else str(value)
+    return text if len(text) <= 24 else f"{text[:23]}…"
 
 
 def report(made: "Report", gates: "Iterable[Gate]") -> Views:
-    """The headline, classes, sizes, questions, the health of answers, the ledger, and the gates."""
+    """The headline, classes, sizes, errors, counting, scores, questions, health, the ledger, and the gates."""
     yield _headline(made)
     yield _per_class(made)
     yield _scores({f"{name} objects": one for name, one in made.sizes.items()}, "By size", "size")
+    if made.errors:
+        yield _errors(made)
+    if made.counting:
+        yield _counting(made)
+    if made.scores:
+        yield from _score_quality(made)
     if made.tasks:
         yield _tasks(made)
     if made.answers:
@@ -230,14 +270,16 @@ def report(made: "Report", gates: "Iterable[Gate]") -> Views:
 def _headline(made: "Report") -> Table:
     protocol, overall, coco = made.protocol, made.overall, made.coco
     title = (
-        f"Detection at IoU {protocol['iou']:.2f}: {protocol['pictures']:,} pictures, {protocol['objects']:,} objects"
+        f"Detection at IoU {protocol['iou']:.2f}: {protocol['pictures']:,} pictures, {protocol['objects']:,} objects, "
+        f"{protocol['classes']} classes"
     )
-    shown = table("measure", "value", title=title)
+    shown = table("measure", "value", "95 % interval", title=title)
+    at = f"mean IoU@{protocol['iou'] * 100:.0f}"
+    for name, key in (("F1", "f1"), ("precision", "precision"), ("recall", "recall"), (at, "mean_iou")):
+        low_high = made.intervals.get(key)
+        interval = Text(f"{low_high[0]:.3f} – {low_high[1]:.3f}") if low_high else cell(None)
+        shown.add_row(cell(name), cell(overall[key]), interval)
     for name, value in (
-        ("precision", overall["precision"]),
-        ("recall", overall["recall"]),
-        ("F1", overall["f1"]),
-        (f"mean IoU@{protocol['iou'] * 100:.0f}", overall["mean_iou"]),
         ("macro F1", overall["macro_f1"]),
         ("F1 over 0.50:0.95", overall["f1_50_95"]),
         (f"COCO AP (scores: {coco['score_source']})", coco["AP"]),
@@ -245,8 +287,44 @@ def _headline(made: "Report") -> Table:
         ("COCO AP75", coco["AP75"]),
         ("found / false / missed", f"{overall['tp']:,} / {overall['fp']:,} / {overall['fn']:,}"),
     ):
-        row(shown, name, value)
+        shown.add_row(cell(name), cell(value), "")
     return shown
+
+
+def _errors(made: "Report", most: int = 3) -> Table:
+    """TIDE's kinds, and the classes most often taken for another."""
+    shown = table("error", "boxes", "AP50 if mended", title="Kinds of error")
+    for name, one in made.errors.items():
+        row(shown, name, one["count"], one["delta_ap50"])
+    mixed = [
+        (count, true, said)
+        for true, counts in made.confusion.get("pairs", {}).items()
+        for said, count in counts.items()
+        if said != true
+    ]
+    for count, true, said in sorted(mixed, reverse=True)[:most]:
+        row(shown, f"{true} taken for {said}", count, None)
+    return shown
+
+
+def _counting(made: "Report", most: int = 5) -> Table:
+    shown = table("count error of", "pictures", "mean absolute", "bias", "exact", title="Counting, by boxes")
+    worst = sorted(made.counting["per_class"].items(), key=lambda pair: -(pair[1]["mean_absolute_error"] or 0))
+    for name, one in [("all classes", made.counting), *worst[:most]]:
+        row(shown, name, one["n"], one["mean_absolute_error"], one["bias"], one["exact"])
+    return shown
+
+
+def _score_quality(made: "Report") -> Views:
+    best, calibration = made.scores["best"], made.scores["calibration"]
+    yield line("best F1", f"{best['f1']:.3f} with scores ≥ {best['threshold']:.3f} "
+                          f"(P {best['precision']:.3f}, R {best['recall']:.3f})")  # fmt: skip
+    if calibration:
+        title = f"Reliability of scores: calibration error {calibration['expected_calibration_error']:.3f}"
+        shown = table("score", "boxes", "mean score", "share right", title=title)
+        for one in calibration["bins"]:
+            row(shown, f"{one['from']:.1f} – {one['to']:.1f}", one["count"], one["mean_score"], one["share_right"])
+        yield shown
 
 
 def _per_class(made: "Report", most: int = 20) -> Table:

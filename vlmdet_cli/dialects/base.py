@@ -5,28 +5,37 @@ to text), and its frame. The rules of this module are the same for all: corners 
 frame, no boxes without area, duplicates and loops, known labels, the health of the answer.
 """
 
+import bisect
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from vlmdet_cli.records import Box, Detection, Health, Parsed, Problem
+from vlmdet_cli.records import Box, Detection, Health, Parsed, Problem, Token
 
 Size = tuple[float, float]
 LOOP = 5  # so many identical boxes in a row are a loop
 
 
+Span = tuple[int, int]
+
+
 class Item(NamedTuple):
-    """What a scanner found: a box under a label (numbers of the frame, as written), or a problem and its text."""
+    """What a scanner found: a box under a label (numbers of the frame, as written), or a problem and its text.
+
+    ``spans``: where in the text the label and the box stand, as (start, end) in characters.
+    """
 
     label: str
     box: Box | None
     problem: str = ""
     text: str = ""
+    spans: tuple[Span, Span] = ((0, 0), (0, 0))
 
 
-def box_item(label: str, box: Box) -> Item:
-    return Item(label, box)
+def box_item(label: str, box: Box, label_span: Span, box_span: Span) -> Item:
+    return Item(label, box, spans=(label_span, box_span))
 
 
 def problem_item(kind: str, text: str) -> Item:
@@ -78,10 +87,13 @@ class Dialect(ABC):
         """A box in pixels after it has been written and read back."""
         return self.to_pixels(self.to_frame(box, size_wh), size_wh)
 
-    def parse(self, text: str, size_wh: Size | None, categories: Sequence[str] | None = None) -> Parsed:
+    def parse(
+        self, text: str, size_wh: Size | None, categories: Sequence[str] | None = None, tokens: Sequence[Token] = ()
+    ) -> Parsed:
         """What a text means; never raises. Boxes are pixels, or the frame's own numbers where no size is given.
 
-        With ``categories`` a label gets the category's own spelling; one that matches none stays as it is.
+        With ``categories`` a label gets the category's own spelling; one that matches none stays as it is. With
+        ``tokens``, the text's pieces and their log-probabilities, each box gets a score (see ``box_scores``).
         """
         if self.is_empty(text):
             return Parsed((), (), "empty")
@@ -92,12 +104,34 @@ class Dialect(ABC):
         if not judge.found and not judge.problems:
             judge.problems.append(Problem("unparsed", _short(text)))
         found = judge.found if size_wh is None else [(n, self.to_pixels(box, size_wh)) for n, box in judge.found]
-        detections = tuple(Detection(label, _plain(box) if size_wh is None else box) for label, box in found)
+        scores = box_scores(tokens, judge.spans) if tokens else [None] * len(found)
+        detections = tuple(
+            Detection(label, _plain(box) if size_wh is None else box, score)
+            for (label, box), score in zip(found, scores, strict=True)
+        )
         return Parsed(detections, tuple(judge.problems), _health(detections, judge.problems))
 
     def is_empty(self, text: str) -> bool:
         """Whether a text says that there is nothing."""
         return text.strip().rstrip(".").casefold() in {"", self.empty.rstrip(".").casefold(), "[]"}
+
+
+def box_scores(tokens: Sequence[Token], spans: Sequence[tuple[Span, Span]]) -> list[float | None]:
+    """A score between 0 and 1 for each (label, box) span of a text that is the tokens put together.
+
+    The probability of the label's tokens, times the mean (geometric) probability of the four coordinates:
+    ``exp(sum of the label's log-probabilities + sum of the coordinates' / 4)``. A label is right or wrong as a
+    whole; a coordinate may be off by some thousandths, and the box is right all the same.
+    """
+    ends = list(itertools.accumulate(len(text) for text, _ in tokens))
+    sums = [0.0, *itertools.accumulate(probability for _, probability in tokens)]
+
+    def total(span: Span) -> float:
+        """Of all tokens that touch a span."""
+        first, last = bisect.bisect_right(ends, span[0]), bisect.bisect_left(ends, span[1])
+        return sums[min(last + 1, len(tokens))] - sums[first]
+
+    return [math.exp(min(total(label) + total(box) / 4, 0.0)) for label, box in spans]
 
 
 def _whole(start: float, end: float, side: float, frame: float) -> tuple[int, int]:
@@ -136,6 +170,7 @@ class _Judge:
 
     def __init__(self, frame: Size, spelling: Mapping[str, str] | None) -> None:
         self.found: list[tuple[str, Box]] = []
+        self.spans: list[tuple[Span, Span]] = []
         self.problems: list[Problem] = []
         self._frame = frame
         self._spelling = spelling
@@ -151,7 +186,7 @@ class _Judge:
         text = f"{item.label} {item.box}"
         box = self._inside(_ordered(item.box), item.box, text)
         if box is not None:
-            self._keep(self._named(item.label), box, text)
+            self._keep(self._named(item.label), box, text, item.spans)
 
     def _inside(self, box: Box, written: Box, text: str) -> Box | None:
         wide, high = self._frame
@@ -169,7 +204,7 @@ class _Judge:
         label = label.strip()
         return label if self._spelling is None else self._spelling.get(_key(label), label)
 
-    def _keep(self, label: str, box: Box, text: str) -> None:
+    def _keep(self, label: str, box: Box, text: str, spans: tuple[Span, Span]) -> None:
         one = (label, box)
         if one == self._run:
             self._again += 1
@@ -180,6 +215,7 @@ class _Judge:
             return
         self._seen.add(one)
         self.found.append(one)
+        self.spans.append(spans)
         if self._spelling is not None and _key(label) not in self._spelling:
             self._note("unknown_label", text)
 

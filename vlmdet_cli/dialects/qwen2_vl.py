@@ -7,7 +7,7 @@ a box; ``(…)`` without digits and commas is part of a label, so ``phone (red)(
 import re
 from collections.abc import Iterator, Sequence
 
-from vlmdet_cli.dialects.base import Dialect, Item, Size, box_item, problem_item
+from vlmdet_cli.dialects.base import Dialect, Item, Size, Span, box_item, problem_item
 from vlmdet_cli.records import Box
 
 REF, REF_END, BOX, BOX_END = "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"
@@ -53,12 +53,13 @@ class Qwen2VL(Dialect):
         text = _END_OF_TURN.split(text, maxsplit=1)[0]
         half = _HALF_TOKEN.search(text)
         scanner = _Scanner(cut=half is not None)
-        pieces = _TOKENS.split(text[: half.start()] if half else text)
+        pieces, at = _TOKENS.split(text[: half.start()] if half else text), 0
         for number, piece in enumerate(pieces):
             if number % 2:
                 yield from scanner.token(piece)
             elif piece:
-                yield from scanner.text(piece, last=number == len(pieces) - 1)
+                yield from scanner.text(piece, at, last=number == len(pieces) - 1)
+            at += len(piece)
         yield from scanner.end()
 
 
@@ -69,8 +70,10 @@ class _Scanner:
         self._cut = cut
         self._place = ""  # "ref", "box" or between
         self._label: str | None = None
+        self._label_span: Span = (0, 0)
         self._used = True  # whether the label has a box, or a problem in a box's place
         self._content = ""
+        self._start = 0  # of the content in the text
 
     def token(self, token: str) -> Iterator[Item]:
         """A special token: what was open before it is closed, whether or not its own end came."""
@@ -80,11 +83,12 @@ class _Scanner:
             yield from self._close_label()
         self._place, self._content = {REF: "ref", BOX: "box"}.get(token, ""), ""
 
-    def text(self, text: str, *, last: bool) -> Iterator[Item]:
+    def text(self, text: str, at: int, *, last: bool) -> Iterator[Item]:
+        """A piece between special tokens that begins at ``at``."""
         if self._place:
-            self._content += text
+            self._content, self._start = text, at
         else:
-            yield from self._between(text, last=last)
+            yield from self._between(text, at, last=last)
 
     def end(self) -> Iterator[Item]:
         """The text's end: what is still open was cut."""
@@ -98,12 +102,12 @@ class _Scanner:
             yield problem_item("truncated", "a token cut in the middle")
 
     def _close_label(self) -> Iterator[Item]:
-        yield from self._new_label(self._content.strip())
+        yield from self._new_label(self._content.strip(), self._start, len(self._content))
 
-    def _new_label(self, label: str) -> Iterator[Item]:
+    def _new_label(self, label: str, at: int, length: int) -> Iterator[Item]:
         if not self._used:
             yield problem_item("unparsed", self._label or "")
-        self._label, self._used = label, False
+        self._label, self._used, self._label_span = label, False, (at, at + length)
 
     def _close_box(self, *, cut: bool) -> Iterator[Item]:
         content = self._content
@@ -112,36 +116,36 @@ class _Scanner:
             self._used = True
             yield problem_item("truncated" if cut else "unparsed", content or BOX)
             return
-        yield self._box(whole)
+        yield self._box(whole, self._start)
         if cut:
             yield problem_item("truncated", content)
 
-    def _box(self, match: "re.Match[str]") -> Item:
+    def _box(self, match: "re.Match[str]", at: int) -> Item:
         self._used = True
         if not self._label:
             return problem_item("unparsed", match[0])
         x1, y1, x2, y2 = map(float, match.groups())
-        return box_item(self._label, (x1, y1, x2, y2))
+        return box_item(self._label, (x1, y1, x2, y2), self._label_span, (at + match.start(), at + match.end()))
 
-    def _between(self, text: str, *, last: bool) -> Iterator[Item]:
+    def _between(self, text: str, at: int, *, last: bool) -> Iterator[Item]:
         """Text outside tokens: labels and boxes of an answer without its tokens, or mere separators."""
         tail = _OPEN_TAIL.search(text) if last else None
         text = text[: tail.start()] if tail else text
         place = 0
         for groups in _GROUPS.finditer(text):
-            yield from self._plain(text[place : groups.start()])
+            yield from self._plain(text[place : groups.start()], at + place)
             place = groups.end()
             whole = _WHOLE.fullmatch(groups[0])
             if whole:
-                yield self._box(whole)
+                yield self._box(whole, at + groups.start())
             else:
                 self._used = True
                 yield problem_item("unparsed", groups[0])
-        yield from self._plain(text[place:], last=last and tail is None)
+        yield from self._plain(text[place:], at + place, last=last and tail is None)
         if tail:
-            yield from self._tail(tail[0])
+            yield from self._tail(tail[0], at + tail.start())
 
-    def _plain(self, text: str, *, last: bool = False) -> Iterator[Item]:
+    def _plain(self, text: str, at: int, *, last: bool = False) -> Iterator[Item]:
         label = text.strip(_BLANK) if not last else text.strip()
         if not label.strip(_BLANK):
             return
@@ -149,13 +153,13 @@ class _Scanner:
             self._used = True
             yield problem_item("unparsed", label)
         else:
-            yield from self._new_label(label.strip(_BLANK))
+            yield from self._new_label(label.strip(_BLANK), at, len(text))
 
-    def _tail(self, text: str) -> Iterator[Item]:
+    def _tail(self, text: str, at: int) -> Iterator[Item]:
         """A box that the text's end cuts: kept if only its last bracket is missing."""
         whole = _NO_BRACKET.fullmatch(text)
         if whole:
-            yield self._box(whole)
+            yield self._box(whole, at)
         self._used = True
         yield problem_item("truncated", text)
 

@@ -10,12 +10,17 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from vlmdet_cli.records import Token
+
 Finish = Literal["stop", "length"]
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """``tokens``: the text in pieces with their log-probabilities; empty where the engine was not told to keep them."""
+
     text: str
     finish: Finish
+    tokens: list[Token] = []
 
 
 class Engine(Protocol):

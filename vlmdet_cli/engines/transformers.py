@@ -5,20 +5,24 @@ model's own processor. Special tokens of an answer are kept; only the end of the
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlmdet_cli.engines import Reply
 from vlmdet_cli.errors import EngineError
+from vlmdet_cli.records import Token
 
 SYSTEM = "You are a helpful assistant."
 
 
 class TransformersEngine:
-    """A local model folder on one device; ``adapter`` is a LoRA checkpoint put on top of it."""
+    """A local model folder on one device; ``adapter`` is a LoRA checkpoint put on top of it.
 
-    def __init__(self, model: Path, *, adapter: Path | None = None, device: str = "auto") -> None:
+    With ``scores`` a reply carries the log-probability of each of its pieces.
+    """
+
+    def __init__(self, model: Path, *, adapter: Path | None = None, device: str = "auto", scores: bool = False) -> None:
         _require_stack()
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         import torch
@@ -28,6 +32,7 @@ class TransformersEngine:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self._torch = torch
+        self._scores = scores
         self.device = _device(torch, device)
         dtype = torch.float32 if self.device == "cpu" else torch.bfloat16
         try:
@@ -65,16 +70,49 @@ class TransformersEngine:
         inputs = self._processor(
             text=texts, images=[image for image, _ in questions], padding=True, return_tensors="pt"
         ).to(self.device)
+        recorder = _Recorder(self._torch)
         with self._torch.inference_mode():
             made = self._model.generate(
-                **inputs, max_new_tokens=max_tokens, do_sample=False, eos_token_id=self._end, **_NO_SAMPLING
+                **inputs,
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                eos_token_id=self._end,
+                logits_processor=[recorder] if self._scores else [],
+                **_NO_SAMPLING,
             )
-        return [self._reply(ids) for ids in made[:, inputs["input_ids"].shape[1] :].tolist()]
+        rows = made[:, inputs["input_ids"].shape[1] :].tolist()
+        chances = list(zip(*recorder.steps, strict=True)) if self._scores else [()] * len(rows)
+        return [self._reply(ids, one) for ids, one in zip(rows, chances, strict=True)]
 
-    def _reply(self, ids: list[int]) -> Reply:
+    def _reply(self, ids: list[int], chances: Sequence[float]) -> Reply:
         end = next((place for place, one in enumerate(ids) if one in self._ends), None)
-        text = self._processor.tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False)
-        return Reply(text=text, finish="length" if end is None else "stop")
+        tokens = list(self._pieces(ids[:end], chances[:end])) if chances else []
+        return Reply(text=self._decode(ids[:end]), finish="length" if end is None else "stop", tokens=tokens)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._processor.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+    def _pieces(self, ids: Sequence[int], chances: Sequence[float]) -> Iterator[Token]:
+        """Tokens as text; those that are parts of one character are one piece."""
+        start = 0
+        for end in range(1, len(ids) + 1):
+            text = self._decode(ids[start:end])
+            if end == len(ids) or not text.endswith("\ufffd"):
+                yield text, round(sum(chances[start:end]), 5)
+                start = end
+
+
+class _Recorder:
+    """Keeps the log-probability of each greedily chosen token: the largest one of its step."""
+
+    def __init__(self, torch: Any) -> None:
+        self.steps: list[list[float]] = []
+        self._torch = torch
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        del input_ids
+        self.steps.append(self._torch.log_softmax(scores.float(), dim=-1).max(dim=-1).values.tolist())
+        return scores
 
 
 def chat(prompt: str) -> str:

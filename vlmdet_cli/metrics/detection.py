@@ -32,8 +32,9 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Detection(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything at the headline threshold, and F1 over 0.50:0.05:0.95."""
+    """Everything at the headline threshold with its matching, and F1 over 0.50:0.05:0.95."""
 
+    at: Match
     overall: Score
     macro: dict[str, float | None]
     per_class: dict[str, Score]
@@ -74,6 +75,7 @@ def detection(
     per_class = _by_group(predictions.label, objects.label, at, targets, len(names))
     scores = {name: one for name, one in zip(names, per_class, strict=True) if one.tp + one.fp + one.fn + one.ignored}
     return Detection(
+        at=at,
         overall=_overall(at, targets),
         macro=_macro([one for one in scores.values() if one.tp + one.fn]),
         per_class=scores,

@@ -1,11 +1,12 @@
 """How well the augmentation questions are answered: the known sentences are read, the rest is said so.
 
-    count    right if every category has its number; absolute error and bias by category beside it
+    count    right if every category has its number; absolute error, bias and exact share by category beside it
     full     right if the area is said to contain fully, with the right category
     partial  right if it is said to contain partly, with the right category and a percent within ten
     none     right if it is said to contain nothing
 
-``said`` counts what kind of sentence was given instead; ``unparsed`` is a text of none of the four forms.
+``said`` counts what kind of sentence was given; ``unparsed`` is a text of none of the four forms. ``confusion``
+tells, by true category, what was said in its place: a category, or the kind of another sentence in brackets.
 """
 
 import re
@@ -13,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from vlmdet_cli.metrics.counting import errors
 from vlmdet_cli.records import Answer
 
 _TOKEN = re.compile(r"<\|[a-z_]+\|>")
@@ -69,9 +71,20 @@ def _task(kind: str, pairs: list[tuple[Said, Said]]) -> dict[str, Any]:
         "said": dict(Counter(said.kind for _, said in pairs).most_common()),
     }
     if kind in {"full", "partial"}:
-        same = sum(truth.label == said.label for truth, said in pairs if said.kind == kind)
-        out["category_accuracy"] = same / len(pairs)
+        same = [(truth, said) for truth, said in pairs if said.kind == kind and truth.label == said.label]
+        out["category_accuracy"] = len(same) / len(pairs)
+        out["confusion"] = _confusion(pairs)
+    if kind == "partial":
+        close = [abs(truth.percent - said.percent) <= 10 for truth, said in pairs if said.kind == kind]
+        out["percent_within_ten"] = sum(close) / len(pairs)
     return out | (_count_errors(pairs) if kind == "count" else {})
+
+
+def _confusion(pairs: list[tuple[Said, Said]]) -> dict[str, dict[str, int]]:
+    table: dict[str, Counter[str]] = defaultdict(Counter)
+    for truth, said in pairs:
+        table[truth.label][said.label if said.kind == truth.kind else f"({said.kind})"] += 1
+    return {label: dict(counts.most_common()) for label, counts in sorted(table.items())}
 
 
 def _right(truth: Said, said: Said) -> bool:
@@ -83,22 +96,11 @@ def _right(truth: Said, said: Said) -> bool:
 
 
 def _count_errors(pairs: list[tuple[Said, Said]]) -> dict[str, Any]:
-    """Mean absolute error and bias (said minus true) over the categories that either side names, by category."""
-    errors: dict[str, list[int]] = defaultdict(list)
+    """Errors over the categories that either side names: said minus true."""
+    by_class: dict[str, list[int]] = defaultdict(list)
     for truth, said in pairs:
         true, told = dict(truth.counts), dict(said.counts)
         for name in {**true, **told}:
-            errors[name].append(told.get(name, 0) - true.get(name, 0))
-    every = [error for values in errors.values() for error in values]
-    return {
-        "mean_absolute_error": _mean([abs(error) for error in every]),
-        "bias": _mean(every),
-        "per_category": {
-            name: {"mean_absolute_error": _mean([abs(e) for e in values]), "bias": _mean(values)}
-            for name, values in sorted(errors.items())
-        },
-    }
-
-
-def _mean(values: list[int]) -> float | None:
-    return sum(values) / len(values) if values else None
+            by_class[name].append(told.get(name, 0) - true.get(name, 0))
+    made = errors(by_class)
+    return {name: made[name] for name in ("mean_absolute_error", "bias", "exact", "per_class")}

@@ -190,4 +190,4 @@ def parse(answer: Answer, categories: Sequence[str] | None = None) -> Parsed:
     if answer.finish == "error":
         return Parsed((), (), "empty")
     size = answer.size if all(answer.size) else None
-    return dialects.get(answer.dialect).parse(answer.text, size, categories)
+    return dialects.get(answer.dialect).parse(answer.text, size, categories, answer.tokens)

@@ -16,7 +16,8 @@ from vlmdet_cli.engines import Engine
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.project import SPLITS, Eval, Format, Infer, Project, Viz
 from vlmdet_cli.questions import kind_of
-from vlmdet_cli.records import Answer, Parsed, read_bytes
+from vlmdet_cli.records import Answer, Parsed, read_bytes, read_json
+from vlmdet_cli.stages import evaluate
 from vlmdet_cli.stages.infer import IMAGE_ENDINGS, Ask, How, InferResult, OnBatch, infer, parse
 from vlmdet_cli.stages.merge import merged_model
 from vlmdet_cli.stages.prepare import read_split
@@ -29,6 +30,7 @@ class InferJob(msgspec.Struct, frozen=True, kw_only=True):
     model: Path
     adapter: Path | None
     device: str
+    scores: bool
     answers: Path
     how: How
     categories: tuple[str, ...] | None
@@ -40,7 +42,7 @@ class InferJob(msgspec.Struct, frozen=True, kw_only=True):
     def _engine(self) -> Engine:
         from vlmdet_cli.engines.transformers import TransformersEngine
 
-        return TransformersEngine(self.model, adapter=self.adapter, device=self.device)
+        return TransformersEngine(self.model, adapter=self.adapter, device=self.device, scores=self.scores)
 
 
 def infer_job(
@@ -72,6 +74,7 @@ def infer_job(
         "adapter": _identity(adapter) if adapter else None,
         "dialect": format_.dialect,
         "max_tokens": infer_.max_tokens,
+        "scores": infer_.scores,
     }
     how = How(batch=infer_.batch, max_tokens=infer_.max_tokens, dialect=format_.dialect, identity=identity)
     return InferJob(
@@ -79,6 +82,7 @@ def infer_job(
         model=folder,
         adapter=adapter,
         device=infer_.device,
+        scores=infer_.scores,
         answers=answers or Path("answers.jsonl"),
         how=how,
         categories=categories,
@@ -178,15 +182,13 @@ _AGAIN = "Run `vlmdet prepare` and `vlmdet augment` again."
 class EvalJob(msgspec.Struct, frozen=True, kw_only=True):
     truth: Path
     predictions: Path
-    iou: float
+    how: evaluate.How
     gates: tuple[str, ...]
     report: Path | None
 
 
-def eval_job(
-    project: GetProject, *, truth: Path | None, predictions: Path | None, name: str, iou: float | None
-) -> EvalJob:
-    """The two files to compare; both named, or the missing one from the project."""
+def eval_job(project: GetProject, *, truth: Path | None, predictions: Path | None, name: str, **how: Any) -> EvalJob:
+    """The two files to compare; both named, or the missing one from the project. ``how``: what overrides settings."""
     loaded = None if truth and predictions else project()
     settings = loaded.config.eval if loaded else Eval()
     if loaded:
@@ -195,13 +197,23 @@ def eval_job(
         predictions = predictions or _answers(loaded, name)
     assert truth is not None  # noqa: S101  (named, or the project's)
     assert predictions is not None  # noqa: S101
+    plain: dict[str, Any] = {"iou": settings.iou, "classes": settings.classes, "scores": settings.scores}
+    if loaded:
+        plain |= {"seed": loaded.config.project.seed, "config": _settings(loaded, predictions)}
     return EvalJob(
         truth=truth,
         predictions=predictions,
-        iou=settings.iou if iou is None else iou,
+        how=msgspec.convert(plain | {key: value for key, value in how.items() if value is not None}, evaluate.How),
         gates=settings.fail_under,
         report=loaded.report(predictions.stem) if loaded else None,
     )
+
+
+def _settings(project: Project, predictions: Path) -> dict[str, Any]:
+    """The project's settings and whose answers these are: what a comparison tells runs apart by."""
+    made: dict[str, Any] = msgspec.to_builtins(project.config)
+    meta = predictions.with_suffix(".meta.json")
+    return made | {"answered_by": read_json(meta, "account of the answers") if meta.is_file() else None}
 
 
 def _prepared_truth(project: Project) -> Path:

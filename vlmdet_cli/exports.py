@@ -1,0 +1,87 @@
+"""A report as text for other programs: CSV by class, Markdown for a comment, JUnit XML for a CI's gates. Pure."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import escape, quoteattr
+
+from vlmdet_cli.console import safe
+
+if TYPE_CHECKING:
+    from vlmdet_cli.stages.evaluate import Report
+    from vlmdet_cli.stages.gates import Gate
+
+CLASS_COLUMNS = ("precision", "recall", "f1", "mean_iou", "ap", "tp", "fp", "fn", "ignored")
+
+
+def per_class_csv(report: "Report") -> str:
+    """One row a class, in full precision; what is undefined is empty. Text as it is, after RFC 4180."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(["class", *CLASS_COLUMNS])
+    for name, one in report.per_class.items():
+        writer.writerow([_formula_free(name), *("" if one.get(c) is None else one[c] for c in CLASS_COLUMNS)])
+    return out.getvalue()
+
+
+def _formula_free(name: str) -> str:
+    """A name that a spreadsheet would run as a formula gets a quote before it."""
+    return f"'{name}" if name[:1] in {"=", "+", "-", "@"} else name
+
+
+def markdown(report: "Report", gates: Sequence["Gate"]) -> str:
+    """The headline, the gates, and the classes folded away."""
+    protocol, overall, intervals = report.protocol, report.overall, report.intervals
+    lines = [
+        f"**Detection at IoU {protocol['iou']:.2f}**: {protocol['pictures']:,} pictures, "
+        f"{protocol['objects']:,} objects, classes: {protocol['classes']}",
+        "",
+        "| measure | value | 95 % interval |",
+        "|---|---|---|",
+    ]
+    for name, key in (("F1", "f1"), ("precision", "precision"), ("recall", "recall"), ("mean IoU", "mean_iou")):
+        low_high = intervals.get(key)
+        shown = f"{low_high[0]:.3f} – {low_high[1]:.3f}" if low_high else "–"
+        lines.append(f"| {name} | {_number(overall[key])} | {shown} |")
+    lines.append(f"| macro F1 | {_number(overall['macro_f1'])} | – |")
+    lines.append(f"| COCO AP (scores: {report.coco['score_source']}) | {_number(report.coco['AP'])} | – |")
+    if gates:
+        lines.append("")
+    for gate in gates:
+        sign = "✅" if gate.passed else "❌"
+        lines.append(f"- {sign} {_cell(gate.name)} = {_number(gate.value)}, wanted ≥ {gate.wanted:g}")
+    lines += ["", "<details><summary>By class</summary>", ""]
+    lines += ["| class | P | R | F1 | found | false | missed |", "|---|---|---|---|---|---|---|"]
+    for name, one in report.per_class.items():
+        cells = (*(_number(one[key]) for key in ("precision", "recall", "f1")), one["tp"], one["fp"], one["fn"])
+        lines.append(f"| {_cell(name)} | {' | '.join(map(str, cells))} |")
+    lines += ["", "</details>"]
+    return "\n".join(lines)
+
+
+def _number(value: Any) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _cell(text: str) -> str:
+    """Text that is no markup: nothing in it ends a cell or opens a tag."""
+    plain = safe(text).replace("\n", " ")
+    for char in "\\`*_[]|":
+        plain = plain.replace(char, f"\\{char}")
+    return escape(plain)
+
+
+def junit(gates: Sequence["Gate"]) -> str:
+    """A test suite with one case a gate."""
+    failed = sum(not gate.passed for gate in gates)
+    lines = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        f'<testsuites><testsuite name="vlmdet eval" tests="{len(gates)}" failures="{failed}">',
+    ]
+    for gate in gates:
+        name = quoteattr(safe(f"{gate.name} >= {gate.wanted:g}"))
+        said = quoteattr(f"{_number(gate.value)} is under {gate.wanted:g}")
+        inner = "" if gate.passed else f"<failure message={said}/>"
+        lines.append(f'<testcase classname="vlmdet.eval" name={name}>{inner}</testcase>')
+    return "\n".join([*lines, "</testsuite></testsuites>"])
