@@ -123,6 +123,23 @@ def _sorted_as_written(objects: list[tuple[str, Box]], size: tuple[int, int]) ->
     return sorted(objects, key=lambda pair: (pair[0], QWEN2.as_written(pair[1], size)))
 
 
+@settings(deadline=None)
+@given(scenes(), st.booleans(), st.booleans())
+def test_the_short_cut_gives_what_the_scanner_gives(
+    scene: tuple[tuple[int, int], list[tuple[str, Box]]], group: bool, sized: bool
+) -> None:
+    size, objects = scene
+    objects = [(label if number % 3 else "traffic light", box) for number, (label, box) in enumerate(objects)]
+    text, given_size = QWEN2.render(objects, size, group=group), size if sized else None
+    for categories in (None, ["traffic light"], [label for label, _ in objects]):
+        quick = QWEN2.parse(text, given_size, categories)
+        slow = QWEN2.parse(text, given_size, categories, [(text, -1.0)])
+        assert [d.label for d in quick.detections] == [d.label for d in slow.detections]
+        for one, other in zip(quick.detections, slow.detections, strict=True):
+            assert one.box == pytest.approx(other.box)
+        assert (quick.problems, quick.health) == (slow.problems, slow.health)
+
+
 pieces = st.sampled_from([
     REF, REF_END, BOX, BOX_END, "(", ")", ",", "1", "999", "-3", "1e9", ".", "cat", "<|",
     "<|im_end|>", "```json", '"', "[", "]", "\n", " ",    "(1,2),(3,4)", "٣", "\ud800", "\x00",

@@ -23,6 +23,13 @@ _OPEN_TAIL = re.compile(r"\([\s\d.,+-]*\)\s*,\s*$|(?:\([\s\d.,+-]*\)\s*,\s*)?\([
 _TOKENS = re.compile(r"(<\|(?:object_ref|box|quad)_(?:start|end)\|>)")
 _END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext)\|>")
 _HALF_TOKEN = re.compile(r"<(?:\|[a-z_]*\|?)?$")
+# a label of words and its boxes, whole and without a space too many
+_CORNER = r"\([0-9]{1,4},[0-9]{1,4}\)"
+_PLAIN = re.compile(
+    r"<\|object_ref_start\|>(\w+(?:[ -]\w+)*)<\|object_ref_end\|>"
+    rf"((?:<\|box_start\|>{_CORNER},{_CORNER}<\|box_end\|>)+)"
+)
+_NUMBER = re.compile(r"[0-9]+")
 _BLANK = " \t\r\n,;:."
 
 
@@ -48,6 +55,17 @@ class Qwen2VL(Dialect):
     def render_box(self, box: Box, size_wh: Size) -> str:
         x1, y1, x2, y2 = self.to_frame(box, size_wh)
         return f"{BOX}({x1},{y1}),({x2},{y2}){BOX_END}"
+
+    def plain(self, text: str) -> list[tuple[str, tuple[int, int, int, int]]] | None:
+        found, end = list[tuple[str, tuple[int, int, int, int]]](), 0
+        for match in _PLAIN.finditer(text):
+            if match.start() != end:
+                return None
+            end = match.end()
+            label, boxes = match.groups()
+            numbers = list(map(int, _NUMBER.findall(boxes)))
+            found += [(label, box) for box in zip(*[iter(numbers)] * 4, strict=True)]
+        return found if end == len(text) else None
 
     def scan(self, text: str) -> Iterator[Item]:
         text = _END_OF_TURN.split(text, maxsplit=1)[0]
