@@ -172,6 +172,19 @@ def test_pictures_reach_the_model(demo: tuple[Path, str], tmp_path: Path) -> Non
     assert real["object"] or real["health"] == "empty"
 
 
+def test_pieces_of_an_answer_are_its_text_and_rank_its_boxes(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    for row in answers(folder, "test"):
+        assert "".join(text for text, _ in row["tokens"]) == row["text"]
+        assert all(chance <= 0 for _, chance in row["tokens"])
+    made = report(folder, "test")
+    assert made["scores"]["source"] == "logprob"
+    files = ("--truth", "out/data/subset/test.json", "--predictions", "out/answers/test.jsonl", "--json")
+    constant = json.loads(vlmdet(folder, "eval", *files, "--scores", "constant").stdout)
+    assert made["coco"]["AP50"] > constant["coco"]["AP50"]
+    assert made["overall"] == constant["overall"]
+
+
 def test_one_picture_gives_one_json_document(demo: tuple[Path, str]) -> None:
     folder, _ = demo
     full = next(row for row in answers(folder, "test") if row["kind"] == "detection" and "(" in row["text"])

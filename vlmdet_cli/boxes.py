@@ -5,11 +5,14 @@ COCO's form. *Thousandths* are whole numbers 0…1000 of the picture's width and
 A size is always ``(width, height)``.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+FACTOR = 28  # a picture token of Qwen2-VL covers 2 x 2 patches of 14 x 14 pixels
+MIN_PIXELS, MAX_PIXELS = 4 * FACTOR**2, 16384 * FACTOR**2
 Boxes = npt.NDArray[np.float64]
 Size = tuple[float, float]
 
@@ -69,3 +72,19 @@ def coverage(first: Any, second: Any) -> npt.NDArray[np.float64]:
     """Share of each of N boxes' own area that lies in each of M boxes, ``(N, M)``; COCO's crowd overlap."""
     common, own = intersection(first, second), area(first)[:, None]
     return np.divide(common, own, out=np.zeros_like(common), where=own > 0)
+
+
+def resized(width: int, height: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """A picture's size for Qwen2-VL: sides are multiples of 28, the area lies between the limits.
+
+    The formula is ``smart_resize`` of Qwen2-VL's image processor.
+    """
+    wide, high = max(FACTOR, round(width / FACTOR) * FACTOR), max(FACTOR, round(height / FACTOR) * FACTOR)
+    if wide * high > max_pixels:
+        shrink = math.sqrt(width * height / max_pixels)
+        wide = max(FACTOR, math.floor(width / shrink / FACTOR) * FACTOR)
+        high = max(FACTOR, math.floor(height / shrink / FACTOR) * FACTOR)
+    elif wide * high < min_pixels:
+        grow = math.sqrt(min_pixels / (width * height))
+        wide, high = math.ceil(width * grow / FACTOR) * FACTOR, math.ceil(height * grow / FACTOR) * FACTOR
+    return wide, high

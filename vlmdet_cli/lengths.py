@@ -4,7 +4,6 @@ With a model's folder at hand the count is exact: its own tokenizer, and the pic
 limits. Elsewhere it is an upper bound: a byte-level tokenizer never makes more tokens than the text has bytes.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Any
 
 import msgspec
 
+from vlmdet_cli.boxes import FACTOR, MAX_PIXELS, MIN_PIXELS, resized
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.records import read_json
 
-FACTOR = 28  # a picture token covers 2 x 2 patches of 14 x 14 pixels
-MIN_PIXELS, MAX_PIXELS = 4 * FACTOR**2, 16384 * FACTOR**2
 _TURNS = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n"
     "<|im_start|>assistant\n{answer}<|im_end|>"
@@ -44,22 +42,6 @@ class Counter(msgspec.Struct, frozen=True):
         return (wide // FACTOR) * (high // FACTOR)
 
 
-def resized(width: int, height: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """A picture's size for Qwen2-VL: sides are multiples of 28, the area lies between the limits.
-
-    The formula is ``smart_resize`` of Qwen2-VL's image processor.
-    """
-    wide, high = max(FACTOR, round(width / FACTOR) * FACTOR), max(FACTOR, round(height / FACTOR) * FACTOR)
-    if wide * high > max_pixels:
-        shrink = math.sqrt(width * height / max_pixels)
-        wide = max(FACTOR, math.floor(width / shrink / FACTOR) * FACTOR)
-        high = max(FACTOR, math.floor(height / shrink / FACTOR) * FACTOR)
-    elif wide * high < min_pixels:
-        grow = math.sqrt(min_pixels / (width * height))
-        wide, high = math.ceil(width * grow / FACTOR) * FACTOR, math.ceil(height * grow / FACTOR) * FACTOR
-    return wide, high
-
-
 def counter(model: str) -> Counter:
     """The counter of a model: exact where ``model`` is a folder with a tokenizer, else an upper bound."""
     folder = Path(model)
@@ -80,8 +62,13 @@ def _bound(text: str) -> int:
 
 
 def _pixel_limits(folder: Path) -> tuple[int, int]:
+    """Of the picture's processor, which has a file of its own or, in newer folders, a part of the whole one's."""
     file = folder / "preprocessor_config.json"
-    config: dict[str, Any] = read_json(file, "processor's settings") if file.is_file() else {}
+    if file.is_file():
+        config: dict[str, Any] = read_json(file, "processor's settings")
+    else:
+        file = folder / "processor_config.json"
+        config = read_json(file, "processor's settings").get("image_processor", {}) if file.is_file() else {}
     size = config.get("size") or {}
     low = config.get("min_pixels") or size.get("shortest_edge") or MIN_PIXELS
     high = config.get("max_pixels") or size.get("longest_edge") or MAX_PIXELS

@@ -9,9 +9,14 @@ from vlmdet_cli.errors import UsageError
 
 __all__ = ["Dialect", "get", "names"]
 
-# name: the module here that has its ``DIALECT``
+# name: the module here that has it, and what it is called there
 _DIALECTS = {
-    "qwen2_vl": "qwen2_vl",
+    "qwen2_vl": "qwen2_vl.QWEN2_VL",
+    "qwen2_5_vl": "json_list.QWEN2_5_VL",
+    "qwen3_vl": "json_list.QWEN3_VL",
+    "internvl": "tagged.INTERNVL",
+    "paligemma": "tagged.PALIGEMMA",
+    "florence2": "tagged.FLORENCE2",
 }
 
 
@@ -26,6 +31,7 @@ def get(name: str) -> Dialect:
         near = difflib.get_close_matches(name, _DIALECTS, n=1)
         guess = f"Did you mean {near[0]}? " if near else ""
         raise UsageError(f"No such dialect: {name}", hint=f"{guess}There are: {', '.join(_DIALECTS)}.")
-    found = importlib.import_module(f"vlmdet_cli.dialects.{_DIALECTS[name]}").DIALECT
+    module, _, attribute = _DIALECTS[name].partition(".")
+    found = getattr(importlib.import_module(f"vlmdet_cli.dialects.{module}"), attribute)
     assert isinstance(found, Dialect)  # noqa: S101  (a slip of ours, not of a user)
     return found

@@ -44,10 +44,15 @@ def problem_item(kind: str, text: str) -> Item:
 
 
 class Dialect(ABC):
-    """One model family's way to write boxes. ``frame`` is the largest x and y that it writes, None if pixels."""
+    """One model family's way to write boxes.
+
+    ``empty`` is the answer for a picture without objects; ``last`` the largest number that the family can write,
+    where its frame's far border is not one.
+    """
 
     name: str
     empty: str = "No objects."
+    last: float = math.inf
 
     @abstractmethod
     def scan(self, text: str) -> Iterator[Item]:
@@ -65,8 +70,11 @@ class Dialect(ABC):
         """One box alone, as questions name an area."""
 
     @abstractmethod
-    def frame(self, size_wh: Size) -> Size:
-        """The frame's width and height for a picture: what its right and lower border are written as."""
+    def frame(self, size_wh: Size | None) -> Size:
+        """The frame's width and height for a picture: what its right and lower border are written as.
+
+        Infinite for a picture of unknown size where the frame depends on it.
+        """
 
     def to_frame(self, box: Box, size_wh: Size) -> tuple[int, int, int, int]:
         """Pixels to the frame's whole numbers, rounded as ms-swift rounds (half to even).
@@ -74,8 +82,8 @@ class Dialect(ABC):
         A box that would lose its area keeps one unit: it could not be read back otherwise.
         """
         wide, high = self.frame(size_wh)
-        x1, x2 = _whole(box[0], box[2], size_wh[0], wide)
-        y1, y2 = _whole(box[1], box[3], size_wh[1], high)
+        x1, x2 = _whole(box[0], box[2], size_wh[0], wide, self.last)
+        y1, y2 = _whole(box[1], box[3], size_wh[1], high, self.last)
         return (x1, y1, x2, y2)
 
     def to_pixels(self, box: Box, size_wh: Size) -> Box:
@@ -100,7 +108,7 @@ class Dialect(ABC):
             return Parsed((), (), "empty")
         if not tokens and (plain := self._parse_plain(text, size_wh, categories)) is not None:
             return plain
-        judge = _Judge(self.frame(size_wh or (1000, 1000)), _spelling(categories))
+        judge = _Judge(self.frame(size_wh), _spelling(categories))
         for item in self.scan(text):
             judge.take(item)
         judge.end_run()
@@ -127,7 +135,7 @@ class Dialect(ABC):
         pairs = self.plain(text)
         if not pairs or len(set(pairs)) < len(pairs):
             return None
-        wide, high = self.frame(size_wh or (1000, 1000))
+        wide, high = self.frame(size_wh)
         known = _known(tuple(categories)) if categories is not None else None
         across, down = (size_wh[0] / wide, size_wh[1] / high) if size_wh else (1, 1)
         found: list[Detection] = []
@@ -165,11 +173,12 @@ def _known(categories: tuple[str, ...]) -> frozenset[str]:
     return frozenset(categories)
 
 
-def _whole(start: float, end: float, side: float, frame: float) -> tuple[int, int]:
-    first, last = round(start / side * frame), round(end / side * frame)
+def _whole(start: float, end: float, side: float, frame: float, most: float) -> tuple[int, int]:
+    most = int(min(frame, most))
+    first, last = min(round(start / side * frame), most), min(round(end / side * frame), most)
     if first != last or start == end:
         return first, last
-    return (first, last + 1) if last < frame else (first - 1, last)
+    return (first, last + 1) if last < most else (first - 1, last)
 
 
 def _plain(box: Box) -> Box:

@@ -38,7 +38,7 @@ class Qwen2VL(Dialect):
 
     name = "qwen2_vl"
 
-    def frame(self, size_wh: Size) -> Size:
+    def frame(self, size_wh: Size | None) -> Size:
         del size_wh
         return (1000, 1000)
 
@@ -182,4 +182,4 @@ class _Scanner:
         yield problem_item("truncated", text)
 
 
-DIALECT = Qwen2VL()
+QWEN2_VL = Qwen2VL()
