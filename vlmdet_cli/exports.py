@@ -3,8 +3,8 @@
 import csv
 import io
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import escape, quoteattr
 
 from vlmdet_cli.console import safe
 
@@ -80,8 +80,8 @@ def junit(gates: Sequence["Gate"]) -> str:
         f'<testsuites><testsuite name="vlmdet eval" tests="{len(gates)}" failures="{failed}">',
     ]
     for gate in gates:
-        name = quoteattr(safe(f"{gate.name} >= {gate.wanted:g}"))
-        said = quoteattr(f"{_number(gate.value)} is under {gate.wanted:g}")
-        inner = "" if gate.passed else f"<failure message={said}/>"
-        lines.append(f'<testcase classname="vlmdet.eval" name={name}>{inner}</testcase>')
+        name = escape(safe(f"{gate.name} >= {gate.wanted:g}"))
+        said = f"{_number(gate.value)} is under {gate.wanted:g}"
+        inner = "" if gate.passed else f'<failure message="{said}"/>'
+        lines.append(f'<testcase classname="vlmdet.eval" name="{name}">{inner}</testcase>')
     return "\n".join([*lines, "</testsuite></testsuites>"])

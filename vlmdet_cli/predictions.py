@@ -9,16 +9,19 @@ Nothing is guessed: a row for a picture that the truth does not have, a picture 
 box that is none, each is an error that counts all and names the first.
 """
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 import orjson
 
 from vlmdet_cli import dialects
+from vlmdet_cli.boxes import as_boxes
 from vlmdet_cli.errors import DataError, UsageError, first_few
 from vlmdet_cli.questions import kind_of
 from vlmdet_cli.records import Answer, Box, ImageId, Parsed, Problem, Token, parse_json, read_bytes
@@ -77,6 +80,9 @@ def _read(path: Path, truth: Truth) -> Predictions:
     if not first:
         raise DataError(f"The {WHAT} is empty: {path}", hint="Did the run that writes it end early?")
     if first == b"[":
+        with contextlib.suppress(msgspec.DecodeError):  # the common form at its fastest; anything else says why below
+            if rows := _RESULTS.decode(data):
+                return _coco_results(path, rows, truth)
         return _document(path, parse_json(data, str(path), WHAT), truth)
     return _lines(path, data, truth)
 
@@ -226,6 +232,9 @@ class _Result(msgspec.Struct):
     score: float | None = None
 
 
+_RESULTS = msgspec.json.Decoder(list[_Result])
+
+
 def _detections(path: Path, rows: Sequence[_Detections], truth: Truth) -> Predictions:
     places = _places(path, [(None, row.image_path) for row in rows], truth)
     _only_once(path, [rows[n].image_path for n in _repeated(places)])
@@ -235,7 +244,12 @@ def _detections(path: Path, rows: Sequence[_Detections], truth: Truth) -> Predic
         for label, boxes in row.object.items()
         for box in boxes
     ]
-    _sound(path, [(f"{truth.pictures[f.picture].image} {f.label} {list(f.box)}", f.box) for f in found])
+
+    def name(number: int) -> str:
+        one = found[number]
+        return f"{truth.pictures[one.picture].image} {one.label} {list(one.box)}"
+
+    _sound(path, [one.box for one in found], name)
     return Predictions(path=path, form="detection JSON", found=found, answered=set(places))
 
 
@@ -248,7 +262,7 @@ def _coco_results(path: Path, rows: Sequence[_Result], truth: Truth) -> Predicti
             why=first_few(list(dict.fromkeys(unknown))),
         )
     boxes = [(x, y, x + w, y + h) for x, y, w, h in (row.bbox for row in rows)]
-    _sound(path, [(f"row {n}: bbox {list(r.bbox)}", box) for n, (r, box) in enumerate(zip(rows, boxes, strict=True))])
+    _sound(path, boxes, lambda number: f"row {number}: bbox {list(rows[number].bbox)}")
     scores = _scores_of(path, rows)
     found = [
         Found(place, truth.category_ids[row.category_id], box, score)
@@ -311,9 +325,11 @@ def _only_once(path: Path, images: Sequence[str]) -> None:
         )
 
 
-def _sound(path: Path, boxes: Iterable[tuple[str, Box]]) -> None:
+def _sound(path: Path, boxes: Sequence[Box], name: Callable[[int], str]) -> None:
     """Boxes must be numbers with left <= right and top <= bottom."""
-    bad = [name for name, b in boxes if not all(map(math.isfinite, b)) or b[2] < b[0] or b[3] < b[1]]
+    array = as_boxes(boxes)
+    sound = np.isfinite(array).all(axis=1) & (array[:, 2:] >= array[:, :2]).all(axis=1)
+    bad = [name(number) for number in np.flatnonzero(~sound).tolist()]
     if bad:
         raise DataError(
             f"The {WHAT} has {len(bad):,} boxes that are none: {path}",

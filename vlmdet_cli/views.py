@@ -269,10 +269,7 @@ def report(made: "Report", gates: "Iterable[Gate]") -> Views:
 
 def _headline(made: "Report") -> Table:
     protocol, overall, coco = made.protocol, made.overall, made.coco
-    title = (
-        f"Detection at IoU {protocol['iou']:.2f}: {protocol['pictures']:,} pictures, {protocol['objects']:,} objects, "
-        f"{protocol['classes']} classes"
-    )
+    title = f"Detection at IoU {protocol['iou']:.2f}, classes: {protocol['classes']}"
     shown = table("measure", "value", "95 % interval", title=title)
     at = f"mean IoU@{protocol['iou'] * 100:.0f}"
     for name, key in (("F1", "f1"), ("precision", "precision"), ("recall", "recall"), (at, "mean_iou")):
@@ -285,6 +282,8 @@ def _headline(made: "Report") -> Table:
         (f"COCO AP (scores: {coco['score_source']})", coco["AP"]),
         ("COCO AP50", coco["AP50"]),
         ("COCO AP75", coco["AP75"]),
+        ("pictures", protocol["pictures"]),
+        ("objects", protocol["objects"]),
         ("found / false / missed", f"{overall['tp']:,} / {overall['fp']:,} / {overall['fn']:,}"),
     ):
         shown.add_row(cell(name), cell(value), "")
@@ -328,9 +327,15 @@ def _score_quality(made: "Report") -> Views:
 
 
 def _per_class(made: "Report", most: int = 20) -> Table:
-    order = sorted(made.per_class.items(), key=lambda pair: -(pair[1]["tp"] + pair[1]["fn"]))
+    """Classes that have objects, most frequent first; what was said of others in one line."""
+    there = {name: one for name, one in made.per_class.items() if one["tp"] + one["fn"]}
+    order = sorted(there.items(), key=lambda pair: -(pair[1]["tp"] + pair[1]["fn"]))
     title = "By class" if len(order) <= most else f"By class: the {most} most frequent of {len(order)}"
-    return _scores(dict(order[:most]), title, "class")
+    shown = _scores(dict(order[:most]), title, "class")
+    if others := [one for name, one in made.per_class.items() if name not in there]:
+        empty = [cell(None)] * (len(shown.columns) - 4)
+        shown.add_row(f"{len(others)} without objects", *empty, "0", cell(sum(one["fp"] for one in others)), "0")
+    return shown
 
 
 def _scores(scores: "Mapping[str, Mapping[str, Any]]", title: str, first: str) -> Table:

@@ -25,7 +25,7 @@ from PIL import Image
 from vlmdet_cli import dialects, questions
 from vlmdet_cli.boxes import iou
 from vlmdet_cli.demo import tiny
-from vlmdet_cli.demo.worlds import SHAPES, SIZE, WORLDS, scene
+from vlmdet_cli.demo.worlds import SHAPES, SIZE, STREET, WORLDS, scene
 from vlmdet_cli.records import Kind, Object, Picture
 
 BATCH, PEAK_RATE, WARM_UP = 32, 1.2e-3, 300
@@ -36,12 +36,17 @@ KINDS: tuple[tuple[Kind, float], ...] = (
     ("detection", 0.7), ("count", 0.09), ("full", 0.08), ("partial", 0.08), ("none", 0.05),
 )  # fmt: skip
 # Stages: objects a picture at most, what is asked, the F1 (on such pictures) and the share of the time that end it.
-# To look comes first, without a text; then one thing at a time, in short rows.
+# To look comes first, without a text; then a few things, in short rows; then all. In the last stage the words that
+# pictures of shapes do not need are said too, just to be repeated: a word that no answer ever held can hardly be
+# learnt by LoRA, since its place in the output is worn away.
 STAGES = (
     (99, "look", 0.0, 0.12),
     (2, "detection", 0.75, 0.3),
-    (99, "all", 2.0, 2.0),
+    (99, "all", 2.0, 0.8),
+    (99, "all and words", 2.0, 2.0),
 )
+WORDS_SHARE = 0.25
+WORDS = [thing.name for thing in (*STREET, *SHAPES)]
 Pixels = npt.NDArray[np.uint8]
 Pictures = list[tuple[Pixels, Picture]]
 
@@ -125,7 +130,10 @@ class Rows:
         """Prompt and answer: none for ``look``, where the text ends with the picture."""
         if what == "look":
             return tiny.chat("", PICTURE_TOKENS).partition("<|vision_end|>")[0], ""
-        kind = KINDS[int(self._rng.choice(len(KINDS), p=[share for _, share in KINDS]))][0] if what == "all" else what
+        if what == "all and words" and self._rng.random() < WORDS_SHARE:
+            return self._words()
+        drawn = KINDS[int(self._rng.choice(len(KINDS), p=[share for _, share in KINDS]))][0]
+        kind = drawn if what.startswith("all") else what
         dialect = dialects.get("qwen2_vl")
         if kind == "detection":
             made: Any = questions.detection(picture, dialect, tiny.PROMPT, "position", group=False)
@@ -134,6 +142,14 @@ class Rows:
         if isinstance(made, questions.Refused):
             return None
         return tiny.chat(made.prompt.replace("<image>", ""), PICTURE_TOKENS), f"{made.answer}<|im_end|>"
+
+    def _words(self) -> tuple[str, str]:
+        """Names to be repeated, plain or as labels."""
+        names = [WORDS[n] for n in self._rng.integers(0, len(WORDS), int(self._rng.integers(1, 7)))]
+        prompt = tiny.chat(f"Say {', '.join(names)}", PICTURE_TOKENS)
+        if self._rng.random() < 0.5:
+            return prompt, f"{', '.join(names)}<|im_end|>"
+        return prompt, "".join(f"<|object_ref_start|>{name}<|object_ref_end|>" for name in names) + "<|im_end|>"
 
     def __iter__(self) -> Iterator[list[Row]]:
         """Batches of rows of like length, in random order."""
@@ -229,9 +245,9 @@ def matched(found: list[tuple[str, Any]], truth: list[tuple[str, Any]]) -> int:
 
 
 def rate(share: float, step: int) -> float:
-    """Learning rate: a short warm-up, then a cosine down to a fiftieth over the run's time."""
+    """Part of the peak learning rate: a short warm-up, then a cosine down to a fiftieth over the run's time."""
     cosine = (1 + math.cos(math.pi * min(share, 1.0))) / 2
-    return PEAK_RATE * min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.98 * cosine)
+    return min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.98 * cosine)
 
 
 def main() -> None:
@@ -241,6 +257,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=55, help="training time, without drawing the pool")
     parser.add_argument("--pictures", type=int, default=30_000, help="pictures in the pool")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", type=Path, help="go on from this folder's weights")
+    parser.add_argument("--stage", type=int, default=0, help="stage to begin with")
+    parser.add_argument("--rate", type=float, default=PEAK_RATE, help="peak learning rate")
     train(parser.parse_args())
 
 
@@ -265,31 +284,37 @@ def train(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     tokenizer = tiny.build_tokenizer()
     processor, model = tiny.build_processor(tokenizer), tiny.build_model(tokenizer)
+    if options.model:
+        from safetensors.torch import load_file
+
+        model.load_state_dict(load_file(options.model / "model.safetensors"), strict=False)
+        model.tie_weights()
     held_out, street = pool("shapes", options.seed + 1, 500), pool("street", options.seed + 2, 250)
     rows = Rows(pool("shapes", options.seed + 3, options.pictures), tokenizer, options.seed)
     options.output.mkdir(parents=True, exist_ok=True)
     log = Log(options.output / "pretraining.jsonl")
+    rows.stage = options.stage
     log(parameters=tiny.parameters(model), vocabulary=len(tokenizer), batch=BATCH, pictures=options.pictures)
-    optimize(model, tokenizer, rows, held_out, log, float(options.minutes) * 60)
+    optimize(model, tokenizer, rows, held_out, log, float(options.minutes) * 60, options.rate)
     tiny.save(model, processor, options.output)
     log(world="shapes", final=True, **score(model, tokenizer, held_out))
     log(world="street", final=True, **score(model, tokenizer, street))
 
 
-def optimize(model: Any, tokenizer: Any, rows: Rows, held_out: Pictures, log: Log, seconds: float) -> None:
+def optimize(model: Any, tokenizer: Any, rows: Rows, held_out: Pictures, log: Log, seconds: float, peak: float) -> None:
     """Train through the stages until the time is over."""
     import torch
 
     probe = torch.nn.Linear(tiny.HIDDEN, 1 + len(SHAPES) + 4)
     trained = [*model.parameters(), *probe.parameters()]
-    optimizer = torch.optim.AdamW(trained, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(trained, lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
     pad, known = tokenizer.convert_tokens_to_ids("<|endoftext|>"), list[tuple[float, float]]()
     for step, batch in enumerate(rows, 1):
         share = log.seconds() / seconds
         if share >= 1:
             return
         for group in optimizer.param_groups:
-            group["lr"] = rate(share, step)
+            group["lr"] = peak * rate(share, step)
         told, probed = losses(model, probe, batch, pad)
         (told + PROBE_WEIGHT * probed).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

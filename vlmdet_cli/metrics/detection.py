@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vlmdet_cli.metrics.matching import Bools, Flat, Floats, Match, match, overlapping
+from vlmdet_cli.metrics.matching import Bools, Flat, Floats, Match, match, overlapping, raised
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 # COCO's areas in square pixels; both ends belong to a range, as in pycocotools
@@ -70,7 +70,8 @@ def detection(
     """
     pairs, crowd_pairs = overlapping(predictions, objects)
     count = len(predictions.picture)
-    at = match(pairs, crowd_pairs, count, iou)
+    lowest = match(pairs, crowd_pairs, count, min(iou, THRESHOLDS[0]))
+    at = raised(lowest, crowd_pairs, iou)
     targets = ~objects.crowd
     per_class = _by_group(predictions.label, objects.label, at, targets, len(names))
     scores = {name: one for name, one in zip(names, per_class, strict=True) if one.tp + one.fp + one.fn + one.ignored}
@@ -81,8 +82,7 @@ def detection(
         per_class=scores,
         sizes=_sizes(predictions, objects, at, areas),
         f1_by_iou={
-            f"{threshold:.2f}": _overall(match(pairs, crowd_pairs, count, threshold), targets).f1
-            for threshold in THRESHOLDS
+            f"{threshold:.2f}": _overall(raised(lowest, crowd_pairs, threshold), targets).f1 for threshold in THRESHOLDS
         },
         fp_in_empty_pictures=_false_where(predictions, at, ~np.isin(predictions.picture, objects.picture[targets])),
         fp_of_absent_classes=_false_where(predictions, at, ~_class_present(predictions, objects)),
