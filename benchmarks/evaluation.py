@@ -52,7 +52,7 @@ def write(folder: Path, pictures: int, boxes: int, seed: int = 0) -> None:
 def run(folder: Path) -> Iterator[Pair]:
     (folder / "peer.py").write_text(PEER)
     ours = vlmdet("eval", "--truth", "truth.json", "--predictions", "found.json", "--json")
-    for pictures, runs in ((10, 9), (5_000, 3)):
+    for pictures, runs in ((10, 9), (5_000, 3), (40_000, 1)):
         write(folder, pictures, pictures * 10)
         yield paired(
             f"eval of {pictures:,} pictures, against pycocotools",

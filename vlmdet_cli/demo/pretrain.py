@@ -3,7 +3,7 @@
 About an hour on two CPU cores. Rows are made as the tool itself makes them: the detection row and the four
 questions, next-token loss on the answer alone. Beside it, a linear probe on the picture's tokens half-way through
 the layers tells the class and the box of the object in each cell. Rotary positions are relative: without the probe
-the model takes hours to find out where a token stands in the picture. The probe is thrown away at the end.
+the model takes hours to find out where a token stands in the picture. The last stage goes without it.
 
 Pictures come from a pool drawn once, mirrored at random. The folder gets the model and ``pretraining.jsonl``: the
 losses each 50 steps, and precision, recall and F1 at IoU 0.5 on pictures that are not in the pool.
@@ -285,10 +285,7 @@ def train(options: argparse.Namespace) -> None:
     tokenizer = tiny.build_tokenizer()
     processor, model = tiny.build_processor(tokenizer), tiny.build_model(tokenizer)
     if options.model:
-        from safetensors.torch import load_file
-
-        model.load_state_dict(load_file(options.model / "model.safetensors"), strict=False)
-        model.tie_weights()
+        model = type(model).from_pretrained(options.model, dtype=torch.float32)
     held_out, street = pool("shapes", options.seed + 1, 500), pool("street", options.seed + 2, 250)
     rows = Rows(pool("shapes", options.seed + 3, options.pictures), tokenizer, options.seed)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -316,7 +313,7 @@ def optimize(model: Any, tokenizer: Any, rows: Rows, held_out: Pictures, log: Lo
         for group in optimizer.param_groups:
             group["lr"] = peak * rate(share, step)
         told, probed = losses(model, probe, batch, pad)
-        (told + PROBE_WEIGHT * probed).backward()
+        (told + (PROBE_WEIGHT if rows.stage < len(STAGES) - 1 else 0) * probed).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
