@@ -1,6 +1,7 @@
 """Run as a program: what ms-swift's own templates write for boxes, as JSON.
 
-Reads rows of [[width, height], [[label, box]]]. Uses the templates' own scaling and writing without a model: those parts of them ask for nothing else.
+Reads rows of [[width, height], [[label, box]]]. Uses the templates' own
+scaling and writing without a model: those parts of them ask for nothing else.
 """
 
 import json

@@ -22,7 +22,10 @@ Scene = tuple[tuple[int, int], list[tuple[str, Box]]]
 
 
 def scenes(count: int) -> list[Scene]:
-    """Sizes from tiny to huge, of any shape; boxes of at least one unit (smaller ones keep one, by a rule of ours), some up to the far border."""
+    """Sizes from tiny to huge, of any shape; some boxes reach the far border.
+
+    Boxes are larger than one unit: smaller ones keep one, by a rule of ours.
+    """
     draw, made = random.Random(7), list[Scene]()  # noqa: S311
     for _ in range(count):
         width, height = (int(2 ** draw.uniform(6, 12)) for _ in range(2))
