@@ -127,8 +127,9 @@ def guard(talk: Talk, *, debug: bool) -> Iterator[list[int]]:
             raise
         talk.error(error)
         codes[0] = error.exit_code
-    except KeyboardInterrupt:
-        talk.error(VlmdetError("Interrupted.", hint="Run the same command again to go on."))
+    except KeyboardInterrupt as stop:
+        hint = str(stop.args[0]) if stop.args else "Run the same command again: it goes on, or starts over cleanly."
+        talk.error(VlmdetError("Interrupted", hint=hint))
         codes[0] = INTERRUPTED
     except BrokenPipeError:
         # the reader of a pipe went away, as `head` does: nothing is left to say, not even at exit

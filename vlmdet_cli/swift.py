@@ -75,15 +75,27 @@ def require() -> None:
 
 
 def gpus() -> int:
-    """How many CUDA devices the driver shows, asked of the driver itself: torch is not imported for it."""
+    """How many CUDA devices there are."""
+    return len(gpu_memory())
+
+
+def gpu_memory() -> list[float]:
+    """Memory of each CUDA device in GB, asked of the driver itself: torch is not imported for it."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "x").strip() in {"", "-1"}:
-        return 0
+        return []
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+        return []
+    count, device, size = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_size_t(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    out = []
+    for number in range(count.value):
+        driver.cuDeviceGet(ctypes.byref(device), number)
+        driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
+        out.append(size.value / 1e9)
+    return out
 
 
 def tuner_flag(swift_version: tuple[int, ...]) -> str:
@@ -213,6 +225,7 @@ def stop(process: "subprocess.Popen[Any]") -> None:
             process.poll()
             time.sleep(0.1)
         if not any(map(_alive, family)):
+            process.poll()  # takes its exit status: it leaves no zombie
             return
 
 

@@ -1,6 +1,7 @@
 """doctor: what is installed and at hand, line by line: ok, warning or problem, and what to do."""
 
 import importlib.metadata
+import os
 import platform
 import shutil
 import sys
@@ -32,7 +33,7 @@ def doctor(project_file: Path | None, overrides: Sequence[str] = ()) -> tuple[Ch
     """All checks; those of the project only where there is a project file. Raises nothing for what it finds."""
     project_file = project_file or Path(FILE_NAME)
     project_checks = _project(project_file, overrides) if project_file.exists() else _no_project(project_file)
-    return (*_programs(), *_stack(), _swift_flags(), _gpu(), *project_checks)
+    return (*_programs(), *_stack(), _swift_flags(), _memory(), _gpu(), *project_checks)
 
 
 def _programs() -> Iterator[Check]:
@@ -61,10 +62,21 @@ def _swift_flags() -> Check:
     )
 
 
+def _memory() -> Check:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    hint = "" if total >= 16 else "A 2B model is loaded through main memory: about 10 GB."
+    return Check("memory", "warning" if hint else "ok", f"{total:,.0f} GB", hint)
+
+
 def _gpu() -> Check:
-    count = swift.gpus()
-    if count:
-        return Check("GPU", "ok", f"{count} CUDA device{'s' if count > 1 else ''}")
+    devices = swift.gpu_memory()
+    if devices:
+        small = min(devices) < 20
+        hint = (
+            "The documented run on a 2B model takes about 20 GB; see sample_configs/small_lora.toml." if small else ""
+        )
+        found = ", ".join(f"{size:,.0f} GB" for size in devices)
+        return Check("GPU", "warning" if small else "ok", f"{len(devices)} with {found}", hint)
     return Check(
         "GPU", "warning", "none", "Training runs on the CPU in float32: right for the demo, slow for 2B models."
     )

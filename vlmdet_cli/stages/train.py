@@ -128,8 +128,11 @@ def _run(project: Project, planned: Plan, on_step: Report, *, rows: int, too_lon
         made = runs.checkpoints(folder)
         if not made:
             raise EngineError("swift ended well but left no checkpoint", why=f"In {folder}.", hint=HINT)
-    except BaseException as error:
-        write_json(folder / "run.json", {**record, "state": "interrupted" if _is_interrupt(error) else "failed"})
+    except KeyboardInterrupt:
+        write_json(folder / "run.json", {**record, "state": "interrupted"})
+        raise KeyboardInterrupt(_go_on(folder)) from None
+    except BaseException:
+        write_json(folder / "run.json", {**record, "state": "failed"})
         raise
     seconds = round(time.monotonic() - started, 1)
     write_json(folder / "run.json", {**record, "state": "done", "seconds": seconds})
@@ -147,8 +150,9 @@ def _run(project: Project, planned: Plan, on_step: Report, *, rows: int, too_lon
     )
 
 
-def _is_interrupt(error: BaseException) -> bool:
-    return isinstance(error, KeyboardInterrupt)
+def _go_on(folder: Path) -> str:
+    made = runs.checkpoints(folder)
+    return f"`vlmdet train --resume` goes on from {made[-1].name}." if made else "No checkpoint was written yet."
 
 
 def _without_none(config: Any) -> dict[str, Any]:
