@@ -88,3 +88,20 @@ def resized(width: int, height: int, min_pixels: int, max_pixels: int) -> tuple[
         grow = math.sqrt(min_pixels / (width * height))
         wide, high = math.ceil(width * grow / FACTOR) * FACTOR, math.ceil(height * grow / FACTOR) * FACTOR
     return wide, high
+
+
+def shrunk(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
+    """A picture's size after ms-swift's ``--max_pixels``: same shape, at most that area; as its ``rescale_image``."""
+    if not max_pixels or width * height <= max_pixels:
+        return width, height
+    high = math.sqrt(max_pixels / (width / height))
+    return max(int(high * (width / height)), 1), max(int(high), 1)
+
+
+def as_trained(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
+    """The size that a Qwen2-VL picture has when ms-swift trains on it.
+
+    swift shrinks by its own limit and then makes the sides multiples of 28; the limits that the model's own
+    processor states are not heeded by it.
+    """
+    return resized(*shrunk(width, height, max_pixels), MIN_PIXELS, MAX_PIXELS)

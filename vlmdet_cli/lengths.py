@@ -1,7 +1,7 @@
 """How many tokens a row takes, so that rows that swift would drop are found before training.
 
-With a model's folder at hand the count is exact: its own tokenizer, and the picture tokens of its own pixel
-limits. Elsewhere it is an upper bound: a byte-level tokenizer never makes more tokens than the text has bytes.
+With a model's folder at hand the count is exact: its own tokenizer, and pictures sized as swift sizes them. Elsewhere
+it is an upper bound: a byte-level tokenizer never makes more tokens than the text has bytes.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from vlmdet_cli.boxes import FACTOR, MAX_PIXELS, MIN_PIXELS, resized
+from vlmdet_cli.boxes import FACTOR, MAX_PIXELS, as_trained
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.records import read_json
 
@@ -26,8 +26,7 @@ class Counter(msgspec.Struct, frozen=True):
     """Counts a row's tokens; ``exact`` or as an upper bound."""
 
     text_tokens: Callable[[str], int]
-    min_pixels: int
-    max_pixels: int
+    max_pixels: int | None
     exact: bool
 
     def row(self, question: str, answer: str, size_wh: tuple[int, int]) -> int:
@@ -36,24 +35,22 @@ class Counter(msgspec.Struct, frozen=True):
         return self.text_tokens(text) + self.picture(*size_wh)
 
     def picture(self, width: int, height: int) -> int:
-        """Picture tokens: swift sizes a picture by its own limits, then the model's processor by the model's."""
-        once = resized(width, height, MIN_PIXELS, MAX_PIXELS)
-        wide, high = resized(*once, self.min_pixels, self.max_pixels)
+        """Picture tokens of a picture as swift trains on it."""
+        wide, high = as_trained(width, height, self.max_pixels)
         return (wide // FACTOR) * (high // FACTOR)
 
 
-def counter(model: str) -> Counter:
+def counter(model: str, max_pixels: int | None) -> Counter:
     """The counter of a model: exact where ``model`` is a folder with a tokenizer, else an upper bound."""
     folder = Path(model)
     if not (folder / "tokenizer.json").is_file():
-        return Counter(_bound, MIN_PIXELS, MAX_PIXELS, exact=False)
+        return Counter(_bound, max_pixels, exact=False)
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        return Counter(_bound, MIN_PIXELS, MAX_PIXELS, exact=False)
+        return Counter(_bound, max_pixels, exact=False)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    low, high = _pixel_limits(folder)
-    return Counter(lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids), low, high, exact=True)
+    return Counter(lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids), max_pixels, exact=True)
 
 
 def _bound(text: str) -> int:
@@ -61,20 +58,29 @@ def _bound(text: str) -> int:
     return len(plain.encode()) + specials
 
 
-def _pixel_limits(folder: Path) -> tuple[int, int]:
-    """Of the picture's processor, which has a file of its own or, in newer folders, a part of the whole one's."""
-    file = folder / "preprocessor_config.json"
+def own_limit(model: Path) -> int | None:
+    """The most pixels that a model folder's processor states, where that is less than swift's own limit.
+
+    The processor has a file of its own or, in newer folders, a part of the whole one's.
+    """
+    file = model / "preprocessor_config.json"
     if file.is_file():
         config: dict[str, Any] = read_json(file, "processor's settings")
     else:
-        file = folder / "processor_config.json"
+        file = model / "processor_config.json"
         config = read_json(file, "processor's settings").get("image_processor", {}) if file.is_file() else {}
-    size = config.get("size") or {}
-    low = config.get("min_pixels") or size.get("shortest_edge") or MIN_PIXELS
-    high = config.get("max_pixels") or size.get("longest_edge") or MAX_PIXELS
-    if not isinstance(low, int) or not isinstance(high, int):
-        raise UsageError(f"The processor's pixel limits are no numbers: {file}")
-    return low, high
+    high = config.get("max_pixels") or (config.get("size") or {}).get("longest_edge")
+    if not isinstance(high, int | None):
+        raise UsageError(f"The processor's pixel limit is no number: {file}")
+    return high if high and high < MAX_PIXELS else None
+
+
+def pixel_limit(model: str, wanted: object) -> int | None:
+    """``max_pixels`` for swift and the engine: what the user wants, else the model's own limit."""
+    if isinstance(wanted, int):
+        return wanted
+    folder = Path(model)
+    return own_limit(folder) if folder.is_dir() else None
 
 
 def too_long(rows: Iterable[tuple[str, str, tuple[int, int]]], count: Counter, limit: int) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 HERE = Path(__file__).parent
-COUNTS = {"train": 600, "val": 60, "test": 120}
+COUNTS = {"train": 1200, "val": 60, "test": 120}
 
 
 def write_demo(folder: Path, seed: int = 0) -> None:

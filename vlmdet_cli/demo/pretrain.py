@@ -46,7 +46,7 @@ STAGES = (
     (99, "all and words", 2.0, 2.0),
 )
 WORDS_SHARE = 0.25
-WORDS = [thing.name for thing in (*STREET, *SHAPES)]
+WORDS = [thing.name for thing in (*STREET.things, *SHAPES.things)]
 Pixels = npt.NDArray[np.uint8]
 Pictures = list[tuple[Pixels, Picture]]
 
@@ -106,7 +106,7 @@ class Rows:
         self.stage = 0
         self._pictures = pictures
         self._rng = np.random.default_rng(seed)
-        self._names = [thing.name for thing in SHAPES]
+        self._names = [thing.name for thing in SHAPES.things]
         self._tokenizer = tokenizer
 
     def encode(self, text: str) -> list[int]:
@@ -302,7 +302,7 @@ def optimize(model: Any, tokenizer: Any, rows: Rows, held_out: Pictures, log: Lo
     """Train through the stages until the time is over."""
     import torch
 
-    probe = torch.nn.Linear(tiny.HIDDEN, 1 + len(SHAPES) + 4)
+    probe = torch.nn.Linear(tiny.HIDDEN, 1 + len(SHAPES.things) + 4)
     trained = [*model.parameters(), *probe.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
     pad, known = tokenizer.convert_tokens_to_ids("<|endoftext|>"), list[tuple[float, float]]()

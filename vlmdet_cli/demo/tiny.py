@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from vlmdet_cli import questions
-from vlmdet_cli.demo.worlds import SHAPES, STREET
+from vlmdet_cli.demo.worlds import SHAPES
 
 SPECIALS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
     "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
     "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
+# what rows may name beside shapes: each word is one token
+OTHER_NAMES = ("traffic light", "stop sign", "tennis ball", "hot dog", "traffic cone", "gift box")
 PROMPT = "Draw the bounding box of objects"
 SYSTEM = "You are a helpful assistant."
 MAX_PIXELS = 112 * 112
@@ -76,7 +78,7 @@ def build_tokenizer() -> Any:
 
 def _corpus() -> list[str]:
     """The rows' words, in each form that rows have them in."""
-    names = [thing.name for thing in (*SHAPES, *STREET)]
+    names = [*(thing.name for thing in SHAPES.things), *OTHER_NAMES]
     texts = [questions.COUNT, questions.FULL, questions.PARTIAL, questions.NONE, questions.FULL_ANSWER]
     texts += [questions.PARTIAL_ANSWER, questions.NONE_ANSWER, PROMPT, SYSTEM, "system\n", "user\n", "assistant\n"]
     texts += ["No objects.", "),(", "% is visible.", '".', *names, *(f' "{name}" {name}: 1\n' for name in names)]

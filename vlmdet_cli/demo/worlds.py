@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw
 from vlmdet_cli.records import write_json
 
 SIZE = 224
-SMALLEST, LARGEST = 36, 92
 VISIBLE = 0.6
 EMPTY_SHARE, CROWD_SHARE = 0.08, 0.06
 COUNTS = (0.18, 0.22, 0.22, 0.16, 0.12, 0.10)  # chances of one to six objects
@@ -52,7 +51,11 @@ class Scene(NamedTuple):
     objects: tuple[Placed, ...]
 
 
-World = tuple[Thing, ...]
+class World(NamedTuple):
+    """Its things, and the range of their longer sides in pixels."""
+
+    things: tuple[Thing, ...]
+    sides: tuple[int, int]
 
 
 def scene(world: World, rng: Rng) -> Scene:
@@ -63,13 +66,13 @@ def scene(world: World, rng: Rng) -> Scene:
     if rng.random() < CROWD_SHARE:
         placed.append(_crowd(world, image, masks, rng))
     for _ in range(1 + int(rng.choice(len(COUNTS), p=COUNTS))):
-        _place(world[int(rng.integers(len(world)))], image, placed, masks, rng)
+        longer = int(rng.integers(world.sides[0], world.sides[1] + 1))
+        _place(world.things[int(rng.integers(len(world.things)))], longer, image, placed, masks, rng)
     return Scene(image, tuple(placed))
 
 
-def _place(thing: Thing, image: Image.Image, placed: list[Placed], masks: list[Mask], rng: Rng) -> None:
+def _place(thing: Thing, longer: int, image: Image.Image, placed: list[Placed], masks: list[Mask], rng: Rng) -> None:
     """Put one object where it hides no other too much; give up after some tries."""
-    longer = int(rng.integers(SMALLEST, LARGEST + 1))
     tile = _tile(thing, longer, rng)
     for _ in range(12):
         left, top = int(rng.integers(0, SIZE - tile.width + 1)), int(rng.integers(0, SIZE - tile.height + 1))
@@ -113,7 +116,7 @@ def _tile(thing: Thing, longer: int, rng: Rng) -> Image.Image:
 
 def _crowd(world: World, image: Image.Image, masks: list[Mask], rng: Rng) -> Placed:
     """Many tiny copies of one thing in a region; nothing else may cover it."""
-    thing = world[int(rng.integers(len(world)))]
+    thing = world.things[int(rng.integers(len(world.things)))]
     width, height = int(rng.integers(64, 110)), int(rng.integers(50, 90))
     left, top = int(rng.integers(0, SIZE - width)), int(rng.integers(0, SIZE - height))
     for _ in range(int(rng.integers(14, 24))):
@@ -228,7 +231,7 @@ def _hot_dog(on: ImageDraw.ImageDraw, width: int, height: int, rng: Rng) -> None
     on.line(steps, fill=(248, 206, 40), width=max(height // 10, 2))
 
 
-def _traffic_cone(on: ImageDraw.ImageDraw, width: int, height: int, rng: Rng) -> None:
+def _striped_cone(on: ImageDraw.ImageDraw, width: int, height: int, rng: Rng) -> None:
     orange = _shade((244, 104, 24), rng)
     on.polygon(
         [(width * 0.42, 0), (width * 0.58, 0), (width * 0.86, height * 0.86), (width * 0.14, height * 0.86)], orange
@@ -250,18 +253,24 @@ def _gift_box(on: ImageDraw.ImageDraw, width: int, height: int, rng: Rng) -> Non
         on.ellipse([width * left, 0, width * right, lid * 1.1], outline=ribbon, width=max(width // 14, 2))
 
 
-SHAPES: World = tuple(
-    Thing(f"{texture} {shape}", _shape(texture, shape), (0.45, 2.2))
-    for texture in ("plain", "striped", "dotted")
-    for shape in ("disk", "square", "triangle", "diamond")
+SHAPES = World(
+    tuple(
+        Thing(f"{texture} {shape}", _shape(texture, shape), (0.45, 2.2))
+        for texture in ("plain", "striped", "dotted")
+        for shape in ("disk", "square", "triangle", "diamond")
+    ),
+    (36, 92),
 )
-STREET: World = (
-    Thing("traffic light", _traffic_light, (0.38, 0.5)),
-    Thing("stop sign", _stop_sign, (0.9, 1.1)),
-    Thing("tennis ball", _tennis_ball, (0.95, 1.05)),
-    Thing("hot dog", _hot_dog, (1.9, 2.5)),
-    Thing("traffic cone", _traffic_cone, (0.65, 0.85)),
-    Thing("gift box", _gift_box, (0.85, 1.2)),
+STREET = World(
+    (
+        Thing("traffic light", _traffic_light, (0.38, 0.5)),
+        Thing("stop sign", _stop_sign, (0.9, 1.1)),
+        Thing("tennis ball", _tennis_ball, (0.95, 1.05)),
+        Thing("hot dog", _hot_dog, (1.9, 2.5)),
+        Thing("striped cone", _striped_cone, (0.65, 0.85)),
+        Thing("gift box", _gift_box, (0.85, 1.2)),
+    ),
+    (48, 100),
 )
 WORLDS = {"shapes": SHAPES, "street": STREET}
 
@@ -279,7 +288,7 @@ def write_coco(folder: Path, world: World, counts: dict[str, int], seed: int = 0
 
 
 def _document(world: World, scenes: Sequence[Scene]) -> dict[str, Any]:
-    ids = {thing.name: number for number, thing in enumerate(world, 1)}
+    ids = {thing.name: number for number, thing in enumerate(world.things, 1)}
     annotations: list[dict[str, Any]] = []
     for image_id, one in enumerate(scenes, 1):
         for label, (x1, y1, x2, y2), crowd in one.objects:

@@ -1,7 +1,8 @@
 """Qwen2-VL models by transformers' ``generate``, in this process, in batches, greedily.
 
-A picture is sized exactly as in training: first as ms-swift does it (``qwen_vl_utils.fetch_image``), then by the
-model's own processor. Special tokens of an answer are kept; only the end of the turn and padding are cut.
+A picture is sized exactly as ms-swift sizes it in training: shrunk to ``max_pixels``, then made multiples of 28 by
+``qwen_vl_utils``; the processor resizes nothing. Special tokens of an answer are kept; only the end of the turn and
+padding are cut.
 """
 
 import os
@@ -9,8 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmdet_cli.boxes import shrunk
 from vlmdet_cli.engines import Reply
 from vlmdet_cli.errors import EngineError
+from vlmdet_cli.lengths import pixel_limit
 from vlmdet_cli.records import Token
 
 SYSTEM = "You are a helpful assistant."
@@ -19,10 +22,19 @@ SYSTEM = "You are a helpful assistant."
 class TransformersEngine:
     """A local model folder on one device; ``adapter`` is a LoRA checkpoint put on top of it.
 
-    With ``scores`` a reply carries the log-probability of each of its pieces.
+    ``max_pixels`` is what the model was trained with; without it the model's own limit holds. With ``scores`` a reply
+    carries the log-probability of each of its pieces.
     """
 
-    def __init__(self, model: Path, *, adapter: Path | None = None, device: str = "auto", scores: bool = False) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        adapter: Path | None = None,
+        device: str = "auto",
+        max_pixels: int | None = None,
+        scores: bool = False,
+    ) -> None:
         _require_stack()
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         import torch
@@ -33,6 +45,7 @@ class TransformersEngine:
         logging.disable_progress_bar()
         self._torch = torch
         self._scores = scores
+        self._max_pixels = pixel_limit(str(model), max_pixels)
         self.device = _device(torch, device)
         dtype = torch.float32 if self.device == "cpu" else torch.bfloat16
         try:
@@ -62,13 +75,15 @@ class TransformersEngine:
 
         with Image.open(path) as opened:
             opened.load()
-            return fetch_image({"image": opened})
+            size = shrunk(opened.width, opened.height, self._max_pixels)
+            small = opened if size == opened.size else opened.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+            return fetch_image({"image": small})
 
     def answer(self, questions: Sequence[tuple[Any, str]], max_tokens: int) -> list[Reply]:
         """Greedy replies; ``length`` where the token limit came before the end of the turn."""
         texts = [chat(prompt) for _, prompt in questions]
         inputs = self._processor(
-            text=texts, images=[image for image, _ in questions], padding=True, return_tensors="pt"
+            text=texts, images=[image for image, _ in questions], padding=True, do_resize=False, return_tensors="pt"
         ).to(self.device)
         recorder = _Recorder(self._torch)
         with self._torch.inference_mode():

@@ -19,7 +19,7 @@ from vlmdet_cli.questions import kind_of
 from vlmdet_cli.records import Answer, Parsed, read_bytes, read_json
 from vlmdet_cli.stages import evaluate
 from vlmdet_cli.stages.infer import IMAGE_ENDINGS, Ask, How, InferResult, OnBatch, infer, parse
-from vlmdet_cli.stages.merge import merged_model
+from vlmdet_cli.stages.merge import MARKER, merged_model
 from vlmdet_cli.stages.prepare import read_split
 
 GetProject = Callable[[], Project]
@@ -31,6 +31,7 @@ class InferJob(msgspec.Struct, frozen=True, kw_only=True):
     adapter: Path | None
     device: str
     scores: bool
+    max_pixels: int | None
     answers: Path
     how: How
     categories: tuple[str, ...] | None
@@ -42,7 +43,9 @@ class InferJob(msgspec.Struct, frozen=True, kw_only=True):
     def _engine(self) -> Engine:
         from vlmdet_cli.engines.transformers import TransformersEngine
 
-        return TransformersEngine(self.model, adapter=self.adapter, device=self.device, scores=self.scores)
+        return TransformersEngine(
+            self.model, adapter=self.adapter, device=self.device, max_pixels=self.max_pixels, scores=self.scores
+        )
 
 
 def infer_job(
@@ -75,6 +78,7 @@ def infer_job(
         "dialect": format_.dialect,
         "max_tokens": infer_.max_tokens,
         "scores": infer_.scores,
+        "max_pixels": (max_pixels := _max_pixels(loaded, folder)),
     }
     how = How(batch=infer_.batch, max_tokens=infer_.max_tokens, dialect=format_.dialect, identity=identity)
     return InferJob(
@@ -83,6 +87,7 @@ def infer_job(
         adapter=adapter,
         device=infer_.device,
         scores=infer_.scores,
+        max_pixels=max_pixels,
         answers=answers or Path("answers.jsonl"),
         how=how,
         categories=categories,
@@ -119,6 +124,14 @@ def _model(project: Project | None, model: Path | None, adapter: Path | None) ->
     if model is None or not (model / "config.json").is_file():
         raise UsageError(f"No model folder: {model}", hint="A model folder holds config.json and weights.")
     return model, ""
+
+
+def _max_pixels(project: Project | None, model: Path) -> int | None:
+    """The limit that a merged model was trained with, else that of the project's settings."""
+    marker = model / MARKER
+    wanted = project.config.train.swift.get("max_pixels") if project else None
+    made = read_json(marker, "merged model's marker").get("max_pixels") if marker.is_file() else wanted
+    return made if isinstance(made, int) else None
 
 
 def _identity(folder: Path) -> dict[str, Any]:

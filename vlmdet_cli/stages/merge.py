@@ -73,6 +73,7 @@ def _publish(project: Project, source: Path) -> None:
     when = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     weights = source / "adapter_model.safetensors"
     marker = {
+        "max_pixels": project.config.train.swift.get("max_pixels"),
         "checkpoint": str(source.relative_to(project.output) if source.is_relative_to(project.output) else source),
         "adapter": runs.fingerprint(weights) if weights.is_file() else None,
         "merged": when,

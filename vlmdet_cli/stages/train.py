@@ -61,6 +61,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def plan(project: Project, extra: Sequence[str] = (), *, resume: bool = False) -> Plan:
     """The command of the next run (or, with ``resume``, of the latest run's continuation); writes nothing."""
     train, dataset = project.config.train, dataset_of(project)
+    limit = lengths.pixel_limit(project.model(train.model), train.swift.get("max_pixels"))
+    if limit:  # swift itself does not heed what the model's processor states
+        train = msgspec.structs.replace(train, swift={"max_pixels": limit, **train.swift})
     cpu = swift.gpus() == 0
     checkpoint = runs.latest_checkpoint(project.runs) if resume else None
     folder = checkpoint.parent.parent if checkpoint else runs.next_run(project.runs)
@@ -188,7 +191,8 @@ def check_rows(project: Project, dataset: Path) -> tuple[int, list[tuple[int, in
     if not rows:
         raise DataError(f"No rows to train on: {dataset}", hint="Run `vlmdet prepare` again.")
     sizes = picture_sizes(project.output, [image for _, _, image in rows], dataset)
-    count = lengths.counter(project.model(project.config.train.model))
+    model = project.model(project.config.train.model)
+    count = lengths.counter(model, lengths.pixel_limit(model, project.config.train.swift.get("max_pixels")))
     measured = ((question, answer, sizes[image]) for question, answer, image in rows)
     return len(rows), lengths.too_long(measured, count, project.config.train.max_length), count.exact
 
