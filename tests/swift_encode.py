@@ -1,7 +1,7 @@
 """Run as a program: what ms-swift's own template makes of rows, as JSON. Rows come on stdin with absolute paths.
 
-For each row: token ids of its text, of the same boxes in swift's ``objects`` form, of its prompt alone, and how
-many picture patches there are.
+For each row: token ids of its text, of the same boxes in swift's ``objects`` form, of its prompt alone, and the
+picture's patches: how many, and every hundredth number of them.
 """
 
 import json
@@ -17,7 +17,7 @@ def main(model: str) -> None:
 
     runpy.run_path(str(Path(model).parent / "plugin.py"))
     processor = get_processor(model, model_type="qwen2_vl")
-    template = get_template(processor, template_type="vlmdet_demo", max_length=2048)
+    template = get_template(processor, template_type="vlmdet_demo", max_length=2048, max_pixels=112 * 112)
 
     def encode(row: dict[str, Any], mode: str) -> Any:
         template.set_mode(mode)
@@ -37,6 +37,7 @@ def main(model: str) -> None:
                 "objects": list(objects["input_ids"]),
                 "prompt": list(asked["input_ids"]),
                 "patches": len(trained["pixel_values"]),
+                "pixels": trained["pixel_values"].flatten()[::100].tolist(),
             }
         )
     Path(sys.argv[2]).write_text(json.dumps(out))

@@ -140,6 +140,9 @@ def test_texts_token_ids_pictures_and_lengths_are_as_swifts_own_template_makes_t
     assert done.returncode == 0, done.stderr
     from transformers import AutoTokenizer
 
+    from vlmdet_cli.engines.transformers import TransformersEngine
+
+    engine = TransformersEngine(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
     count = lengths.counter(str(folder / "model"), lengths.own_limit(folder / "model"))
@@ -151,7 +154,14 @@ def test_texts_token_ids_pictures_and_lengths_are_as_swifts_own_template_makes_t
         assert made["patches"] == 64
         assert count.row(question, answer, (224, 224)) == len(made["ids"])
         assert tokenizer.decode(made["labels"]) == f"{answer}<|im_end|>"
+        assert _pixels(engine, row["images"][0]) == pytest.approx(made["pixels"], abs=1e-4)
         assert _prompt_ids(tokenizer, question) == [one for one in made["prompt"] if one != pad]
+
+
+def _pixels(engine: Any, path: str) -> list[float]:
+    """Every hundredth number of what our engine feeds for a picture."""
+    inputs = engine.inputs([(engine.load(Path(path)), "x")])
+    return inputs["pixel_values"].flatten()[::100].tolist()  # type: ignore[no-any-return]
 
 
 def _prompt_ids(tokenizer: Any, question: str) -> list[int]:

@@ -72,6 +72,22 @@ def test_without_a_gpu_the_command_says_cpu_and_float32(prepared: Cli, monkeypat
     assert (flags(words)["use_cpu"], flags(words)["torch_dtype"]) == ("true", "float32")
 
 
+def test_the_models_own_pixel_limit_is_told_since_swift_does_not_heed_it(prepared: Cli) -> None:
+    for name, config in (
+        ("old", {"max_pixels": 12544}),
+        ("new", {"image_processor": {"size": {"longest_edge": 12544}}}),
+        ("large", {"max_pixels": 12845056}),
+    ):
+        Path(name).mkdir()
+        file = "processor_config.json" if name == "new" else "preprocessor_config.json"
+        (Path(name) / file).write_text(json.dumps(config))
+    assert flags(dry(prepared, "--set", "train.model=old")[1])["max_pixels"] == "12544"
+    assert flags(dry(prepared, "--set", "train.model=new")[1])["max_pixels"] == "12544"
+    assert "max_pixels" not in flags(dry(prepared, "--set", "train.model=large")[1])
+    mine = dry(prepared, "--set", "train.model=old", "--set", "train.swift.max_pixels=50000")[1]
+    assert flags(mine)["max_pixels"] == "50000"
+
+
 def test_several_gpus_start_as_many_processes(prepared: Cli) -> None:
     env, _ = dry(prepared, "--set", "train.gpus='0,1'", "--set", "train.nproc_per_node=2")
     assert (env["CUDA_VISIBLE_DEVICES"], env["NPROC_PER_NODE"]) == ("0,1", "2")

@@ -81,10 +81,7 @@ class TransformersEngine:
 
     def answer(self, questions: Sequence[tuple[Any, str]], max_tokens: int) -> list[Reply]:
         """Greedy replies; ``length`` where the token limit came before the end of the turn."""
-        texts = [chat(prompt) for _, prompt in questions]
-        inputs = self._processor(
-            text=texts, images=[image for image, _ in questions], padding=True, do_resize=False, return_tensors="pt"
-        ).to(self.device)
+        inputs = self.inputs(questions)
         recorder = _Recorder(self._torch)
         with self._torch.inference_mode():
             made = self._model.generate(
@@ -98,6 +95,12 @@ class TransformersEngine:
         rows = made[:, inputs["input_ids"].shape[1] :].tolist()
         chances = list(zip(*recorder.steps, strict=True)) if self._scores else [()] * len(rows)
         return [self._reply(ids, one) for ids, one in zip(rows, chances, strict=True)]
+
+    def inputs(self, questions: Sequence[tuple[Any, str]]) -> Any:
+        """What the model is fed for (loaded picture, prompt) pairs, padded at the left."""
+        texts, images = [chat(prompt) for _, prompt in questions], [image for image, _ in questions]
+        made = self._processor(text=texts, images=images, padding=True, do_resize=False, return_tensors="pt")
+        return made.to(self.device)
 
     def _reply(self, ids: list[int], chances: Sequence[float]) -> Reply:
         end = next((place for place, one in enumerate(ids) if one in self._ends), None)
