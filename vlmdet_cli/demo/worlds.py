@@ -1,8 +1,8 @@
 """Two synthetic worlds of pictures with true boxes: numpy and Pillow only, the same bytes for the same seed.
 
 ``SHAPES`` is what the tiny model was pretrained on: three textures times four shapes in any colour. ``STREET``
-is what the demo teaches it: six things it has never seen nor named. Pictures are 224 x 224; up to six objects,
-each at least 60 % visible; some pictures are empty, some hold a crowd (many tiny copies of one thing).
+is what the demo teaches it: six things it has never seen. Pictures are 224 x 224; up to six objects,
+partly hidden by others; some pictures are empty, some hold a crowd (many tiny copies of one thing).
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw
 from vlmdet_cli.records import write_json
 
 SIZE = 224
-VISIBLE = 0.6
 EMPTY_SHARE, CROWD_SHARE = 0.08, 0.06
 COUNTS = (0.18, 0.22, 0.22, 0.16, 0.12, 0.10)  # chances of one to six objects
 
@@ -52,10 +51,11 @@ class Scene(NamedTuple):
 
 
 class World(NamedTuple):
-    """Its things, and the range of their longer sides in pixels."""
+    """Its things, the range of their longer sides in pixels, and the least share of one that others leave visible."""
 
     things: tuple[Thing, ...]
     sides: tuple[int, int]
+    visible: float
 
 
 def scene(world: World, rng: Rng) -> Scene:
@@ -66,19 +66,20 @@ def scene(world: World, rng: Rng) -> Scene:
     if rng.random() < CROWD_SHARE:
         placed.append(_crowd(world, image, masks, rng))
     for _ in range(1 + int(rng.choice(len(COUNTS), p=COUNTS))):
-        longer = int(rng.integers(world.sides[0], world.sides[1] + 1))
-        _place(world.things[int(rng.integers(len(world.things)))], longer, image, placed, masks, rng)
+        _place(world, image, placed, masks, rng)
     return Scene(image, tuple(placed))
 
 
-def _place(thing: Thing, longer: int, image: Image.Image, placed: list[Placed], masks: list[Mask], rng: Rng) -> None:
+def _place(world: World, image: Image.Image, placed: list[Placed], masks: list[Mask], rng: Rng) -> None:
     """Put one object where it hides no other too much; give up after some tries."""
+    longer = int(rng.integers(world.sides[0], world.sides[1] + 1))
+    thing = world.things[int(rng.integers(len(world.things)))]
     tile = _tile(thing, longer, rng)
     for _ in range(12):
         left, top = int(rng.integers(0, SIZE - tile.width + 1)), int(rng.integers(0, SIZE - tile.height + 1))
         mask = np.zeros((SIZE, SIZE), dtype=bool)
         mask[top : top + tile.height, left : left + tile.width] = np.asarray(tile)[..., 3] > 127
-        if all(np.count_nonzero(old & mask) <= (1 - VISIBLE) * np.count_nonzero(old) for old in masks):
+        if all(np.count_nonzero(old & mask) <= (1 - world.visible) * np.count_nonzero(old) for old in masks):
             _put(thing, tile, (left, top), image, placed, masks, mask)
             return
 
@@ -260,6 +261,7 @@ SHAPES = World(
         for shape in ("disk", "square", "triangle", "diamond")
     ),
     (36, 92),
+    0.6,
 )
 STREET = World(
     (
@@ -271,6 +273,7 @@ STREET = World(
         Thing("gift box", _gift_box, (0.85, 1.2)),
     ),
     (48, 100),
+    0.8,
 )
 WORLDS = {"shapes": SHAPES, "street": STREET}
 
