@@ -173,18 +173,33 @@ GOOD = answer("a.jpg", "cat(0,0),(100,80)")
         (GOOD + '\n{"image": "a', "error: The predictions file has a line that is not valid JSON: p\n"
          "  Line 2, the last one, column 13: unexpected end of data.\n"
          "hint: Run `vlmdet infer` again: it goes on where it was.\n"),
-        (GOOD + "\n" + GOOD, "error: 1 pictures are answered more than once: p\n  a.jpg, 2 times\n"
+        (GOOD + "\n" + GOOD, "error: The predictions file has 1 answer to a picture that is answered already: p\n"
+         "  a.jpg, 2 times\n"
          "hint: Keep one answer a picture.\n"),
-        (answer("z.jpg", "") + "\n" + answer("y.jpg", ""), "error: 2 predictions are for pictures that the truth does "
-         "not have: p\n  z.jpg\n  y.jpg\n  Truth: truth.json\nhint: Are both of the same split?\n"),
-        ('[{"image_path": "a.jpg", "object": {"cat": [[5, 5, 1, 9]]}}]', "error: The predictions file has 1 boxes that "
-         "are none: p\n  a.jpg cat [5.0, 5.0, 1.0, 9.0]\nhint: A box needs finite numbers and no negative side.\n"),
-        ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, -5]}]', "error: The predictions file has 1 boxes that "
-         "are none: p\n  row 0: bbox [0.0, 0.0, 5.0, -5.0]\nhint: A box needs finite numbers and no negative side.\n"),
-        ('[{"image_id": 1, "category_id": 8, "bbox": [0, 0, 5, 5]}]', "error: The predictions file has 1 boxes of "
-         "categories that the truth does not have: p\n  category_id 8\n"),
+        (answer("z.jpg", "") + "\n" + answer("y.jpg", ""), "error: The predictions file has 2 answers for pictures "
+         "that the truth does not have: p\n  z.jpg\n  y.jpg\n  Truth: truth.json\nhint: Are both of the same split?\n"),
+        ('[{"image_path": "a.jpg", "object": {"cat": [[5, 5, 1, 9]]}}]', "error: The predictions file has 1 box that "
+         "is none: p\n  a.jpg cat [5.0, 5.0, 1.0, 9.0]\nhint: A box needs finite numbers and no negative side.\n"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, -5]}]', "error: The predictions file has 1 box that "
+         "is none: p\n  row 0: bbox [0.0, 0.0, 5.0, -5.0]\nhint: A box needs finite numbers and no negative side.\n"),
+        ('[{"image_id": 1, "category_id": 8, "bbox": [0, 0, 5, 5]}]', "error: The predictions file has 1 box of "
+         "unknown categories: p\n  category_id 8\n"),
         ('[{"image_id": 1, "category_id": "1", "bbox": [0, 0, 5, 5]}]', "error: The predictions file has a wrong "
          "entry: p\n  Expected `int`, got `str` - at `$[0].category_id`.\n"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, NaN, 5]}]', "error: The predictions file is not valid "
+         "JSON: p\n  Line 1, column 51: unexpected character, expected a JSON value.\n"
+         "hint: Was it cut while being copied? Check the file's end.\n"),
+        ('[{"image_id": "1", "category_id": 1, "bbox": [0, 0, 5, 5]}]', "error: The predictions file has 1 answer for "
+         "pictures that the truth does not have: p\n  image_id '1'\n  Truth: truth.json\nhint: Are both of the same "
+         "split?\n"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 1}, '
+         '{"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5]}]', "error: The predictions file has 1 row without a "
+         "number as score: p\n  row 1: no score\n"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5]}, {"image_path": "a.jpg", "object": {}}]',
+         "error: The predictions file has a wrong entry: p\n  Object missing required field `image_id` - at `$[1]`.\n"),
+        (GOOD + '\n{"image_path": "a.jpg", "object": {}}', "error: The predictions file has none of the known forms: "
+         "p\n"
+         "hint: Known are answers (JSONL), swift infer's result file, detection JSON and COCO results.\n"),
         ('[{"a": 1}]', "error: The predictions file has none of the known forms: p\nhint: Known are answers (JSONL), "
          "swift infer's result file, detection JSON and COCO results.\n"),
         ('[{"image_id": 1,', "error: The predictions file is not valid JSON: p\n  Line 1, column 17: unexpected end of "

@@ -205,9 +205,9 @@ def test_the_latest_whole_checkpoint_is_taken_and_others_by_step(tmp_path: Path)
         (lambda row: {**row, "images": []}, "error: A row is malformed: {f}, line 2\n  A row has one user and one "
          "assistant message, one <image> and one path in `images`.\nhint: Run `vlmdet prepare` and `vlmdet augment` "
          "again.\n"),
-        (lambda row: {**row, "images": ["data/no.jpg"]}, "error: 1 pictures of the train file cannot be read: {f}\n"
+        (lambda row: {**row, "images": ["data/no.jpg"]}, "error: Cannot read 1 picture of the train file: {f}\n"
          "  data/no.jpg\nhint: Run `vlmdet prepare` again.\n"),
-        (lambda row: {**row, "images": ["../no.jpg"]}, "error: 1 pictures of the train file cannot be read: {f}\n"
+        (lambda row: {**row, "images": ["../no.jpg"]}, "error: Cannot read 1 picture of the train file: {f}\n"
          "  ../no.jpg\nhint: Run `vlmdet prepare` again.\n"),
     ],
 )  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from vlmdet_cli.errors import DataError, first_few
+from vlmdet_cli.errors import DataError, counted, first_few
 from vlmdet_cli.records import ImageId, Object, Picture, parse_json, read_bytes, whole_file
 
 WHAT = "annotation file"
@@ -146,7 +146,7 @@ def _check(file: CocoFile, path: Path) -> None:
             problems.append(f"annotations[{number}]: bbox {list(one.bbox)} is no box")
     if problems:
         raise DataError(
-            f"The {WHAT} has {len(problems):,} wrong {'entry' if len(problems) == 1 else 'entries'}: {path}",
+            f"The {WHAT} has {counted(len(problems), 'wrong entry', 'wrong entries')}: {path}",
             why=first_few(problems),
             hint="Correct or remove them.",
         )

@@ -46,3 +46,8 @@ def first_few(items: Sequence[str], limit: int = 3) -> list[str]:
     """The first ``limit`` items and a line that counts the rest: for the *why* of an error."""
     rest = len(items) - limit
     return [*items[:limit], *([f"… and {rest:,} more"] if rest > 0 else [])]
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """``1 box``, ``2,000 boxes``: a number with the word that goes with it."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

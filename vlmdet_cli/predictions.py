@@ -22,7 +22,7 @@ import orjson
 
 from vlmdet_cli import dialects
 from vlmdet_cli.boxes import as_boxes
-from vlmdet_cli.errors import DataError, UsageError, first_few
+from vlmdet_cli.errors import DataError, UsageError, counted, first_few
 from vlmdet_cli.questions import kind_of
 from vlmdet_cli.records import Answer, Box, ImageId, Parsed, Problem, Token, parse_json, read_bytes
 from vlmdet_cli.truth import Truth
@@ -258,7 +258,7 @@ def _coco_results(path: Path, rows: Sequence[_Result], truth: Truth) -> Predicti
     unknown = [f"category_id {row.category_id}" for row in rows if row.category_id not in truth.category_ids]
     if unknown:
         raise DataError(
-            f"The {WHAT} has {len(unknown):,} boxes of categories that the truth does not have: {path}",
+            f"The {WHAT} has {counted(len(unknown), 'box', 'boxes')} of unknown categories: {path}",
             why=first_few(list(dict.fromkeys(unknown))),
         )
     boxes = [(x, y, x + w, y + h) for x, y, w, h in (row.bbox for row in rows)]
@@ -282,7 +282,9 @@ def _scores_of(path: Path, rows: Sequence[_Result]) -> list[float]:
     bad = [f"row {number}: no score" for number, row in enumerate(rows) if row.score is None]
     bad += [f"row {number}: score {s}" for number, s in enumerate(scores) if not math.isfinite(s)]
     if bad:
-        raise DataError(f"The {WHAT} has {len(bad):,} rows whose score is no number: {path}", why=first_few(bad))
+        raise DataError(
+            f"The {WHAT} has {counted(len(bad), 'row')} without a number as score: {path}", why=first_few(bad)
+        )
     return scores
 
 
@@ -298,7 +300,7 @@ def _places(path: Path, keys: Iterable[tuple[ImageId | None, str]], truth: Truth
             places.append(place)
     if unknown:
         raise DataError(
-            f"{len(unknown):,} predictions are for pictures that the truth does not have: {path}",
+            f"The {WHAT} has {counted(len(unknown), 'answer')} for pictures that the truth does not have: {path}",
             why=[*first_few(list(dict.fromkeys(unknown))), f"Truth: {truth.path}"],
             hint="Are both of the same split?",
         )
@@ -319,7 +321,7 @@ def _only_once(path: Path, images: Sequence[str]) -> None:
     if images:
         count = Counter(images)
         raise DataError(
-            f"{len(images):,} pictures are answered more than once: {path}",
+            f"The {WHAT} has {counted(len(images), 'answer')} to a picture that is answered already: {path}",
             why=first_few([f"{image}, {number + 1} times" for image, number in count.items()]),
             hint="Keep one answer a picture.",
         )
@@ -332,7 +334,7 @@ def _sound(path: Path, boxes: Sequence[Box], name: Callable[[int], str]) -> None
     bad = [name(number) for number in np.flatnonzero(~sound).tolist()]
     if bad:
         raise DataError(
-            f"The {WHAT} has {len(bad):,} boxes that are none: {path}",
+            f"The {WHAT} has {counted(len(bad), 'box that is', 'boxes that are')} none: {path}",
             why=first_few(bad),
             hint="A box needs finite numbers and no negative side.",
         )

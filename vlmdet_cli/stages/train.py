@@ -18,7 +18,7 @@ import tomli_w
 
 from vlmdet_cli import __version__, lengths, runs, swift
 from vlmdet_cli.coco import leaves
-from vlmdet_cli.errors import DataError, EngineError, UsageError, first_few
+from vlmdet_cli.errors import DataError, EngineError, UsageError, counted, first_few
 from vlmdet_cli.project import Project
 from vlmdet_cli.records import lock, read_bytes, read_json, whole_file, write_json
 
@@ -233,7 +233,7 @@ def picture_sizes(folder: Path, images: Sequence[str], dataset: Path) -> dict[st
             bad.append(image)
     if bad:
         raise DataError(
-            f"{len(bad):,} pictures of the train file cannot be read: {dataset}",
+            f"Cannot read {counted(len(bad), 'picture')} of the train file: {dataset}",
             why=first_few(bad),
             hint="Run `vlmdet prepare` again.",
         )
