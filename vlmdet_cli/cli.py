@@ -39,11 +39,15 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", rich_help_panel=PANEL, help="Override one setting; repeatable."),
 ]
-Json = Annotated[bool, typer.Option("--json", rich_help_panel=PANEL, help="Print the result as one JSON document.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", rich_help_panel=PANEL, help="Only errors and warnings.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", rich_help_panel=PANEL, help="Say more.")]
-Debug = Annotated[bool, typer.Option("--debug", rich_help_panel=PANEL, help="Show tracebacks.")]
-NoProgress = Annotated[bool, typer.Option("--no-progress", rich_help_panel=PANEL, help="No progress bars.")]
+Json = Annotated[
+    bool, typer.Option("--json", metavar="", rich_help_panel=PANEL, help="Print the result as one JSON document.")
+]
+Quiet = Annotated[
+    bool, typer.Option("-q", "--quiet", metavar="", rich_help_panel=PANEL, help="Only errors and warnings.")
+]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", metavar="", rich_help_panel=PANEL, help="Say more.")]
+Debug = Annotated[bool, typer.Option("--debug", metavar="", rich_help_panel=PANEL, help="Show tracebacks.")]
+NoProgress = Annotated[bool, typer.Option("--no-progress", metavar="", rich_help_panel=PANEL, help="No progress bars.")]
 
 
 Classes = Literal["all", "present"]
@@ -132,7 +136,8 @@ def _show_version(wanted: bool) -> None:
 
 
 Version = Annotated[
-    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    bool,
+    typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Show the version and exit."),
 ]
 
 
@@ -197,10 +202,10 @@ def augment(session: Session) -> None:
 def train(
     session: Session,
     swift_arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- SWIFT ARGUMENTS]", help="Passed to swift as they are.")
+        list[str] | None, typer.Argument(metavar="-- SWIFT ARGUMENT", help="Passed to swift as they are.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and do nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", metavar="", help="Go on from the latest checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Print the command and do nothing.")] = False,
 ) -> None:
     """Fine-tune the model with `swift sft`."""
     from vlmdet_cli.stages import train as stage
@@ -236,7 +241,7 @@ def merge(
 def infer(
     session: Session,
     images: Annotated[
-        list[Path] | None, typer.Argument(metavar="[IMAGE|DIR]...", help="Pictures.", show_default="a prepared split")
+        list[Path] | None, typer.Argument(metavar="IMAGE|DIR", help="Pictures.", show_default="a prepared split")
     ] = None,
     model: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Any local model folder.", show_default="the merged model")
@@ -244,8 +249,10 @@ def infer(
     adapter: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A LoRA checkpoint to put on the model, unmerged.")
     ] = None,
-    split: Annotated[str, typer.Option(help="The prepared split to answer.", show_default="infer.split")] = "",
-    name: Annotated[str, typer.Option(help="Name of the answers file.", show_default="the split")] = "",
+    split: Annotated[
+        str, typer.Option(metavar="SPLIT", help="The prepared split to answer.", show_default="infer.split")
+    ] = "",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="the split")] = "",
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the answers to named pictures in this file.")
     ] = None,
@@ -279,8 +286,10 @@ def eval_(
     predictions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Answers, detection JSON, COCO results or swift infer's file.")
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the answers file.", show_default="infer.split")] = "",
-    iou: Annotated[float | None, typer.Option(help="IoU threshold.", show_default="eval.iou")] = None,
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="infer.split")
+    ] = "",
+    iou: Annotated[float | None, typer.Option(metavar="IOU", help="IoU threshold.", show_default="eval.iou")] = None,
     classes: Annotated[
         Classes | None, typer.Option(help="Which classes count in a picture.", show_default="eval.classes")
     ] = None,
@@ -293,9 +302,11 @@ def eval_(
     no_worse_than: Annotated[
         Path | None, typer.Option(metavar="REPORT", help="Exit 1 if F1, macro F1 or AP is lower than there.")
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="How much lower than --no-worse-than is allowed.")] = 0.0,
-    csv: Annotated[bool, typer.Option("--csv", help="Print the classes as CSV.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print a summary as Markdown.")] = False,
+    tolerance: Annotated[
+        float, typer.Option(metavar="NUMBER", help="How much lower than --no-worse-than is allowed.")
+    ] = 0.0,
+    csv: Annotated[bool, typer.Option("--csv", metavar="", help="Print the classes as CSV.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", metavar="", help="Print a summary as Markdown.")] = False,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the gates as JUnit XML.")] = None,
 ) -> int:
     """Score the answers: precision, recall, F1, mean IoU, COCO AP."""
@@ -330,8 +341,12 @@ def viz(
     predictions: Annotated[Path | None, typer.Option(metavar="FILE", help="As for eval.")] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the pictures are.")] = None,
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Where drawings go.")] = None,
-    name: Annotated[str, typer.Option(help="Name of the answers file.", show_default="infer.split")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="How many.", show_default="viz.pictures")] = None,
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="infer.split")
+    ] = "",
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="How many.", show_default="viz.pictures")
+    ] = None,
 ) -> None:
     """Draw predictions and truth, a contact sheet and the training curve."""
     from vlmdet_cli.stages import jobs
@@ -356,8 +371,10 @@ def viz(
 @command(panel="Beside them")
 def init(
     session: Session,
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder to write into.", show_default=False)] = Path(),
-    demo: Annotated[bool, typer.Option("--demo", help="Write the demo: pictures, a tiny model, its project.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into.", show_default=False)] = Path(),
+    demo: Annotated[
+        bool, typer.Option("--demo", metavar="", help="Write the demo: pictures, a tiny model, its project.")
+    ] = False,
 ) -> None:
     """Write a project file with every key explained, or the whole demo."""
     from vlmdet_cli.stages import init as stage
@@ -370,8 +387,8 @@ def init(
 @command(panel="Beside them")
 def compare(
     session: Session,
-    reports: Annotated[list[Path], typer.Argument(metavar="REPORT REPORT...", help="Reports of `vlmdet eval`.")],
-    force: Annotated[bool, typer.Option("--force", help="Even if they were not measured alike.")] = False,
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT", help="Reports of `vlmdet eval`.")],
+    force: Annotated[bool, typer.Option("--force", metavar="", help="Even if they were not measured alike.")] = False,
 ) -> None:
     """Put reports beside each other."""
     from vlmdet_cli.stages import compare as stage
@@ -383,8 +400,8 @@ def compare(
 @command(panel="Beside them")
 def parse(
     session: Session,
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE|-]", help="Raw answers.", show_default="stdin")] = None,
-    dialect: Annotated[str, typer.Option(help="The model family's way to write boxes.")] = "qwen2_vl",
+    file: Annotated[Path | None, typer.Argument(metavar="FILE|-", help="Raw answers.", show_default="stdin")] = None,
+    dialect: Annotated[str, typer.Option(metavar="NAME", help="The model family's way to write boxes.")] = "qwen2_vl",
     size: Annotated[str, typer.Option(metavar="WxH", help="Picture size: gives boxes in pixels.")] = "",
     categories: Annotated[list[str] | None, typer.Option("--category", help="A known category; repeatable.")] = None,
 ) -> None:

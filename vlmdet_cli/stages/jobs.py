@@ -226,7 +226,7 @@ def _settings(project: Project, predictions: Path) -> dict[str, Any]:
     """The project's settings and whose answers these are: what a comparison tells runs apart by."""
     made: dict[str, Any] = msgspec.to_builtins(project.config)
     meta = predictions.with_suffix(".meta.json")
-    return made | {"answered_by": read_json(meta, "account of the answers") if meta.is_file() else None}
+    return made | {"answered_by": runs.fingerprint(meta)[:12] if meta.is_file() else None}
 
 
 def _prepared_truth(project: Project) -> Path:
