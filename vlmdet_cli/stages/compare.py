@@ -39,7 +39,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """``per_class`` is F1, the biggest change first; ``settings``: keys in which the runs differ, a value a report."""
+    """``per_class`` is F1 of the classes that have objects, the biggest change first; ``settings``: keys in which the runs differ, a value a report."""
 
     names: tuple[str, ...]
     protocol: dict[str, Any]
@@ -146,7 +146,8 @@ def _at(tree: Any, path: Sequence[str]) -> float | None:
 
 
 def _per_class(trees: Sequence[Any]) -> dict[str, Row]:
-    names = dict.fromkeys(name for tree in trees for name in tree["per_class"])
+    classes = [pair for tree in trees for pair in tree["per_class"].items()]
+    names = dict.fromkeys(name for name, one in classes if one["tp"] + one["fn"])
     rows = {name: _row(trees, ("per_class", name, "f1"), []) for name in names}
     return dict(sorted(rows.items(), key=lambda pair: -max((abs(d or 0.0) for d in pair[1].differences), default=0)))
 
