@@ -39,7 +39,9 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """``per_class`` is F1 of the classes that have objects, the biggest change first; ``settings``: keys in which the runs differ, a value a report."""
+    """``per_class`` is F1 of the classes that have objects, the biggest change first; ``settings``: keys in which the
+    runs differ, a value a report.
+    """
 
     names: tuple[str, ...]
     protocol: dict[str, Any]
