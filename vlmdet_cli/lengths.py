@@ -17,7 +17,7 @@ from vlmdet_cli.records import read_json
 
 _TURNS = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n"
-    "<|im_start|>assistant\n{answer}<|im_end|>"
+    "<|im_start|>assistant\n{answer}<|im_end|>\n"
 )
 _SPECIAL = re.compile(r"<\|[a-z_]+\|>")
 
