@@ -38,9 +38,10 @@ def process(command: Sequence[str], cwd: Path) -> Cost:
     return Cost(seconds, usage.ru_maxrss / 1024)
 
 
-def paired(name: str, ours: Callable[[], Cost], peer: Callable[[], Cost], runs: int = 7) -> Pair:
-    """Each once unmeasured, then in turns."""
-    ours(), peer()
+def paired(name: str, ours: Callable[[], Cost], peer: Callable[[], Cost], runs: int) -> Pair:
+    """In turns; each once unmeasured before, but for a single run."""
+    if runs > 1:
+        ours(), peer()
     mine, theirs = zip(*((ours(), peer()) for _ in range(runs)), strict=True)
     return Pair(name, _median(mine), _median(theirs))
 

@@ -32,7 +32,7 @@ Form = Literal["answers", "swift infer", "detection JSON", "COCO results"]
 Scores = Literal["auto", "constant", "file", "logprob"]
 
 
-class Found(msgspec.Struct, frozen=True):
+class Found(msgspec.Struct, frozen=True, gc=False):
     """One predicted box of the picture with that index in the truth."""
 
     picture: int
@@ -225,7 +225,7 @@ class _Detections(msgspec.Struct):
     object: dict[str, list[tuple[float, float, float, float]]]
 
 
-class _Result(msgspec.Struct):
+class _Result(msgspec.Struct, gc=False):
     image_id: ImageId
     category_id: int
     bbox: tuple[float, float, float, float]

@@ -27,7 +27,7 @@ Health = Literal["empty", "ok", "partial", "unparsed"]
 QUESTION_KINDS: tuple[Kind, ...] = ("count", "full", "partial", "none")
 
 
-class Object(msgspec.Struct, frozen=True):
+class Object(msgspec.Struct, frozen=True, gc=False):
     """One annotated object: its category's name and its box; a crowd is a region of many."""
 
     label: str

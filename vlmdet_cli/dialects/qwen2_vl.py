@@ -65,7 +65,7 @@ class Qwen2VL(Dialect):
             label, boxes = match.groups()
             numbers = list(map(int, _NUMBER.findall(boxes)))
             found += [(label, box) for box in zip(*[iter(numbers)] * 4, strict=True)]
-        return found if end == len(text) else None
+        return found if not text[end:].strip() else None
 
     def scan(self, text: str) -> Iterator[Item]:
         text = _END_OF_TURN.split(text, maxsplit=1)[0]

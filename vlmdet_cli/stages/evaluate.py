@@ -73,11 +73,14 @@ def evaluate(truth_file: Path, predictions_file: Path, how: How | None = None) -
     theirs = _flat_objects(truth, names)
     mine, scores, left_out = _flat_predictions(found, names, theirs, how)
     areas = np.array(truth.areas, dtype=np.float64) if truth.areas is not None else None
+    protocol, ledger = _protocol(truth, found, theirs, names, how), _ledger(truth, found, left_out)
+    answered, health, pictures, source = tasks(found.answers), _health(found), len(truth.pictures), found.score_source
+    del truth, found  # hundreds of thousands of small objects, not needed beside the arrays
     measured = detection(mine, theirs, names, how.iou, areas)
-    coco = coco_ap(mine, scores, theirs, areas, names, len(truth.pictures))
-    counts = bootstrap.per_picture(mine, theirs, measured.at, ~theirs.crowd, len(truth.pictures))
+    coco = coco_ap(mine, scores, theirs, areas, names, pictures)
+    counts = bootstrap.per_picture(mine, theirs, measured.at, ~theirs.crowd, pictures)
     return Report(
-        protocol=_protocol(truth, found, theirs, names, how),
+        protocol=protocol,
         overall=_overall(measured),
         intervals=bootstrap.intervals(counts, how.seed),
         per_class={
@@ -85,14 +88,14 @@ def evaluate(truth_file: Path, predictions_file: Path, how: How | None = None) -
             for name, one in measured.per_class.items()
         },
         sizes=msgspec.to_builtins(measured.sizes),
-        coco={**coco.measures, "score_source": found.score_source},
+        coco={**coco.measures, "score_source": source},
         errors=coco.errors,
         confusion=coco.confusion,
         counting=counting.from_detections(mine, ~measured.at.ignored, theirs, names),
-        scores=_scores(mine, scores, theirs, how, coco.calibration, found),
-        tasks=tasks(found.answers),
-        answers=_health(found),
-        ledger=_ledger(truth, found, left_out),
+        scores=_scores(mine, scores, theirs, how, coco.calibration, source),
+        tasks=answered,
+        answers=health,
+        ledger=ledger,
         config=how.config,
         pictures={name: values.round(6).tolist() for name, values in zip(bootstrap.COLUMNS, counts.T, strict=True)},
     )
@@ -112,13 +115,13 @@ def _overall(measured: Detection) -> dict[str, Any]:
 
 
 def _scores(
-    mine: Flat, scores: Floats, theirs: Flat, how: How, calibration: dict[str, Any], found: Predictions
+    mine: Flat, scores: Floats, theirs: Flat, how: How, calibration: dict[str, Any], source: str
 ) -> dict[str, Any]:
     """What scores are worth, where there are any."""
-    if found.score_source == "constant":
+    if source == "constant":
         return {}
     swept = sweep(mine, scores, theirs, how.iou)
-    return {"source": found.score_source, **swept, "calibration": calibration} if swept else {}
+    return {"source": source, **swept, "calibration": calibration} if swept else {}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
