@@ -22,6 +22,7 @@ from vlmdet_cli.demo import HERE
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),  # the first of these tests waits for the whole demo
     pytest.mark.skipif(shutil.which("swift") is None and not (Path(sys.executable).parent / "swift").exists(),
                        reason="needs the extra `train`"),
 ]  # fmt: skip
