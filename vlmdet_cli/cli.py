@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,7 +19,7 @@ from vlmdet_cli import __version__, console, views
 from vlmdet_cli.console import Talk
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import FILE_NAME, Project, convert, load
-from vlmdet_cli.records import write_json, write_text
+from vlmdet_cli.records import Classes, ScoreSource, write_json, write_text
 
 app = typer.Typer(
     name="vlmdet",
@@ -48,10 +48,6 @@ Quiet = Annotated[
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", metavar="", rich_help_panel=PANEL, help="Say more.")]
 Debug = Annotated[bool, typer.Option("--debug", metavar="", rich_help_panel=PANEL, help="Show tracebacks.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", metavar="", rich_help_panel=PANEL, help="No progress bars.")]
-
-
-Classes = Literal["all", "present"]
-ScoreSource = Literal["auto", "constant", "file", "logprob"]
 
 
 class Globals(NamedTuple):

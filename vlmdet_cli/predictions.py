@@ -24,12 +24,11 @@ from vlmdet_cli import dialects
 from vlmdet_cli.boxes import as_boxes
 from vlmdet_cli.errors import DataError, UsageError, counted, first_few
 from vlmdet_cli.questions import kind_of
-from vlmdet_cli.records import Answer, Box, ImageId, Parsed, Problem, Token, parse_json, read_bytes
+from vlmdet_cli.records import Answer, Box, ImageId, Parsed, Problem, ScoreSource, Token, parse_json, read_bytes
 from vlmdet_cli.truth import Truth
 
 WHAT = "predictions file"
 Form = Literal["answers", "swift infer", "detection JSON", "COCO results"]
-Scores = Literal["auto", "constant", "file", "logprob"]
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
@@ -55,7 +54,7 @@ class Predictions(msgspec.Struct, frozen=True, kw_only=True):
     parsed: list[Parsed] = []
 
 
-def read(path: Path, truth: Truth, scores: Scores = "auto") -> Predictions:
+def read(path: Path, truth: Truth, scores: ScoreSource = "auto") -> Predictions:
     """Predictions of a file for a truth's pictures. Raises ``DataError``, ``UsageError`` for scores that are not there.
 
     ``scores``: ``auto`` takes what the file has; ``constant`` counts every box as 1.

@@ -18,6 +18,7 @@ import msgspec
 import tomli
 
 from vlmdet_cli.errors import UsageError
+from vlmdet_cli.records import Classes, ScoreSource
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -143,8 +144,8 @@ class Infer(Table, frozen=True, kw_only=True):
 
 class Eval(Table, frozen=True, kw_only=True):
     iou: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
-    classes: Literal["all", "present"] = "all"
-    scores: Literal["auto", "constant", "file", "logprob"] = "auto"
+    classes: Classes = "all"
+    scores: ScoreSource = "auto"
     fail_under: tuple[str, ...] = ()
 
 

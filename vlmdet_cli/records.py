@@ -21,6 +21,8 @@ from vlmdet_cli.errors import DataError, UsageError
 
 Box = tuple[float, float, float, float]
 ImageId = int | str
+Classes = Literal["all", "present"]  # which classes count in a picture
+ScoreSource = Literal["auto", "constant", "file", "logprob"]
 Token = tuple[str, float]  # a piece of an answer's text and its log-probability
 Kind = Literal["detection", "count", "full", "partial", "none"]
 Health = Literal["empty", "ok", "partial", "unparsed"]

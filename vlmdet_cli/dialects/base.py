@@ -9,6 +9,7 @@ import bisect
 import functools
 import itertools
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -20,6 +21,7 @@ LOOP = 5  # so many identical boxes in a row are a loop
 
 
 Span = tuple[int, int]
+END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext)\|>")  # of the Qwen families
 
 
 class Item(NamedTuple):

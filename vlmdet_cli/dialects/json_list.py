@@ -12,14 +12,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vlmdet_cli.boxes import MAX_PIXELS, MIN_PIXELS, resized
-from vlmdet_cli.dialects.base import Dialect, Item, Size, Span, box_item, problem_item
+from vlmdet_cli.dialects.base import END_OF_TURN, Dialect, Item, Size, Span, box_item, problem_item
 from vlmdet_cli.records import Box
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _OBJECT = re.compile(rf"\{{(?:[^{{}}\"]|{_STRING})*\}}")
 _NUMBERS = re.compile(r'"bbox(?:_2d)?"\s*:\s*(\[[^\[\]]*\])')
 _LABEL = re.compile(rf'"label"\s*:\s*({_STRING})')
-_END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext)\|>")
 _FENCE = re.compile(r"```(?:json)?")
 
 
@@ -52,10 +51,10 @@ class JsonList(Dialect):
         return str(list(self.to_frame(box, size_wh)))
 
     def is_empty(self, text: str) -> bool:
-        return super().is_empty(_FENCE.sub("", _END_OF_TURN.split(text, maxsplit=1)[0]))
+        return super().is_empty(_FENCE.sub("", END_OF_TURN.split(text, maxsplit=1)[0]))
 
     def scan(self, text: str) -> Iterator[Item]:
-        text = _END_OF_TURN.split(text, maxsplit=1)[0]
+        text = END_OF_TURN.split(text, maxsplit=1)[0]
         end = 0
         for match in _OBJECT.finditer(text):
             end = match.end()

@@ -7,7 +7,7 @@ a box; ``(…)`` without digits and commas is part of a label, so ``phone (red)(
 import re
 from collections.abc import Iterator, Sequence
 
-from vlmdet_cli.dialects.base import Dialect, Item, Size, Span, box_item, problem_item
+from vlmdet_cli.dialects.base import END_OF_TURN, Dialect, Item, Size, Span, box_item, problem_item
 from vlmdet_cli.records import Box
 
 REF, REF_END, BOX, BOX_END = "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"
@@ -21,7 +21,6 @@ _GROUPS = re.compile(rf"{_GROUP}(?:\s*,\s*(?:{_GROUP}|\([\s\d.+-]*\)))*")
 # a box that the text's end cuts: one corner and a comma, or an open bracket
 _OPEN_TAIL = re.compile(r"\([\s\d.,+-]*\)\s*,\s*$|(?:\([\s\d.,+-]*\)\s*,\s*)?\([\s\d.,+-]*$")
 _TOKENS = re.compile(r"(<\|(?:object_ref|box|quad)_(?:start|end)\|>)")
-_END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext)\|>")
 _HALF_TOKEN = re.compile(r"<(?:\|[a-z_]*\|?)?$")
 # a label of words and its boxes, whole and without a space too many
 _CORNER = r"\([0-9]{1,4},[0-9]{1,4}\)"
@@ -68,7 +67,7 @@ class Qwen2VL(Dialect):
         return found if not text[end:].strip() else None
 
     def scan(self, text: str) -> Iterator[Item]:
-        text = _END_OF_TURN.split(text, maxsplit=1)[0]
+        text = END_OF_TURN.split(text, maxsplit=1)[0]
         half = _HALF_TOKEN.search(text)
         scanner = _Scanner(cut=half is not None)
         pieces, at = _TOKENS.split(text[: half.start()] if half else text), 0

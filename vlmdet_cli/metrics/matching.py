@@ -107,17 +107,17 @@ def match(pairs: Pairs, crowd_pairs: Pairs, predictions: int, threshold: float) 
         if found[prediction] < 0 and one not in taken:
             found[prediction], iou[prediction] = one, overlap
             taken.add(one)
-    return Match(found, iou, _in_crowds(crowd_pairs, found, threshold))
+    return Match(found, iou, in_crowds(crowd_pairs, found < 0, threshold))
 
 
 def raised(at: Match, crowd_pairs: Pairs, threshold: float) -> Match:
     """The same matching at a higher threshold: pairs are taken by descending IoU, so the better ones stay."""
     found = np.where(at.iou >= threshold, at.object, -1)
-    return Match(found, np.where(found >= 0, at.iou, 0.0), _in_crowds(crowd_pairs, found, threshold))
+    return Match(found, np.where(found >= 0, at.iou, 0.0), in_crowds(crowd_pairs, found < 0, threshold))
 
 
-def _in_crowds(crowd_pairs: Pairs, found: Ints, threshold: float) -> Bools:
-    """Predictions that find nothing and lie in a crowd."""
-    ignored = np.zeros(len(found), dtype=bool)
+def in_crowds(crowd_pairs: Pairs, free: Bools, threshold: float) -> Bools:
+    """Of the predictions that find nothing (``free``), those that lie in a crowd."""
+    ignored = np.zeros(len(free), dtype=bool)
     ignored[crowd_pairs.prediction[crowd_pairs.overlap >= threshold]] = True
-    return ignored & (found < 0)
+    return ignored & free

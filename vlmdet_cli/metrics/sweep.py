@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmdet_cli.metrics.matching import Bools, Flat, Floats, overlapping
+from vlmdet_cli.metrics.matching import Bools, Flat, Floats, in_crowds, overlapping
 
 POINTS = 101
 
@@ -53,6 +53,4 @@ def _matched(predictions: Flat, objects: Flat, order: Any, iou: float) -> tuple[
         if not hit[one] and other not in taken:
             hit[one] = True
             taken.add(other)
-    ignored = np.zeros(len(order), dtype=bool)
-    ignored[crowd_pairs.prediction[crowd_pairs.overlap >= iou]] = True
-    return hit, ignored & ~hit
+    return hit, in_crowds(crowd_pairs, ~hit, iou)

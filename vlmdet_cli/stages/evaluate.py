@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,8 +21,8 @@ from vlmdet_cli.metrics.detection import THRESHOLDS, Detection, detection
 from vlmdet_cli.metrics.matching import Flat, Floats, flat
 from vlmdet_cli.metrics.sweep import sweep
 from vlmdet_cli.metrics.tasks import tasks
-from vlmdet_cli.predictions import Predictions, Scores
-from vlmdet_cli.records import Ledger
+from vlmdet_cli.predictions import Predictions
+from vlmdet_cli.records import Classes, Ledger, ScoreSource
 from vlmdet_cli.truth import Truth
 
 MATCHING = "greedy by descending IoU, per picture and class; crowds ignored"
@@ -35,8 +35,8 @@ class How(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     iou: float = 0.5
-    classes: Literal["all", "present"] = "all"
-    scores: Scores = "auto"
+    classes: Classes = "all"
+    scores: ScoreSource = "auto"
     seed: int = 0
     config: dict[str, Any] | None = None
 

@@ -61,7 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def plan(project: Project, extra: Sequence[str] = (), *, resume: bool = False) -> Plan:
     """The command of the next run (or, with ``resume``, of the latest run's continuation); writes nothing."""
     train, dataset = project.config.train, dataset_of(project)
-    limit = lengths.pixel_limit(project.model(train.model), train.swift.get("max_pixels"))
+    limit = _pixel_limit(project)
     if limit:  # swift itself does not heed what the model's processor states
         train = msgspec.structs.replace(train, swift={"max_pixels": limit, **train.swift})
     cpu = swift.gpus() == 0
@@ -79,6 +79,11 @@ def plan(project: Project, extra: Sequence[str] = (), *, resume: bool = False) -
     )
     env = swift.environment(root_images=project.output, visible=train.gpus, processes=train.nproc_per_node, cpu=cpu)
     return Plan(command=swift.Command(argv, env), folder=folder, dataset=dataset, cpu=cpu, resumed=checkpoint)
+
+
+def _pixel_limit(project: Project) -> int | None:
+    train = project.config.train
+    return lengths.pixel_limit(project.model(train.model), train.swift.get("max_pixels"))
 
 
 def dataset_of(project: Project) -> Path:
@@ -191,8 +196,7 @@ def check_rows(project: Project, dataset: Path) -> tuple[int, list[tuple[int, in
     if not rows:
         raise DataError(f"No rows to train on: {dataset}", hint="Run `vlmdet prepare` again.")
     sizes = picture_sizes(project.output, [image for _, _, image in rows], dataset)
-    model = project.model(project.config.train.model)
-    count = lengths.counter(model, lengths.pixel_limit(model, project.config.train.swift.get("max_pixels")))
+    count = lengths.counter(project.model(project.config.train.model), _pixel_limit(project))
     measured = ((question, answer, sizes[image]) for question, answer, image in rows)
     return len(rows), lengths.too_long(measured, count, project.config.train.max_length), count.exact
 
