@@ -1,0 +1,269 @@
+"""A detection data set as columns: what every source is read to, and what subsets and rows are made from.
+
+Pictures are records, objects are columns (numpy arrays of equal length N), ordered by picture and, within one, as
+annotated. A million objects take some 80 MB, and a rule about all of them is one array expression.
+
+``labels`` are all names that an object may have; the first ``wanted`` of them are the categories a model shall name.
+``state`` says why an object is no target (see ``REASONS``): 0 is kept. Boxes are left, top, width, height in float
+pixels as annotated (COCO's form, so that they are written as they were read); ``xyxy`` gives corners.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from vlmdet_cli.boxes import xywh_to_xyxy
+from vlmdet_cli.records import ImageId, Object, Picture
+
+Column = npt.NDArray[Any]
+REASONS = ("", "other category", "crowd", "too small")
+OTHER, CROWD, SMALL = 1, 2, 3
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A picture without its objects. ``verified``: the categories whose objects are all annotated in it, those that
+    it does not have included; None where that holds for every category of the data set.
+    """
+
+    id: ImageId
+    file_name: str
+    width: int
+    height: int
+    verified: tuple[str, ...] | None = None
+
+
+class Flaw(NamedTuple):
+    """One wrong entry of a source: ``pictures`` or ``boxes`` are lost by it, for a reason, at a place."""
+
+    thing: str
+    reason: str
+    where: str
+
+
+class Dataset(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """Pictures and the columns of their objects, each of length N; ``xywh`` is (N, 4)."""
+
+    images: Sequence[Image]
+    labels: tuple[str, ...]
+    label_ids: tuple[ImageId, ...]
+    wanted: int
+    image: Column
+    label: Column
+    xywh: Column
+    area: Column
+    crowd: Column
+    state: Column
+    ids: Column
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The names a model shall use, in the data set's order."""
+        return self.labels[: self.wanted]
+
+    @property
+    def category_ids(self) -> dict[ImageId, str]:
+        return dict(zip(self.label_ids[: self.wanted], self.categories, strict=True))
+
+    @cached_property
+    def starts(self) -> Column:
+        """``(P + 1,)``: objects of picture p stand at ``starts[p]:starts[p + 1]``."""
+        return np.searchsorted(self.image, np.arange(len(self.images) + 1))
+
+    @cached_property
+    def sizes(self) -> Column:
+        """``(P, 2)``: widths and heights."""
+        flat = [side for one in self.images for side in (one.width, one.height)]
+        return np.array(flat, dtype=np.float64).reshape(-1, 2)
+
+    @cached_property
+    def xyxy(self) -> Column:
+        """``(N, 4)``: corners in pixels, as annotated."""
+        return xywh_to_xyxy(self.xywh)
+
+    @cached_property
+    def clipped(self) -> Column:
+        """``(N, 4)``: corners cut off at the picture's borders."""
+        sizes = self.sizes[self.image]
+        return np.clip(self.xyxy, 0.0, np.hstack([sizes, sizes]))
+
+    @cached_property
+    def target(self) -> Column:
+        """``(N,)``: whether a model should name the object: kept, and no crowd."""
+        return (self.state == 0) & ~self.crowd
+
+    def where(self, mask: Column) -> "Dataset":
+        """The same pictures with the objects that ``mask`` (N,) names."""
+        return msgspec.structs.replace(self, **{name: getattr(self, name)[mask] for name in COLUMNS})
+
+    def take(self, places: Column) -> "Dataset":
+        """The pictures at ``places`` (ascending indices) with their objects."""
+        number = np.full(len(self.images), -1, np.int64)
+        number[places] = np.arange(len(places))
+        part = self.where(number[self.image] >= 0)
+        return msgspec.structs.replace(
+            part, images=[self.images[place] for place in places.tolist()], image=number[part.image]
+        )
+
+    def part(self, first: int, last: int) -> "Dataset":
+        """The pictures ``first`` up to ``last``; columns are views, nothing is copied."""
+        a, b = self.starts[first], self.starts[last]
+        columns = {name: getattr(self, name)[a:b] for name in COLUMNS}
+        columns["image"] = columns["image"] - first
+        return msgspec.structs.replace(self, images=self.images[first:last], **columns)
+
+    def pictures(self) -> Iterator[Picture]:
+        """Each picture as a record with its objects; boxes are xyxy pixels as annotated."""
+        objects = [
+            Object(self.labels[label], (x1, y1, x2, y2), crowd)
+            for label, (x1, y1, x2, y2), crowd in zip(
+                self.label.tolist(), self.xyxy.tolist(), self.crowd.tolist(), strict=True
+            )
+        ]
+        kept, starts = (self.state == 0).tolist(), self.starts.tolist()
+        for image, a, b in zip(self.images, starts, starts[1:], strict=False):
+            yield Picture(
+                image_id=image.id,
+                image=image.file_name,
+                width=image.width,
+                height=image.height,
+                objects=tuple(objects[n] for n in range(a, b) if kept[n]),
+                ignored=tuple(objects[n] for n in range(a, b) if not kept[n]),
+            )
+
+
+COLUMNS = ("image", "label", "xywh", "area", "crowd", "state", "ids")
+
+
+def build(
+    images: Sequence[Image],
+    labels: Sequence[str],
+    *,
+    image: Any,
+    label: Any,
+    xywh: Any,
+    crowd: Any = None,
+    area: Any = None,
+    label_ids: Sequence[ImageId] = (),
+    ids: Any = None,
+    state: Any = None,
+) -> Dataset:
+    """A data set of columns in any order; missing ones get their defaults (no crowds, box areas, running ids)."""
+    number, many = np.asarray(image, np.int64), len(image)
+    boxes = np.asarray(xywh, np.float64).reshape(-1, 4)
+    areas = np.full(many, np.nan) if area is None else np.asarray(area, np.float64)
+    made = Dataset(
+        images=images,
+        labels=tuple(labels),
+        label_ids=tuple(label_ids) or tuple(range(1, len(labels) + 1)),
+        wanted=len(labels),
+        image=number,
+        label=np.asarray(label, np.int64),
+        xywh=boxes,
+        area=np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas),
+        crowd=np.zeros(many, bool) if crowd is None else np.asarray(crowd, bool),
+        state=np.zeros(many, np.int8) if state is None else np.asarray(state, np.int8),
+        ids=np.arange(1, many + 1) if ids is None else np.asarray(ids, np.int64),
+    )
+    return made if (np.diff(number) >= 0).all() else made.where(np.argsort(number, kind="stable"))
+
+
+def of_pictures(pictures: Iterable[Picture], categories: Sequence[str]) -> Dataset:
+    """The data set of records; labels that are no category are those of ignored objects."""
+    images, rows = list[Image](), list[tuple[int, str, Any, bool, bool]]()
+    for place, one in enumerate(pictures):
+        images.append(Image(id=one.image_id, file_name=one.image, width=one.width, height=one.height))
+        for state, objects in enumerate((one.objects, one.ignored)):
+            rows += [(place, o.label, o.box, o.crowd, bool(state)) for o in objects]
+    labels = tuple(dict.fromkeys([*categories, *(row[1] for row in rows)]))
+    places = {name: number for number, name in enumerate(labels)}
+    corners = np.array([row[2] for row in rows], np.float64).reshape(-1, 4)
+    made = build(
+        images,
+        labels,
+        image=[row[0] for row in rows],
+        label=[places[row[1]] for row in rows],
+        xywh=np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]]),
+        crowd=[row[3] for row in rows],
+        state=[row[4] * OTHER for row in rows],
+    )
+    return msgspec.structs.replace(made, wanted=len(categories))
+
+
+def renamed(data: Dataset, names: Mapping[str, str]) -> Dataset:
+    """Labels under other names; several that get the same one become one category."""
+    new = [names.get(name, name) for name in data.labels]
+    labels = tuple(dict.fromkeys(new))
+    if labels == data.labels:
+        return data
+    place = {name: number for number, name in enumerate(labels)}
+    images = [
+        one
+        if one.verified is None
+        else msgspec.structs.replace(one, verified=_all_verified(one.verified, data.labels, new))
+        for one in data.images
+    ]
+    return msgspec.structs.replace(
+        data,
+        images=images,
+        labels=labels,
+        label_ids=tuple(range(1, len(labels) + 1)),
+        wanted=len(labels),
+        label=np.array([place[name] for name in new], np.int64)[data.label],
+    )
+
+
+def _all_verified(verified: Iterable[str], old: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:
+    """A merged category is verified where all of its parts are."""
+    known = set(verified)
+    doubtful = {to for name, to in zip(old, new, strict=True) if name not in known}
+    return tuple(name for name in dict.fromkeys(new) if name not in doubtful)
+
+
+def joined(parts: Mapping[str, Dataset]) -> Dataset:
+    """Several data sets as one. With more than one, a picture's id and file name begin with its part's name, and it
+    is verified for the categories of its own part alone.
+    """
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    labels = tuple(dict.fromkeys(name for one in parts.values() for name in one.labels))
+    place = {name: number for number, name in enumerate(labels)}
+    images, columns, first = list[Image](), list[dict[str, Column]](), 0
+    for name, one in parts.items():
+        own = None if set(one.labels) == set(labels) else one.labels
+        images += [
+            msgspec.structs.replace(
+                image,
+                id=f"{name}/{image.id}",
+                file_name=f"{name}/{image.file_name}",
+                verified=own if image.verified is None else image.verified,
+            )
+            for image in one.images
+        ]
+        numbers = np.array([place[label] for label in one.labels], np.int64)
+        columns.append({
+            **{key: getattr(one, key) for key in COLUMNS},
+            "image": one.image + first,
+            "label": numbers[one.label] if len(one.label) else one.label,
+        })  # fmt: skip
+        first += len(one.images)
+    stacked = {key: np.concatenate([one[key] for one in columns]) for key in COLUMNS}
+    stacked["ids"] = np.arange(1, len(stacked["ids"]) + 1)
+    return Dataset(
+        images=images,
+        labels=labels,
+        label_ids=tuple(range(1, len(labels) + 1)),
+        wanted=len(labels),
+        **stacked,
+    )
+
+
+def unsure(data: Dataset) -> Column:
+    """``(P,)``: pictures in which some category was not looked for, or not all of its objects are annotated."""
+    wanted = set(data.categories)
+    return np.array([one.verified is not None and not wanted <= set(one.verified) for one in data.images], bool)
+
+
