@@ -6,18 +6,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Cli, write_project
-from vlmdet_cli import dialects, questions
+from vlmdet_cli import dataset, dialects, questions
 from vlmdet_cli.questions import Refused
-from vlmdet_cli.records import Box, Kind, Object, Picture, Sample
+from vlmdet_cli.records import Box, Object, Picture, QuestionKind, Sample
 
 AREA = re.compile(r"<\|box_start\|>\((\d+),(\d+)\),\((\d+),(\d+)\)<\|box_end\|>")
 CATEGORIES = ("cat", "dog", "traffic light")
 SIZE = (640, 480)
+FOUR: tuple[QuestionKind, ...] = ("count", "full", "partial", "none")
 
 
 def area_of(sample: Sample) -> Box:
@@ -61,8 +63,10 @@ def picture(objects: list[Object], ignored: list[Object]) -> Picture:
     )
 
 
-def ask(kind: Kind, one: Picture, seed: int) -> Sample | Refused:
-    return questions.ask(kind, one, CATEGORIES, dialects.get("qwen2_vl"), seed)
+def ask(kind: QuestionKind, *pictures: Picture, seed: int) -> Sample | Refused:
+    """The question about the first picture, asked in one go with the others."""
+    data = dataset.of_pictures(pictures, CATEGORIES)
+    return questions.ask(kind, data, dataset.keys(data.images, seed, "test"), dialects.get("qwen2_vl"))[0]
 
 
 @settings(max_examples=150, deadline=None)
@@ -72,7 +76,7 @@ def test_every_area_is_true_against_all_objects_crowds_and_ignored_ones_included
 ) -> None:
     one = picture(objects, ignored)
     everything = [*objects, *ignored]
-    full = ask("full", one, seed)
+    full = ask("full", one, seed=seed)
     if isinstance(full, Sample):
         area = area_of(full)
         inside = [
@@ -81,7 +85,7 @@ def test_every_area_is_true_against_all_objects_crowds_and_ignored_ones_included
             if area[0] <= o.box[0] and area[1] <= o.box[1] and o.box[2] <= area[2] and o.box[3] <= area[3]
         ]
         assert [o.label for o in inside] == [full.answer.split('"')[1]]
-    partial = ask("partial", one, seed)
+    partial = ask("partial", one, seed=seed)
     if isinstance(partial, Sample):
         area = area_of(partial)
         touched = [o for o in everything if common(o.box, area) > 0]
@@ -91,7 +95,7 @@ def test_every_area_is_true_against_all_objects_crowds_and_ignored_ones_included
         assert said
         assert int(said[1]) % 10 == 0
         assert abs(int(said[1]) - 100 * share(touched[0].box, area)) <= 5 + 1e-6
-    none = ask("none", one, seed)
+    none = ask("none", one, seed=seed)
     if isinstance(none, Sample):
         assert not [o for o in everything if common(o.box, area_of(none)) > 0]
 
@@ -100,20 +104,21 @@ def test_the_texts_are_exact() -> None:
     one = picture(
         [Object("dog", (100, 100, 200, 200)), Object("cat", (300, 300, 400, 400)), Object("dog", (500, 0, 600, 99))], []
     )
-    made = {kind: ask(kind, one, 3) for kind in ("count", "full", "partial", "none")}
+    made = {kind: ask(kind, one, seed=3) for kind in FOUR}
     texts = {kind: sample for kind, sample in made.items() if isinstance(sample, Sample)}
     assert len(texts) == 4
     assert texts["count"].prompt == "<image> Please count how many objects of each category are in the image."
     assert texts["count"].answer == "cat: 1\ndog: 2"
     a = {kind: AREA.search(sample.prompt) for kind, sample in texts.items()}
-    for kind, question, answer in (
+    expected: tuple[tuple[QuestionKind, str, str], ...] = (
         ("full", "and describe if it fully contains any object from the COCO categories.",
          r'The area A fully contains a "(dog|cat)"\.'),
         ("partial", "and describe the category and degree of inclusion.",
          r'The area A partially contains a "(dog|cat)", about \d0% is visible\.'),
         ("none", "and determine if any object is present.",
          r"The area A does not contain any object from the COCO categories\."),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for kind, question, answer in expected:
         area = a[kind]
         assert area
         assert texts[kind].prompt == f"<image> Please check the area {area[0]} {question}"
@@ -122,9 +127,16 @@ def test_the_texts_are_exact() -> None:
 
 def test_areas_vary_and_depend_on_seed_and_picture_alone() -> None:
     one = picture([Object("cat", (200, 200, 300, 300))], [])
-    asked = [ask("full", one, seed) for seed in range(20)]
+    asked = [ask("full", one, seed=seed) for seed in range(20)]
     assert len({sample.prompt for sample in asked if isinstance(sample, Sample)}) == 20
-    assert ask("full", one, 5) == asked[5]
+    assert ask("full", one, seed=5) == asked[5]
+
+
+def test_a_picture_gets_the_same_questions_alone_and_among_others() -> None:
+    one = picture([Object("cat", (200, 200, 300, 300)), Object("dog", (10, 10, 90, 90))], [])
+    others = [msgspec.structs.replace(one, image_id=n, objects=one.objects[: n % 3]) for n in range(2, 20)]
+    for kind in FOUR:
+        assert ask(kind, one, seed=4) == ask(kind, one, *others, seed=4)
 
 
 SAME_PLACE = [Object("cat", (10, 10, 90, 90)), Object("dog", (10, 10, 90, 90))]
@@ -143,21 +155,21 @@ SAME_PLACE = [Object("cat", (10, 10, 90, 90)), Object("dog", (10, 10, 90, 90))]
     ],
 )  # fmt: skip
 def test_a_picture_that_admits_no_true_question_says_why(
-    kind: Kind, objects: list[Object], ignored: list[Object], reason: str
+    kind: QuestionKind, objects: list[Object], ignored: list[Object], reason: str
 ) -> None:
-    assert ask(kind, picture(objects, ignored), 0) == Refused(reason)
+    assert ask(kind, picture(objects, ignored), seed=0) == Refused(reason)
 
 
 def test_an_empty_picture_counts_to_no_objects() -> None:
-    made = ask("count", picture([], []), 0)
+    made = ask("count", picture([], []), seed=0)
     assert isinstance(made, Sample)
     assert made.answer == "No objects."
 
 
 def test_kinds_are_told_apart_by_their_questions() -> None:
     one = picture([Object("cat", (200, 200, 300, 300))], [])
-    for kind in ("count", "full", "partial", "none"):
-        made = ask(kind, one, 1)
+    for kind in FOUR:
+        made = ask(kind, one, seed=1)
         assert isinstance(made, Sample)
         assert questions.kind_of(made.prompt) == kind
     assert questions.kind_of("<image>Draw the bounding box of objects") == "detection"

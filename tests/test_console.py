@@ -82,7 +82,7 @@ def test_an_unknown_command_or_option_is_a_usage_error_on_stderr(cli: Cli) -> No
 
 
 def test_a_bug_is_said_to_be_one_and_debug_shows_where(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oops")
 
     write_project(Path(), {"a.jpg": [("cat", (1, 2, 30, 40))]})

@@ -1,14 +1,19 @@
 """Texts to boxes and back: the rules by example, the inverse by property, and no text that makes it fail."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import SHARED
+from vlmdet_cli import boxes as geometry
 from vlmdet_cli import dialects
+from vlmdet_cli.dialects.base import Dialect, Ints
 from vlmdet_cli.dialects.qwen2_vl import BOX, BOX_END, REF, REF_END
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.records import Box, Parsed
@@ -127,6 +132,124 @@ def test_what_is_rendered_reads_back_to_the_frames_resolution(
             assert abs(value - true) <= side / units * (0.5 if plain else 1.5) + 1e-6
 
 
+@st.composite
+def written(draw: st.DrawFn, dialect: Dialect, size: tuple[int, int]) -> list[tuple[str, Ints]]:
+    """Boxes with area in whole numbers of the frame, none twice."""
+    sides = [int(min(side, dialect.last)) for side in dialect.frame(size)]
+    spans = [st.lists(st.integers(0, side), min_size=2, max_size=2, unique=True).map(sorted) for side in sides]
+    made: dict[tuple[str, Ints], None] = {}
+    for label, (x1, x2), (y1, y2) in draw(st.lists(st.tuples(labels, *spans), max_size=5)):
+        made[(label, (x1, y1, x2, y2))] = None
+    return list(made)
+
+
+sizes = st.tuples(st.integers(20, 5000), st.integers(20, 5000))
+limits = st.none() | st.integers(1, 3_000_000)
+
+
+@pytest.mark.parametrize("name", dialects.names())
+@settings(deadline=None)
+@given(st.data(), sizes, limits, st.booleans())
+def test_whole_numbers_of_the_frame_survive_writing_and_reading(
+    name: str, data: st.DataObject, size: tuple[int, int], limit: int | None, group: bool
+) -> None:
+    dialect = dialects.get(name, limit)
+    objects = data.draw(written(dialect, size))
+    text = dialect.write(objects, group=group)
+    parsed = dialect.parse(text, size)
+    assert kinds(parsed) == []
+    places = dialect.from_frames([box for _, box in objects], [size] * len(objects))
+    expected = sorted((label, tuple(box)) for (label, _), box in zip(objects, places.tolist(), strict=True))
+    assert sorted((one.label, one.box) for one in parsed.detections) == expected
+    again = dialect.to_frames(places, [size] * len(objects))
+    assert [tuple(box) for box in again.tolist()] == [box for _, box in objects]
+    assert dialect.render([(label, tuple(box)) for (label, _), box in zip(objects, places, strict=True)], size,
+                          group=group) == text  # fmt: skip
+
+
+# edges that make rounding hard: halves, borders, thin and empty boxes
+shares = st.floats(-0.1, 1.1) | st.integers(0, 2000).map(lambda n: n / 2000) | st.sampled_from([0.0, 1.0])
+
+
+@st.composite
+def many(draw: st.DrawFn) -> tuple[list[tuple[int, int]], list[list[float]]]:
+    """Sizes of pictures, and a box in pixels of each."""
+    made = draw(st.lists(st.tuples(sizes, shares, shares, st.sampled_from([0, 1e-6, 0.0004, 0.3])), max_size=8))
+    boxes = [[x * w, y * h, (x + thin) * w, (y + thin / 2) * h] for (w, h), x, y, thin in made]
+    return [size for size, *_ in made], boxes
+
+
+@pytest.mark.parametrize("name", dialects.names())
+@settings(deadline=None)
+@given(many(), limits)
+def test_many_boxes_at_once_are_what_each_is_alone(
+    name: str, made: tuple[list[tuple[int, int]], list[list[float]]], limit: int | None
+) -> None:
+    (sizes, boxes), dialect = made, dialects.get(name, limit)
+    pairs = [((x1, y1, x2, y2), size) for (x1, y1, x2, y2), size in zip(boxes, sizes, strict=True)]
+    whole = dialect.to_frames(boxes, sizes)
+    assert whole.shape == (len(boxes), 4)
+    assert whole.dtype == np.dtype("int64")
+    assert [tuple(row) for row in whole.tolist()] == [dialect.to_frame(box, size) for box, size in pairs]
+    assert [tuple(row) for row in dialect.frames(sizes).tolist()] == [dialect.frame(size) for size in sizes]
+    places = [dialect.as_written(box, size) for box, size in pairs]
+    assert [tuple(row) for row in dialect.from_frames(whole, sizes).tolist()] == places
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 20_000), st.integers(1, 20_000)), max_size=8), limits,
+       st.sampled_from([28, 32]))  # fmt: skip
+def test_many_sizes_at_once_are_what_each_is_alone(sizes: list[tuple[int, int]], limit: int | None, side: int) -> None:
+    bounds = (4 * side**2, 1000 * side**2)
+    for made, alone in (
+        (geometry.all_resized(sizes, *bounds, side), [geometry.resized(*size, *bounds, side) for size in sizes]),
+        (geometry.all_shrunk(sizes, limit), [geometry.shrunk(*size, limit) for size in sizes]),
+        (geometry.all_as_trained(sizes, limit, side), [geometry.as_trained(*size, limit, side) for size in sizes]),
+    ):
+        assert [tuple(row) for row in made.tolist()] == alone
+
+
+def test_a_pixel_limit_changes_the_frame_of_qwen2_5_vl_alone() -> None:
+    size = (1280, 720)
+    frames = {name: dialects.get(name, 200_000).frame(size) for name in dialects.names()}
+    fixed = {name: dialects.get(name).frame(size) for name in dialects.names()}
+    assert (fixed["qwen2_5_vl"], frames.pop("qwen2_5_vl")) == ((1288, 728), (588, 336))
+    assert frames.items() <= fixed.items()
+    assert dialects.get("qwen2_5_vl", 0) is dialects.get("qwen2_5_vl")
+    assert dialects.get("qwen2_5_vl", 200_000) is dialects.get("qwen2_5_vl", 200_000)
+    assert dialects.get("qwen2_vl", 200_000) is QWEN2
+
+
+def test_a_picture_token_covers_so_many_pixels() -> None:
+    sides = {name: dialects.get(name).token_side for name in dialects.names()}
+    assert sides == {"qwen2_vl": 28, "qwen2_5_vl": 28, "qwen3_vl": 32, "internvl": None, "paligemma": None,
+                     "florence2": None}  # fmt: skip
+
+
+def example() -> Dialect:
+    """The dialect that CONTRIBUTING shows."""
+    document = Path(__file__).parents[1] / "CONTRIBUTING.md"
+    names: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", document.read_text("utf-8"), re.DOTALL)[0], names)  # noqa: S102
+    found = names["BRACKETS"]
+    assert isinstance(found, Dialect)
+    return found
+
+
+@settings(deadline=None)
+@given(scenes(), st.booleans())
+def test_the_documented_example_of_a_dialect_reads_what_it_writes(
+    scene: tuple[tuple[int, int], list[tuple[str, Box]]], group: bool
+) -> None:
+    (size, objects), dialect = scene, example()
+    expected = {(label, dialect.as_written(box, size)) for label, box in objects}
+    parsed = dialect.parse(dialect.render(objects, size, group=group), size)
+    assert {(one.label, one.box) for one in parsed.detections} == expected
+    assert set(kinds(parsed)) <= {"duplicate", "loop"}
+    cut = dialect.parse("cat[1 2 3 4]dog[5 6", None)
+    assert (cut.by_label(), kinds(cut)) == ({"cat": [[1, 2, 3, 4]]}, ["unparsed"])
+
+
 def test_answers_for_a_picture_without_objects() -> None:
     empty = {name: dialects.get(name).render([], (640, 480)) for name in dialects.names()}
     assert empty == {name: "[]" if name in {"qwen2_5_vl", "qwen3_vl"} else "No objects." for name in dialects.names()}
@@ -156,6 +279,7 @@ def test_each_family_writes_its_own_form() -> None:
     grouped = dialects.get("internvl").render(objects, (640, 480), group=True)
     assert grouped.endswith("<ref>cat</ref><box>[[0, 0, 1000, 1000], [0, 0, 100, 100]]</box>")
     quoted = dialects.get("qwen3_vl").render([('a "b" {c}', (0, 0, 64, 48))], (640, 480))
+    assert dialects.get("qwen3_vl").write([("猫", (0, 0, 1, 2))]) == '[{"bbox_2d": [0, 0, 1, 2], "label": "猫"}]'
     assert [d.label for d in dialects.get("qwen3_vl").parse(quoted, None).detections] == ['a "b" {c}']
 
 

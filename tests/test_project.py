@@ -34,14 +34,13 @@ def test_all_problems_are_told_at_once_with_key_paths_and_the_nearest_name() -> 
     with pytest.raises(UsageError) as caught:
         project.convert(tomli.loads(text), ["train.lora_alpha=x", "oops"], "my.toml")
     assert str(caught.value) == (
-        "The project file has 12 problems: my.toml\n"
+        "The project file has 11 problems: my.toml\n"
         "--set oops: wants KEY=VALUE, such as train.lora_rank=16\n"
         "trian: unknown key; did you mean train?\n"
         "project.outpt: unknown key; did you mean output?\n"
         "project.output: missing\n"
         "project.seed: expected a whole number >= 0, got -1\n"
         "data.train.annotations: expected text, got 3\n"
-        "data.train.images: missing\n"
         'subset.categories: expected text at [1], got ["a", 1]\n'
         "train.lora_dropout: unknown key; other swift flags stand in [train.swift]\n"
         'train.lora_rank: expected a whole number, got "x"\n'

@@ -1,4 +1,4 @@
-"""Every dialect against ms-swift's own template of that family, over random boxes and picture sizes."""
+"""Every dialect against ms-swift's own template of that family, over random boxes, picture sizes and pixel limits."""
 
 import json
 import random
@@ -8,9 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from vlmdet_cli import dialects
+from vlmdet_cli import dialects, rows
+from vlmdet_cli.dialects import Dialect
 from vlmdet_cli.records import Box
 
 pytestmark = [
@@ -18,56 +20,84 @@ pytestmark = [
     pytest.mark.skipif(find_spec("swift") is None, reason="needs the extra `train`"),
 ]
 SCRIPT = Path(__file__).parent / "swift_boxes.py"
-Scene = tuple[tuple[int, int], list[tuple[str, Box]]]
+ABLE = [name for name in dialects.names() if dialects.get(name).objects_form]
+Row = dict[str, Any]
+
+
+class Scene(msgspec.Struct):
+    """A picture's size, the training's pixel limit, and boxes of any kind."""
+
+    size: tuple[int, int]
+    max_pixels: int | None
+    objects: list[tuple[str, Box]]
+
+    def dialect(self, name: str) -> Dialect:
+        return dialects.get(name, self.max_pixels)
+
+    def rows(self, name: str) -> list[Row]:
+        """Two detection rows, a row with places in both turns, and one of boxes that nobody clipped or ordered."""
+        dialect = self.dialect(name)
+        exact = rows.pixels([box for _, box in self.objects], [self.size] * len(self.objects), dialect).tolist()
+        pairs = [(label, tuple(box)) for (label, _), box in zip(self.objects, exact, strict=True)]
+        made = [
+            rows.placed("a.jpg", "Boxes?", *rows.detection(pairs, dialect, group=group), dialect)
+            for group in (False, True)
+        ]
+        ask, answer = "<bbox>, is <ref-object> there?", "No: <bbox> has <ref-object>, <bbox> nothing."
+        made.append(rows.placed("a.jpg", ask, answer, [("", pairs[0][1]), pairs[1], pairs[2]], dialect))
+        wild: list[tuple[str, Box]] = [(label, (box[2] * 1.3, *box[1:])) for label, box in self.objects]
+        return [*made, rows.placed("a.jpg", "?", *rows.detection(wild, dialect), dialect)]
 
 
 def scenes(count: int) -> list[Scene]:
-    """Sizes from tiny to huge, of any shape; some boxes reach the far border.
-
-    Boxes are larger than one unit: smaller ones keep one, by a rule of ours.
-    """
+    """Sizes from tiny to huge, of any shape; some boxes reach the far border, some are thinner than a unit."""
     draw, made = random.Random(7), list[Scene]()  # noqa: S311
-    for _ in range(count):
+    while len(made) < count:
         width, height = (int(2 ** draw.uniform(6, 12)) for _ in range(2))
         if max(width, height) / min(width, height) > 100:
             continue
-        objects: list[tuple[str, Box]] = []
-        for label in draw.choices(["cat", "traffic light", 'the "big" one', "猫"], k=4):
-            x1, x2 = sorted(draw.uniform(0, width) for _ in range(2))
-            y1, y2 = sorted(draw.uniform(0, height) for _ in range(2))
-            far = draw.random() < 0.1
-            box = (x1, y1, float(width) if far else max(x2, x1 + 2 + width / 400), max(y2, y1 + 2 + height / 400))
-            objects.append((label, box))
-        made.append(((width, height), objects))
+        objects = [
+            (label, _box(draw, width, height))
+            for label in draw.choices(["cat", "stop sign", 'the "big" one', "猫"], k=4)
+        ]
+        limit = draw.choice([None, 200 * 200, 602_112, 2000 * 1000])
+        made.append(Scene((width, height), limit, objects))
     return made
 
 
+def _box(draw: random.Random, width: int, height: int) -> Box:
+    x1, x2 = sorted(draw.uniform(0, width) for _ in range(2))
+    y1, y2 = sorted(draw.uniform(0, height) for _ in range(2))
+    far, thin = draw.random() < 0.1, draw.random() < 0.2
+    return (x1, y1, float(width) if far else x1 + width / 1e5 if thin else x2, y2)
+
+
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Scene], list[dict[str, Any]]]:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Scene, dict[str, list[list[str]]]]]:
+    """Scenes, each with swift's texts of its rows."""
     folder, made = tmp_path_factory.mktemp("templates"), scenes(150)
+    given = [{**msgspec.to_builtins(one), "rows": {name: one.rows(name) for name in ABLE}} for one in made]
     command = [sys.executable, str(SCRIPT), "out.json"]
-    done = subprocess.run(command, cwd=folder, input=json.dumps(made), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, input=json.dumps(given), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return made, json.loads((folder / "out.json").read_text())
+    return list(zip(made, json.loads((folder / "out.json").read_text()), strict=True))
 
 
-def form(name: str, label: str, pair: list[str]) -> str:
-    """swift's reference and box in the family's answer; in JSON they are values behind keys."""
-    ref, box = pair
-    if name in {"qwen2_5_vl", "qwen3_vl"}:
-        assert ref == label
-        return f'[{{"bbox_2d": {box}, "label": {json.dumps(ref, ensure_ascii=False)}}}]'
-    return ref + box
+@pytest.mark.parametrize("name", ABLE)
+def test_rows_with_objects_read_as_swift_reads_them(
+    compared: list[tuple[Scene, dict[str, list[list[str]]]]], name: str
+) -> None:
+    for scene, theirs in compared:
+        for row, expected in zip(scene.rows(name), theirs[name], strict=True):
+            filled = rows.filled(row, scene.dialect(name), scene.size)
+            assert [one["content"] for one in filled["messages"]] == expected, (scene, row)
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "florence2"])
-def test_a_box_is_written_as_swift_writes_it(theirs: tuple[list[Scene], list[dict[str, Any]]], name: str) -> None:
-    dialect, compared = dialects.get(name), 0
-    for (size, objects), texts in zip(*theirs, strict=True):
-        for (label, box), pair in zip(objects, texts[name], strict=True):
-            mine, expected = dialect.render([(label, box)], size), form(name, label, pair)
-            if name == "florence2":  # the family has no token for 1000
-                expected = expected.replace("<loc_1000>", "<loc_999>")
-            assert mine == expected, (size, box)
-            compared += 1
-    assert compared > 500
+@pytest.mark.parametrize("name", ABLE)
+def test_boxes_are_written_as_swift_writes_them(
+    compared: list[tuple[Scene, dict[str, list[list[str]]]]], name: str
+) -> None:
+    for scene, theirs in compared:
+        dialect = scene.dialect(name)
+        for group, (_, answer) in zip((False, dialect.objects_group), theirs[name][:2], strict=True):
+            assert dialect.render(scene.objects, scene.size, group=group) == answer, scene

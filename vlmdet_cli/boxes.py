@@ -11,15 +11,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FACTOR = 28  # a picture token of Qwen2-VL covers 2 x 2 patches of 14 x 14 pixels
-MIN_PIXELS, MAX_PIXELS = 4 * FACTOR**2, 16384 * FACTOR**2
+FACTOR = 28  # a picture token of Qwen2-VL covers 2 x 2 patches of 14 x 14 pixels; of Qwen3-VL, of 16 x 16
+MIN_TOKENS, MAX_TOKENS = 4, 16384  # of a picture
+MIN_PIXELS, MAX_PIXELS = MIN_TOKENS * FACTOR**2, MAX_TOKENS * FACTOR**2
 Boxes = npt.NDArray[np.float64]
+WholeBoxes = npt.NDArray[np.int64]
 Size = tuple[float, float]
 
 
 def as_boxes(values: Any) -> Boxes:
     """Any list of four-number rows as an ``(N, 4)`` float64 array; an empty list gives ``(0, 4)``."""
     return np.asarray(values, dtype=np.float64).reshape(-1, 4)
+
+
+def as_sizes(values: Any) -> Boxes:
+    """Any list of (width, height) rows as an ``(N, 2)`` float64 array; an empty list gives ``(0, 2)``."""
+    return np.asarray(values, dtype=np.float64).reshape(-1, 2)
 
 
 def xywh_to_xyxy(boxes: Any) -> Boxes:
@@ -74,20 +81,53 @@ def coverage(first: Any, second: Any) -> npt.NDArray[np.float64]:
     return np.divide(common, own, out=np.zeros_like(common), where=own > 0)
 
 
-def resized(width: int, height: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """A picture's size for Qwen2-VL: sides are multiples of 28, the area lies between the limits.
+def to_frames(xyxy: Any, sizes_wh: Any, frames_wh: Any, last: float) -> WholeBoxes:
+    """Pixels of pictures to whole numbers of frames, half to even: ``(N, 4)``, ``(N, 2)``, ``(N, 2)`` to ``(N, 4)``.
+
+    No number is above ``last`` or the frame's own border. A box that would lose its area keeps one unit.
+    """
+    frames = as_sizes(frames_wh)
+    most = np.minimum(frames, last).astype(np.int64)  # (N, 2)
+    pixels = as_boxes(xyxy).reshape(-1, 2, 2)  # (N, corner, axis)
+    whole = np.rint(pixels / as_sizes(sizes_wh)[:, None] * frames[:, None]).astype(np.int64)
+    first, end = np.minimum(whole, most[:, None]).swapaxes(0, 1)  # (N, 2) each
+    flat = (first == end) & (pixels[:, 0] != pixels[:, 1])
+    grown = end + (flat & (end < most))
+    return np.hstack([first - (flat & (end >= most)), grown])
+
+
+def from_frames(numbers: Any, sizes_wh: Any, frames_wh: Any) -> Boxes:
+    """Numbers of frames to pixels of pictures; nothing is rounded. Shapes as in ``to_frames``."""
+    unit = as_sizes(sizes_wh) / as_sizes(frames_wh)  # (N, 2)
+    pixels: Boxes = as_boxes(numbers) * np.hstack([unit, unit])
+    return pixels
+
+
+def resized(width: int, height: int, min_pixels: int, max_pixels: int, side: int = FACTOR) -> tuple[int, int]:
+    """A picture's size for the Qwen families: sides are multiples of ``side``, the area lies between the limits.
 
     The formula is ``smart_resize`` of Qwen2-VL's image processor.
     """
-    wide, high = max(FACTOR, round(width / FACTOR) * FACTOR), max(FACTOR, round(height / FACTOR) * FACTOR)
+    wide, high = max(side, round(width / side) * side), max(side, round(height / side) * side)
     if wide * high > max_pixels:
         shrink = math.sqrt(width * height / max_pixels)
-        wide = max(FACTOR, math.floor(width / shrink / FACTOR) * FACTOR)
-        high = max(FACTOR, math.floor(height / shrink / FACTOR) * FACTOR)
+        wide = max(side, math.floor(width / shrink / side) * side)
+        high = max(side, math.floor(height / shrink / side) * side)
     elif wide * high < min_pixels:
         grow = math.sqrt(min_pixels / (width * height))
-        wide, high = math.ceil(width * grow / FACTOR) * FACTOR, math.ceil(height * grow / FACTOR) * FACTOR
+        wide, high = math.ceil(width * grow / side) * side, math.ceil(height * grow / side) * side
     return wide, high
+
+
+def all_resized(sizes_wh: Any, min_pixels: int, max_pixels: int, side: int = FACTOR) -> Boxes:
+    """``resized`` of many pictures, ``(N, 2)`` to ``(N, 2)`` whole float64 numbers."""
+    sizes = as_sizes(sizes_wh)
+    given, plain = sizes.prod(axis=1, keepdims=True), np.maximum(np.rint(sizes / side) * side, side)
+    small = np.maximum(np.floor(sizes / np.sqrt(given / max_pixels) / side) * side, side)
+    large = np.ceil(sizes * np.sqrt(min_pixels / given) / side) * side
+    made = plain.prod(axis=1, keepdims=True)
+    chosen: Boxes = np.where(made > max_pixels, small, np.where(made < min_pixels, large, plain))
+    return chosen
 
 
 def shrunk(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
@@ -98,10 +138,26 @@ def shrunk(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
     return max(int(high * (width / height)), 1), max(int(high), 1)
 
 
-def as_trained(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
-    """The size that a Qwen2-VL picture has when ms-swift trains on it.
+def all_shrunk(sizes_wh: Any, max_pixels: int | None) -> Boxes:
+    """``shrunk`` of many pictures, ``(N, 2)`` to ``(N, 2)`` whole float64 numbers."""
+    sizes = np.trunc(as_sizes(sizes_wh))
+    if not max_pixels:
+        return sizes
+    shape = sizes[:, :1] / sizes[:, 1:]
+    high = np.sqrt(max_pixels / shape)
+    small = np.maximum(np.trunc(np.hstack([high * shape, high])), 1)
+    return np.where(sizes.prod(axis=1, keepdims=True) <= max_pixels, sizes, small)
 
-    swift shrinks by its own limit and then makes the sides multiples of 28; the limits that the model's own
+
+def as_trained(width: int, height: int, max_pixels: int | None, side: int = FACTOR) -> tuple[int, int]:
+    """The size that a picture of the Qwen families has when ms-swift trains on it; ``side``: of a picture token.
+
+    swift shrinks by its own limit and then makes the sides multiples of a token's; the limits that the model's own
     processor states are not heeded by it.
     """
-    return resized(*shrunk(width, height, max_pixels), MIN_PIXELS, MAX_PIXELS)
+    return resized(*shrunk(width, height, max_pixels), MIN_TOKENS * side**2, MAX_TOKENS * side**2, side)
+
+
+def all_as_trained(sizes_wh: Any, max_pixels: int | None, side: int = FACTOR) -> Boxes:
+    """``as_trained`` of many pictures, ``(N, 2)`` to ``(N, 2)`` whole float64 numbers."""
+    return all_resized(all_shrunk(sizes_wh, max_pixels), MIN_TOKENS * side**2, MAX_TOKENS * side**2, side)

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -48,6 +48,10 @@ Quiet = Annotated[
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", metavar="", rich_help_panel=PANEL, help="Say more.")]
 Debug = Annotated[bool, typer.Option("--debug", metavar="", rich_help_panel=PANEL, help="Show tracebacks.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", metavar="", rich_help_panel=PANEL, help="No progress bars.")]
+
+Shard = Annotated[
+    str, typer.Option(metavar="I/N", help="Work on the I-th of N parts of the pictures.", show_default="all")
+]
 
 
 class Globals(NamedTuple):
@@ -156,18 +160,22 @@ app.callback()(_before_command)
 def prepare(
     session: Session,
     annotations: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="COCO annotations, in place of a project.")
+        Path | None, typer.Option(metavar="FILE", help="Annotations, in place of a project.")
     ] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Their image folder.")] = None,
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the result goes.")] = None,
+    report: Annotated[
+        bool, typer.Option("--report", metavar="", help="Tell more of the data, and look for pictures that are alike.")
+    ] = False,
+    shard: Shard = "",
 ) -> None:
     """Choose a subset of the data and write it as instruction rows."""
     from vlmdet_cli.stages import prepare as stage
 
-    project = _project_of_files(session, annotations, images, output)
+    project = _sharded(_project_of_files(session, annotations, images, output), shard)
     with session.talk.progress() as bars:
-        made = stage.prepare(project, bars)
-    session.talk.result(made, *views.prepare(made))
+        made = stage.prepare(project, bars, report=report)
+    session.talk.result(made, *views.prepare(made), *_data_report(made.report))
 
 
 def _project_of_files(session: Session, annotations: Path | None, images: Path | None, output: Path | None) -> Project:
@@ -183,12 +191,28 @@ def _project_of_files(session: Session, annotations: Path | None, images: Path |
     return Project(Path.cwd(), convert(tree, session.given.sets, "command line"))
 
 
+def _data_report(made: Any) -> Iterator[Any]:
+    if made is not None:
+        from vlmdet_cli import pages
+
+        yield from pages.report(made)
+
+
+def _sharded(project: Project, shard: str) -> Project:
+    if not shard:
+        return project
+    number, slash, many = shard.partition("/")
+    if not (slash and number.isdecimal() and many.isdecimal() and 1 <= int(number) <= int(many)):
+        raise UsageError(f"No such shard: {shard}", hint="Name it as I/N, from 1/N to N/N.")
+    return Project(project.root, project.config, (int(number), int(many)))
+
+
 @command()
-def augment(session: Session) -> None:
+def augment(session: Session, shard: Shard = "") -> None:
     """Add questions that teach counting and space; mix the train file."""
     from vlmdet_cli.stages import augment as stage
 
-    project = session.project()
+    project = _sharded(session.project(), shard)
     with session.talk.progress() as bars:
         made = stage.augment(project, bars)
     session.talk.result(made, *views.augment(made))

@@ -8,8 +8,11 @@ annotated. A million objects take some 80 MB, and a rule about all of them is on
 pixels as annotated (COCO's form, so that they are written as they were read); ``xyxy`` gives corners.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from hashlib import blake2b
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,11 +23,12 @@ from vlmdet_cli.boxes import xywh_to_xyxy
 from vlmdet_cli.records import ImageId, Object, Picture
 
 Column = npt.NDArray[Any]
+_PLAIN_NAME = re.compile(r"[\w-]+(?:[./][\w-]+)*")
 REASONS = ("", "other category", "crowd", "too small")
 OTHER, CROWD, SMALL = 1, 2, 3
 
 
-class Image(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A picture without its objects. ``verified``: the categories whose objects are all annotated in it, those that
     it does not have included; None where that holds for every category of the data set.
     """
@@ -71,7 +75,8 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def starts(self) -> Column:
         """``(P + 1,)``: objects of picture p stand at ``starts[p]:starts[p + 1]``."""
-        return np.searchsorted(self.image, np.arange(len(self.images) + 1))
+        places: Column = np.searchsorted(self.image, np.arange(len(self.images) + 1))
+        return places
 
     @cached_property
     def sizes(self) -> Column:
@@ -87,13 +92,17 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def clipped(self) -> Column:
         """``(N, 4)``: corners cut off at the picture's borders."""
-        sizes = self.sizes[self.image]
-        return np.clip(self.xyxy, 0.0, np.hstack([sizes, sizes]))
+        far = self.sizes[self.image]
+        boxes = np.maximum(self.xyxy, 0.0)
+        for side in (0, 2):
+            np.minimum(boxes[:, side : side + 2], far, out=boxes[:, side : side + 2])
+        return boxes
 
     @cached_property
     def target(self) -> Column:
         """``(N,)``: whether a model should name the object: kept, and no crowd."""
-        return (self.state == 0) & ~self.crowd
+        named: Column = (self.state == 0) & ~self.crowd
+        return named
 
     def where(self, mask: Column) -> "Dataset":
         """The same pictures with the objects that ``mask`` (N,) names."""
@@ -132,6 +141,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 height=image.height,
                 objects=tuple(objects[n] for n in range(a, b) if kept[n]),
                 ignored=tuple(objects[n] for n in range(a, b) if not kept[n]),
+                verified=image.verified,
             )
 
 
@@ -139,36 +149,39 @@ COLUMNS = ("image", "label", "xywh", "area", "crowd", "state", "ids")
 
 
 def build(
-    images: Sequence[Image],
-    labels: Sequence[str],
-    *,
-    image: Any,
-    label: Any,
-    xywh: Any,
-    crowd: Any = None,
-    area: Any = None,
-    label_ids: Sequence[ImageId] = (),
-    ids: Any = None,
-    state: Any = None,
+    images: Sequence[Image], labels: Sequence[str], *, label_ids: Sequence[ImageId] = (), **columns: Any
 ) -> Dataset:
-    """A data set of columns in any order; missing ones get their defaults (no crowds, box areas, running ids)."""
-    number, many = np.asarray(image, np.int64), len(image)
-    boxes = np.asarray(xywh, np.float64).reshape(-1, 4)
-    areas = np.full(many, np.nan) if area is None else np.asarray(area, np.float64)
+    """A data set of columns in any order: ``image``, ``label``, ``xywh``, and those of the others that there are.
+
+    Without ``crowd`` there are no crowds, without ``area`` (or where it is nan) areas are the boxes', without ``ids``
+    objects are counted from 1, without ``state`` all are kept.
+    """
+    number, boxes = np.asarray(columns["image"], np.int64), np.asarray(columns["xywh"], np.float64).reshape(-1, 4)
+    many = len(number)
+    areas = np.asarray(columns.get("area", np.full(many, np.nan)), np.float64)
     made = Dataset(
         images=images,
         labels=tuple(labels),
         label_ids=tuple(label_ids) or tuple(range(1, len(labels) + 1)),
         wanted=len(labels),
         image=number,
-        label=np.asarray(label, np.int64),
+        label=np.asarray(columns["label"], np.int64),
         xywh=boxes,
         area=np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas),
-        crowd=np.zeros(many, bool) if crowd is None else np.asarray(crowd, bool),
-        state=np.zeros(many, np.int8) if state is None else np.asarray(state, np.int8),
-        ids=np.arange(1, many + 1) if ids is None else np.asarray(ids, np.int64),
+        crowd=np.asarray(columns.get("crowd", np.zeros(many)), bool),
+        state=np.asarray(columns.get("state", np.zeros(many)), np.int8),
+        ids=np.asarray(columns.get("ids", np.arange(1, many + 1)), np.int64),
     )
     return made if (np.diff(number) >= 0).all() else made.where(np.argsort(number, kind="stable"))
+
+
+def leaves(file_name: str) -> bool:
+    """Whether a file name is no plain path below its folder: empty, absolute, or with ``..`` in it."""
+    if _PLAIN_NAME.fullmatch(file_name):  # nearly all are of this kind
+        return False
+    posix, windows = PurePosixPath(file_name), PureWindowsPath(file_name)
+    outside = posix.is_absolute() or bool(windows.drive) or windows.root != "" or ".." in windows.parts
+    return outside or ".." in posix.parts or not posix.parts or "\0" in file_name
 
 
 def of_pictures(pictures: Iterable[Picture], categories: Sequence[str]) -> Dataset:
@@ -194,11 +207,15 @@ def of_pictures(pictures: Iterable[Picture], categories: Sequence[str]) -> Datas
 
 
 def renamed(data: Dataset, names: Mapping[str, str]) -> Dataset:
-    """Labels under other names; several that get the same one become one category."""
-    new = [names.get(name, name) for name in data.labels]
-    labels = tuple(dict.fromkeys(new))
-    if labels == data.labels:
+    """Labels under other names; several that get the same one become one category. One that gets an empty name is no
+    category any more: its objects stay, as such of another category.
+    """
+    if not set(names) & set(data.labels):
         return data
+    out = {name for name in data.labels if names.get(name) == ""}
+    new = [names.get(name) or name for name in data.labels]
+    kept = dict.fromkeys(to for name, to in zip(data.categories, new, strict=False) if name not in out)
+    labels = tuple(dict.fromkeys([*kept, *new]))
     place = {name: number for number, name in enumerate(labels)}
     images = [
         one
@@ -206,13 +223,15 @@ def renamed(data: Dataset, names: Mapping[str, str]) -> Dataset:
         else msgspec.structs.replace(one, verified=_all_verified(one.verified, data.labels, new))
         for one in data.images
     ]
+    label = np.array([place[name] for name in new], np.int64)[data.label]
     return msgspec.structs.replace(
         data,
         images=images,
         labels=labels,
         label_ids=tuple(range(1, len(labels) + 1)),
-        wanted=len(labels),
-        label=np.array([place[name] for name in new], np.int64)[data.label],
+        wanted=len(kept),
+        label=label,
+        state=np.where(label >= len(kept), OTHER, data.state).astype(np.int8),
     )
 
 
@@ -220,7 +239,7 @@ def _all_verified(verified: Iterable[str], old: Sequence[str], new: Sequence[str
     """A merged category is verified where all of its parts are."""
     known = set(verified)
     doubtful = {to for name, to in zip(old, new, strict=True) if name not in known}
-    return tuple(name for name in dict.fromkeys(new) if name not in doubtful)
+    return tuple(sorted(set(new) - doubtful))
 
 
 def joined(parts: Mapping[str, Dataset]) -> Dataset:
@@ -229,11 +248,12 @@ def joined(parts: Mapping[str, Dataset]) -> Dataset:
     """
     if len(parts) == 1:
         return next(iter(parts.values()))
-    labels = tuple(dict.fromkeys(name for one in parts.values() for name in one.labels))
+    wanted = dict.fromkeys(name for one in parts.values() for name in one.categories)
+    labels = tuple(dict.fromkeys([*wanted, *(name for one in parts.values() for name in one.labels)]))
     place = {name: number for number, name in enumerate(labels)}
     images, columns, first = list[Image](), list[dict[str, Column]](), 0
     for name, one in parts.items():
-        own = None if set(one.labels) == set(labels) else one.labels
+        own = None if set(wanted) <= set(one.labels) else one.labels
         images += [
             msgspec.structs.replace(
                 image,
@@ -256,7 +276,7 @@ def joined(parts: Mapping[str, Dataset]) -> Dataset:
         images=images,
         labels=labels,
         label_ids=tuple(range(1, len(labels) + 1)),
-        wanted=len(labels),
+        wanted=len(wanted),
         **stacked,
     )
 
@@ -267,3 +287,8 @@ def unsure(data: Dataset) -> Column:
     return np.array([one.verified is not None and not wanted <= set(one.verified) for one in data.images], bool)
 
 
+def keys(images: Iterable[Image], seed: int, purpose: str) -> Column:
+    """``(P,)`` unsigned 64-bit numbers, each drawn by seed, purpose and the picture's own id alone."""
+    start = f"{seed}:{purpose}:"
+    digests = b"".join([blake2b(f"{start}{one.id}".encode(), digest_size=8).digest() for one in images])
+    return np.frombuffer(digests, ">u8").astype(np.uint64)

@@ -4,7 +4,8 @@ An error has three parts: *what* failed (one line), *why* that is (any number of
 key by name) and a *hint*: what to do about it. Only ``console`` prints them.
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 DONE, ANSWER_IS_NO, USAGE, DATA, ENGINE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -51,3 +52,9 @@ def first_few(items: Sequence[str], limit: int = 3) -> list[str]:
 def counted(number: int, one: str, many: str = "") -> str:
     """``1 box``, ``2,000 boxes``: a number with the word that goes with it."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The name, with the nearest known one behind it where there is one."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return name + (f": did you mean {near[0]}?" if near else "")

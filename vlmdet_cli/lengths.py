@@ -4,14 +4,16 @@ With a model's folder at hand the count is exact: its own tokenizer, and picture
 it is an upper bound: a byte-level tokenizer never makes more tokens than the text has bytes.
 """
 
-import re
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
-from vlmdet_cli.boxes import FACTOR, MAX_PIXELS, as_trained
+from vlmdet_cli.boxes import FACTOR, MAX_PIXELS, all_as_trained
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.records import read_json
 
@@ -19,43 +21,70 @@ _TURNS = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n"
     "<|im_start|>assistant\n{answer}<|im_end|>\n"
 )
-_SPECIAL = re.compile(r"<\|[a-z_]+\|>")
+_SPECIAL = tuple(
+    f"<|{name}|>" for name in ("object_ref_start", "object_ref_end", "box_start", "box_end", "im_start", "im_end")
+)
+Tokens = npt.NDArray[np.int64]
 
 
 class Counter(msgspec.Struct, frozen=True):
-    """Counts a row's tokens; ``exact`` or as an upper bound."""
+    """Counts rows' tokens; ``exact`` or as an upper bound. ``side``: pixels across a picture token."""
 
-    text_tokens: Callable[[str], int]
+    texts: Callable[[Sequence[str], Sequence[str]], list[int]]
     max_pixels: int | None
     exact: bool
+    side: int = FACTOR
+
+    def rows(self, questions: Sequence[str], answers: Sequence[str], sizes_wh: Any) -> Tokens:
+        """Tokens of each row with one picture, chat format included; sizes are ``(N, 2)``."""
+        return np.array(self.texts(questions, answers), np.int64) + self.pictures(sizes_wh)
 
     def row(self, question: str, answer: str, size_wh: tuple[int, int]) -> int:
-        """Tokens of one row with one picture, chat format included."""
-        text = _TURNS.format(question=question.replace("<image>", "<|vision_start|><|vision_end|>"), answer=answer)
-        return self.text_tokens(text) + self.picture(*size_wh)
+        """Tokens of one row."""
+        return int(self.rows([question], [answer], [size_wh])[0])
 
-    def picture(self, width: int, height: int) -> int:
-        """Picture tokens of a picture as swift trains on it."""
-        wide, high = as_trained(width, height, self.max_pixels)
-        return (wide // FACTOR) * (high // FACTOR)
+    def pictures(self, sizes_wh: Any) -> Tokens:
+        """``(N,)`` picture tokens of pictures ``(N, 2)`` as swift trains on them."""
+        sides = all_as_trained(np.asarray(sizes_wh, np.float64).reshape(-1, 2), self.max_pixels, self.side) / self.side
+        counted: Tokens = (sides[:, 0] * sides[:, 1]).astype(np.int64)
+        return counted
 
 
-def counter(model: str, max_pixels: int | None) -> Counter:
-    """The counter of a model: exact where ``model`` is a folder with a tokenizer, else an upper bound."""
-    folder = Path(model)
-    if not (folder / "tokenizer.json").is_file():
-        return Counter(_bound, max_pixels, exact=False)
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        return Counter(_bound, max_pixels, exact=False)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return Counter(lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids), max_pixels, exact=True)
+@functools.lru_cache(maxsize=2)
+def counter(model: str, max_pixels: int | None, side: int | None = FACTOR) -> Counter:
+    """The counter of a model: exact where ``model`` is a folder with a tokenizer, else an upper bound.
+
+    Families whose picture tokens do not follow from the size (``side`` None) are counted as Qwen2-VL's.
+    """
+    file = Path(model) / "tokenizer.json"
+    if file.is_file() and side is not None:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError:
+            return Counter(_bounds, max_pixels, exact=False, side=side)
+        return Counter(functools.partial(_count, Tokenizer.from_file(str(file))), max_pixels, exact=True, side=side)
+    return Counter(_bounds, max_pixels, exact=False, side=side or FACTOR)
+
+
+def _count(tokenizer: Any, questions: Sequence[str], answers: Sequence[str]) -> list[int]:
+    texts = [
+        _TURNS.format(question=question.replace("<image>", "<|vision_start|><|vision_end|>"), answer=answer)
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+    return [len(one.ids) for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _bounds(questions: Sequence[str], answers: Sequence[str]) -> list[int]:
+    """A byte is at most a token. A special token is one, and <image> two."""
+    turns = _bound(_TURNS) - len("{question}{answer}") + 2 - len("<image>")
+    return [turns + _bound(one) + _bound(two) for one, two in zip(questions, answers, strict=True)]
 
 
 def _bound(text: str) -> int:
-    plain, specials = _SPECIAL.subn("", text)
-    return len(plain.encode()) + specials
+    size = len(text) if text.isascii() else len(text.encode())
+    if "<|" not in text:
+        return size
+    return size - sum([text.count(token) * (len(token) - 1) for token in _SPECIAL])
 
 
 def own_limit(model: Path) -> int | None:
@@ -85,5 +114,6 @@ def pixel_limit(model: str, wanted: object) -> int | None:
 
 def too_long(rows: Iterable[tuple[str, str, tuple[int, int]]], count: Counter, limit: int) -> list[tuple[int, int]]:
     """Line numbers (from 1) and token counts of the rows over ``limit``."""
-    counts = ((number, count.row(*row)) for number, row in enumerate(rows, 1))
-    return [(number, tokens) for number, tokens in counts if tokens > limit]
+    questions, answers, sizes = zip(*rows, strict=True)
+    tokens = count.rows(questions, answers, sizes)
+    return [(place + 1, int(tokens[place])) for place in np.flatnonzero(tokens > limit).tolist()]

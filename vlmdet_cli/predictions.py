@@ -42,7 +42,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
 class Predictions(msgspec.Struct, frozen=True, kw_only=True):
     """All boxes; ``answered``: indices of the truth's pictures that have an answer, empty or not. ``parsed`` and
-    ``answers`` are there for raw text.
+    ``answers`` are there for raw text; ``asked``: the classes that prompts named, by picture, where all named some.
     """
 
     path: Path
@@ -52,6 +52,7 @@ class Predictions(msgspec.Struct, frozen=True, kw_only=True):
     score_source: Literal["constant", "file", "logprob"] = "constant"
     answers: list[Answer] = []
     parsed: list[Parsed] = []
+    asked: dict[int, set[str]] | None = None
 
 
 def read(path: Path, truth: Truth, scores: ScoreSource = "auto") -> Predictions:
@@ -170,7 +171,7 @@ def _answers(path: Path, rows: list[Answer], truth: Truth) -> Predictions:
         raise DataError(f"The {WHAT} has no rows: {path}")
     detection = [row for row in rows if row.kind == "detection"]
     places = _places(path, [(row.image_id or None, row.image) for row in detection], truth)
-    _only_once(path, [detection[n].image for n in _repeated(places)])
+    _only_once(path, [detection[n].image for n in _repeated(places) if detection[n].asked is None])
     parsed = [_parse(path, row, truth, place) for row, place in zip(detection, places, strict=True)]
     scored = _scored(path, detection)
     found = [
@@ -186,7 +187,18 @@ def _answers(path: Path, rows: list[Answer], truth: Truth) -> Predictions:
         score_source="logprob" if scored else "constant",
         answers=rows,
         parsed=parsed,
+        asked=_asked(detection, places),
     )
+
+
+def _asked(rows: Sequence[Answer], places: Sequence[int]) -> dict[int, set[str]] | None:
+    """The classes that the prompts named, by picture; None where some prompt asked for all."""
+    if not rows or any(row.asked is None for row in rows):
+        return None
+    named: dict[int, set[str]] = {}
+    for row, place in zip(rows, places, strict=True):
+        named.setdefault(place, set()).update(row.asked or ())
+    return named
 
 
 def _scored(path: Path, rows: Sequence[Answer]) -> bool:
@@ -213,7 +225,7 @@ def _parse(path: Path, row: Answer, truth: Truth, place: int) -> Parsed:
             why=f"Neither {truth.path} nor {path} has it, and answers are in thousandths of it.",
             hint="Give the truth as COCO instances JSON.",
         )
-    return dialects.get(row.dialect).parse(row.text, size, truth.categories, row.tokens)
+    return dialects.get(row.dialect, row.max_pixels or None).parse(row.text, size, truth.categories, row.tokens)
 
 
 # --- boxes ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import msgspec
 import tomli
 
 from vlmdet_cli.errors import UsageError
-from vlmdet_cli.records import Classes, ScoreSource
+from vlmdet_cli.records import Classes, QuestionKind, ScoreSource
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -29,6 +29,8 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 AboveZero = Annotated[float, msgspec.Meta(gt=0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
+Phrases = Text | Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]  # one, or several that are drawn from
+FormatName = Literal["auto", "coco", "lvis", "yolo", "voc", "open_images", "swift_rows", "detections"]
 Flag = bool | int | float | str | list[str | int | float]
 
 
@@ -43,10 +45,17 @@ class About(Table, frozen=True, kw_only=True):
 
 
 class Source(Table, frozen=True, kw_only=True):
-    """One split's COCO annotations and the folder of its images."""
+    """Annotations and the folder of their images. ``format``: ``auto`` looks into the file. ``name`` stands before the
+    file names of a split that has several sources.
+    """
 
     annotations: Text
-    images: Text
+    images: str = ""
+    format: FormatName = "auto"
+    name: str = ""
+
+
+Sources = Source | tuple[Source, ...]
 
 
 class SplitShares(Table, frozen=True, kw_only=True):
@@ -57,10 +66,24 @@ class SplitShares(Table, frozen=True, kw_only=True):
 
 
 class Data(Table, frozen=True, kw_only=True):
-    train: Source | None = None
-    val: Source | None = None
-    test: Source | None = None
+    """``images``: how pictures come into the project. ``check``: how closely they are looked at. ``categories``: names
+    to other names; several with the same one become one category, an empty one leaves the category out.
+    """
+
+    train: Sources | None = None
+    val: Sources | None = None
+    test: Sources | None = None
     split: SplitShares = SplitShares()
+    categories: dict[str, str] = {}
+    on_error: Literal["stop", "skip"] = "stop"
+    images: Literal["link", "copy", "folder"] = "link"
+    check: Literal["none", "header", "pixels"] = "header"
+    workers: Count = 0
+
+    def sources(self, split: Split) -> tuple[Source, ...]:
+        """The sources of a split, () where it has none of its own."""
+        given: Sources | None = getattr(self, split)
+        return () if given is None else given if isinstance(given, tuple) else (given,)
 
 
 class Subset(Table, frozen=True, kw_only=True):
@@ -77,10 +100,33 @@ class Subset(Table, frozen=True, kw_only=True):
 
 
 class Format(Table, frozen=True, kw_only=True):
+    """How rows are written. ``ask``: all classes in one row, those present, each in a row of its own, or some drawn
+    ones; ``absent``: how many classes that a picture does not have are asked for beside those (for ``each``, ``some``).
+    ``too_long``: what becomes of train rows over ``train.max_length`` tokens.
+    """
+
     dialect: Text = "qwen2_vl"
-    prompt: Text = "Draw the bounding box of objects"
+    prompt: Phrases = "Draw the bounding box of objects"
+    class_prompt: Phrases = "Draw the bounding box of objects of these categories: {classes}"
+    ask: Literal["all", "present", "each", "some"] = "all"
+    absent: Count = 1
     order: Literal["position", "area", "annotation"] = "position"
     group: bool = False
+    rows: Literal["text", "objects"] = "text"
+    too_long: Literal["split", "largest", "drop", "stop"] = "split"
+    also: tuple[Literal["yolo"], ...] = ()
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return _phrases(self.prompt)
+
+    @property
+    def class_prompts(self) -> tuple[str, ...]:
+        return _phrases(self.class_prompt)
+
+
+def _phrases(given: Phrases) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else given
 
 
 class Augment(Table, frozen=True, kw_only=True):
@@ -88,14 +134,14 @@ class Augment(Table, frozen=True, kw_only=True):
     ``mix``: question rows in the mixed train file, at most this many for each detection row.
     """
 
-    questions: tuple[Literal["count", "full", "partial", "none"], ...] = ("count", "full", "partial", "none")
+    questions: tuple[QuestionKind, ...] = ("count", "full", "partial", "none")
     per_picture: Positive = 1
     per_kind: Count = 0
     mix: Annotated[float, msgspec.Meta(ge=0)] = 1.0
 
 
 class Train(Table, frozen=True, kw_only=True):
-    """The documented run. Fields but ``gpus``, ``nproc_per_node`` and ``swift`` are swift's own flags."""
+    """The documented run. All but ``gpus``, ``nproc_per_node``, ``rows_must_match`` and ``swift`` are swift's flags."""
 
     model: Text = "Qwen/Qwen2-VL-2B-Instruct"
     gpus: str = "0"
@@ -122,6 +168,7 @@ class Train(Table, frozen=True, kw_only=True):
     save_steps: Positive = 500
     logging_steps: Positive = 5
     add_version: bool = True
+    rows_must_match: bool = True
     swift: dict[str, Flag] = {}
 
 
@@ -170,18 +217,27 @@ class Config(Table, frozen=True, kw_only=True):
 
 
 class Project(msgspec.Struct, frozen=True):
-    """A loaded project: its file's folder, its settings, and where everything lies."""
+    """A loaded project: its file's folder, its settings, and where everything lies.
+
+    ``shard``: with (i, n), ``prepare`` and ``augment`` work on the i-th of n parts of the pictures; the texts of a part
+    have a folder of their own, ``texts``.
+    """
 
     root: Path
     config: Config
+    shard: tuple[int, int] | None = None
 
     @property
     def output(self) -> Path:
         return self.root / self.config.project.output
 
     @property
+    def texts(self) -> Path:
+        return self.output / "shards" / f"{self.shard[0]}-of-{self.shard[1]}" if self.shard else self.output
+
+    @property
     def train_file(self) -> Path:
-        return self.output / "augment" / "train.jsonl"
+        return self.texts / "augment" / "train.jsonl"
 
     @property
     def runs(self) -> Path:
@@ -192,7 +248,7 @@ class Project(msgspec.Struct, frozen=True):
         return self.output / "merged"
 
     def subset(self, split: str) -> Path:
-        return self.output / "data" / "subset" / f"{split}.json"
+        return self.texts / "data" / "subset" / f"{split}.json"
 
     def images(self, split: str) -> Path:
         return self.output / "data" / "subset" / "images" / split
@@ -202,13 +258,24 @@ class Project(msgspec.Struct, frozen=True):
         return f"data/subset/images/{split}/{file_name}"
 
     def detections(self, split: str) -> Path:
-        return self.output / "data" / f"detections_{split}.json"
+        return self.texts / "data" / f"detections_{split}.json"
 
     def rows(self, split: str) -> Path:
-        return self.output / "data" / f"coco_final_{split}.jsonl"
+        return self.texts / "data" / f"coco_final_{split}.jsonl"
+
+    def skipped(self, split: str) -> Path:
+        return self.texts / "data" / f"skipped_{split}.jsonl"
+
+    @property
+    def yolo(self) -> Path:
+        return self.texts / "data" / "yolo"
+
+    @property
+    def data_report(self) -> Path:
+        return self.texts / "data" / "report.json"
 
     def questions(self, split: str) -> Path:
-        return self.output / "augment" / f"questions_{split}.jsonl"
+        return self.texts / "augment" / f"questions_{split}.jsonl"
 
     def answers(self, name: str) -> Path:
         return self.output / "answers" / f"{name}.jsonl"
@@ -312,7 +379,9 @@ def _problems(tree: Any, record: type[msgspec.Struct], place: tuple[str, ...]) -
 def _value_problems(value: Any, kind: Any, place: tuple[str, ...]) -> Iterator[str]:
     record = _record_of(kind)
     if record is not None:
-        yield from _problems(value, record, place)
+        several = isinstance(value, list) and value and kind == Sources | None
+        for number, one in enumerate(value if several else [value]):
+            yield from _problems(one, record, (*place, str(number)) if several else place)
         return
     try:
         msgspec.convert(value, kind)

@@ -7,12 +7,13 @@ project can be moved; as given elsewhere.
 
 import contextlib
 import fcntl
+import gc
 import os
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import orjson
@@ -24,9 +25,10 @@ ImageId = int | str
 Classes = Literal["all", "present"]  # which classes count in a picture
 ScoreSource = Literal["auto", "constant", "file", "logprob"]
 Token = tuple[str, float]  # a piece of an answer's text and its log-probability
-Kind = Literal["detection", "count", "full", "partial", "none"]
+QuestionKind = Literal["count", "full", "partial", "none", "region", "class", "largest", "left"]
+Kind = Literal["detection"] | QuestionKind
 Health = Literal["empty", "ok", "partial", "unparsed"]
-QUESTION_KINDS: tuple[Kind, ...] = ("count", "full", "partial", "none")
+QUESTION_KINDS: tuple[QuestionKind, ...] = get_args(QuestionKind)
 
 
 class Object(msgspec.Struct, frozen=True, gc=False):
@@ -40,6 +42,7 @@ class Object(msgspec.Struct, frozen=True, gc=False):
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """One picture with its truth. ``image_id`` as in the annotations; ``ignored`` are annotated objects that
     are no targets (other categories, too small, dropped crowds) but that a question about space must heed.
+    ``verified``: the categories whose objects are all annotated, None where that holds for every one.
     """
 
     image_id: ImageId
@@ -48,6 +51,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     height: int
     objects: tuple[Object, ...] = ()
     ignored: tuple[Object, ...] = ()
+    verified: tuple[str, ...] | None = None
 
     @property
     def targets(self) -> tuple[Object, ...]:
@@ -69,12 +73,17 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One instruction row: a picture, a question without the ``<image>`` tag's path, and the true answer."""
+    """One instruction row: a picture, a question without the ``<image>`` tag's path, and the true answer.
+
+    ``area``: the box that question and answer name, in pixels as written; ``objects``: those that the answer draws.
+    """
 
     image: str
     prompt: str
     answer: str
     kind: Kind = "detection"
+    area: Box | None = None
+    objects: tuple[tuple[str, Box], ...] | None = None
 
     def row(self) -> dict[str, Any]:
         """The row that ms-swift reads."""
@@ -115,8 +124,9 @@ class Parsed(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One raw answer of a model, kept for ever. ``finish``: ``stop``, ``length`` (cut by the token limit) or
     ``error`` (the picture could not be read; ``error`` says why). ``size``: the picture's width and height in
-    pixels, (0, 0) where unknown. ``expected``: the true answer, where the question came with one. ``tokens``: the
-    text in pieces with their log-probabilities, where they were asked for.
+    pixels, (0, 0) where unknown. ``expected``: the true answer, where the question came with one. ``max_pixels``:
+    the limit to which the picture was shrunk, 0 where there was none. ``asked``: the classes that the prompt named,
+    None where it asked for all. ``tokens``: the text in pieces with their log-probabilities, where they were asked for.
     """
 
     image: str
@@ -129,6 +139,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str = ""
     expected: str | None = None
     dialect: str = "qwen2_vl"
+    max_pixels: int = 0
+    asked: list[str] | None = None
     tokens: list[Token] = []
 
 
@@ -146,6 +158,11 @@ class Ledger:
         if count:
             self._dropped.setdefault(thing, Counter())[reason] += count
 
+    def move(self, thing: str, reason: str, count: int) -> None:
+        """What was counted as kept is dropped after all."""
+        self._kept[thing] -= count
+        self.drop(thing, reason, count)
+
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """``{thing: {"in": …, "kept": …, "dropped": {reason: …}}}``, reasons in order of their count."""
         things = dict.fromkeys([*self._kept, *self._dropped])
@@ -155,6 +172,18 @@ class Ledger:
         dropped = dict(self._dropped.get(thing, Counter()).most_common())
         kept = self._kept[thing]
         return {"in": kept + sum(dropped.values()), "kept": kept, "dropped": dropped}
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Without a search for cycles: among millions of small tuples that come and stay, it takes as long as the work."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 @contextlib.contextmanager
@@ -175,7 +204,8 @@ def lock(folder: Path) -> Iterator[None]:
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``, renamed to it when the block ends well and removed when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
+    # with a short part of the name: a whole one may be as long as the file system allows
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
     try:
         yield temporary
         temporary.replace(path)

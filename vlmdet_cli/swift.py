@@ -28,7 +28,7 @@ from vlmdet_cli.project import Flag, Train
 _RUN_FLAGS = tuple(
     name
     for name in Train.__struct_fields__
-    if name not in {"model", "gpus", "nproc_per_node", "tuner_type", "swift", "add_version"}
+    if name not in {"model", "gpus", "nproc_per_node", "tuner_type", "swift", "add_version", "rows_must_match"}
 )
 # text values that name files: made absolute, since swift may be started from anywhere
 _PATHS = {"external_plugins", "custom_register_path", "custom_dataset_info", "deepspeed", "val_dataset", "adapters"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from vlmdet_cli import coco
+from vlmdet_cli import formats
 from vlmdet_cli.errors import DataError
 from vlmdet_cli.records import ImageId, Object, Picture, read_json
 
@@ -17,7 +17,7 @@ class Truth(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     pictures: list[Picture]
     categories: tuple[str, ...]
-    category_ids: dict[int, str]
+    category_ids: dict[ImageId, str]
     areas: list[float] | None
 
     def finder(self) -> "Finder":
@@ -57,17 +57,14 @@ def read(path: Path) -> Truth:
 
 
 def _of_coco(path: Path) -> Truth:
-    file = coco.read(path)
-    pictures = file.pictures
-    areas: dict[ImageId, list[float]] = {one.id: [] for one in file.images}
-    for one in file.annotations:
-        areas[one.image_id].append(one.bbox[2] * one.bbox[3] if one.area is None else one.area)
+    data = formats.read_sound(path)
+    kept = data.where(data.state == 0)
     return Truth(
         path=path,
-        pictures=pictures,
-        categories=file.categories,
-        category_ids=file.names,
-        areas=[area for one in pictures for area in areas[one.image_id]],
+        pictures=list(data.pictures()),
+        categories=data.categories,
+        category_ids=data.category_ids,
+        areas=kept.area.tolist(),
     )
 
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from vlmdet_cli.stages.init import InitResult
     from vlmdet_cli.stages.merge import MergeResult
     from vlmdet_cli.stages.prepare import PrepareResult
-    from vlmdet_cli.stages.train import Step, TrainResult
+    from vlmdet_cli.stages.train import TrainResult
     from vlmdet_cli.stages.viz import VizResult
+    from vlmdet_cli.stages.watching import Step
 
 Views = Iterator[RenderableType]
 
@@ -86,9 +87,9 @@ def init(made: "InitResult") -> Views:
 
 def prepare(made: "PrepareResult") -> Views:
     splits = made.splits
-    counts = table("split", "pictures", "empty", "boxes", "linked", "copied", title="Prepared")
+    counts = table("split", "pictures", "empty", "boxes", "linked", "copied", "mended", title="Prepared")
     for name, one in splits.items():
-        row(counts, name, one.pictures, one.empty, one.boxes, one.linked, one.copied)
+        row(counts, name, one.pictures, one.empty, one.boxes, one.linked, one.copied, one.mended)
     yield counts
     yield _categories({name: one.categories for name, one in splits.items()})
     yield ledger({name: one.ledger for name, one in splits.items()})

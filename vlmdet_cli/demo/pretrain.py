@@ -24,8 +24,10 @@ from PIL import Image
 
 from vlmdet_cli import dialects, questions
 from vlmdet_cli.boxes import iou
+from vlmdet_cli.dataset import of_pictures
 from vlmdet_cli.demo import tiny
 from vlmdet_cli.demo.worlds import SHAPES, SIZE, STREET, WORLDS, scene
+from vlmdet_cli.questions.detection import targets
 from vlmdet_cli.records import Kind, Object, Picture
 
 BATCH, PEAK_RATE, WARM_UP = 32, 1.2e-3, 300
@@ -135,10 +137,12 @@ class Rows:
         drawn = KINDS[int(self._rng.choice(len(KINDS), p=[share for _, share in KINDS]))][0]
         kind = drawn if what.startswith("all") else what
         dialect = dialects.get("qwen2_vl")
+        data = of_pictures([picture], self._names)
         if kind == "detection":
-            made: Any = questions.detection(picture, dialect, tiny.PROMPT, "position", group=False)
-        else:
-            made = questions.ask(kind, picture, self._names, dialect, int(self._rng.integers(1 << 30)))  # type: ignore[arg-type]
+            answer = dialect.write(targets(data, dialect, "position").pairs)
+            return tiny.chat(tiny.PROMPT, PICTURE_TOKENS), f"{answer}<|im_end|>"
+        keys = self._rng.integers(1 << 62, size=1).astype(np.uint64)
+        made = questions.ask(kind, data, keys, dialect)[0]  # type: ignore[arg-type]
         if isinstance(made, questions.Refused):
             return None
         return tiny.chat(made.prompt.replace("<image>", ""), PICTURE_TOKENS), f"{made.answer}<|im_end|>"

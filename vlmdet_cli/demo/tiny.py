@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmdet_cli import questions
 from vlmdet_cli.demo.worlds import SHAPES
+from vlmdet_cli.questions import space
 
 SPECIALS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
@@ -79,8 +79,8 @@ def build_tokenizer() -> Any:
 def _corpus() -> list[str]:
     """The rows' words, in each form that rows have them in."""
     names = [*(thing.name for thing in SHAPES.things), *OTHER_NAMES]
-    texts = [questions.COUNT, questions.FULL, questions.PARTIAL, questions.NONE, questions.FULL_ANSWER]
-    texts += [questions.PARTIAL_ANSWER, questions.NONE_ANSWER, PROMPT, SYSTEM, "system\n", "user\n", "assistant\n"]
+    texts = [space.COUNT, space.FULL, space.PARTIAL, space.NONE, space.FULL_ANSWER]
+    texts += [space.PARTIAL_ANSWER, space.NONE_ANSWER, PROMPT, SYSTEM, "system\n", "user\n", "assistant\n"]
     texts += ["No objects.", "),(", "% is visible.", '".', *names, *(f' "{name}" {name}: 1\n' for name in names)]
     return [
         text.replace("<image>", "").replace("{area}", "").replace("{label}", "").replace("{percent}", "")

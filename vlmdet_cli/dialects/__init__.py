@@ -25,8 +25,11 @@ def names() -> tuple[str, ...]:
 
 
 @functools.cache
-def get(name: str) -> Dialect:
-    """The dialect of that name. Raises ``UsageError`` with the nearest known one."""
+def get(name: str, max_pixels: int | None = None) -> Dialect:
+    """The dialect of that name, for pictures that are shrunk to ``max_pixels`` first (None or 0: to no limit).
+
+    Raises ``UsageError`` with the nearest known one.
+    """
     if name not in _DIALECTS:
         near = difflib.get_close_matches(name, _DIALECTS, n=1)
         guess = f"Did you mean {near[0]}? " if near else ""
@@ -34,4 +37,4 @@ def get(name: str) -> Dialect:
     module, _, attribute = _DIALECTS[name].partition(".")
     found = getattr(importlib.import_module(f"vlmdet_cli.dialects.{module}"), attribute)
     assert isinstance(found, Dialect)  # noqa: S101  (a slip of ours, not of a user)
-    return found
+    return found.limited(max_pixels) if max_pixels else found

@@ -1,84 +1,113 @@
-"""What all dialects share: the neutral stream of items that a scanner yields, and the rules that judge it.
+"""What a dialect is: how one model family writes boxes, and all that follows from it.
 
-A dialect gives three things: ``scan`` (its syntax, text to items), ``render_objects`` and ``render_box`` (records
-to text), and its frame. The rules of this module are the same for all: corners in order, values inside the
-frame, no boxes without area, duplicates and loops, known labels, the health of the answer.
+A dialect gives its syntax in both directions: ``scan`` (text to items) and ``write_box`` with ``write_ref`` (whole
+numbers of its frame, and labels, to text). ``write`` puts them together; a family with more around its boxes has its
+own. The rules that judge what was scanned are the same for all: see ``items``.
+
+A frame is what the borders of a picture are written as; most families have one of fixed sides. Its changes are there
+for one box (tuples) and for many (arrays), and both give the same to the bit. numpy is imported where arrays are asked
+for: reading a text starts without it.
 """
 
-import bisect
 import functools
-import itertools
 import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from vlmdet_cli.records import Box, Detection, Health, Parsed, Problem, Token
+from vlmdet_cli.dialects.items import Item, Judge, Size, box_scores, health, short, spellings
+from vlmdet_cli.records import Box, Detection, Parsed, Problem, Token
 
-Size = tuple[float, float]
-LOOP = 5  # so many identical boxes in a row are a loop
+if TYPE_CHECKING:
+    from vlmdet_cli.boxes import Boxes, WholeBoxes
 
-
-Span = tuple[int, int]
+Ints = tuple[int, int, int, int]
+Form = TypeVar("Form")  # of a box: numbers of the frame, or pixels
+REF_PLACE, BOX_PLACE = "<ref-object>", "<bbox>"  # what ms-swift puts a label and a box in the place of
 END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext)\|>")  # of the Qwen families
-
-
-class Item(NamedTuple):
-    """What a scanner found: a box under a label (numbers of the frame, as written), or a problem and its text.
-
-    ``spans``: where in the text the label and the box stand, as (start, end) in characters.
-    """
-
-    label: str
-    box: Box | None
-    problem: str = ""
-    text: str = ""
-    spans: tuple[Span, Span] = ((0, 0), (0, 0))
-
-
-def box_item(label: str, box: Box, label_span: Span, box_span: Span) -> Item:
-    return Item(label, box, spans=(label_span, box_span))
-
-
-def problem_item(kind: str, text: str) -> Item:
-    return Item("", None, kind, text)
 
 
 class Dialect(ABC):
     """One model family's way to write boxes.
 
-    ``empty`` is the answer for a picture without objects; ``last`` the largest number that the family can write,
-    where its frame's far border is not one.
+    ``empty``: the answer for a picture without objects. ``side``: of the frame, where it is the same for all pictures.
+    ``last``: the largest number that the family can write, where its frame's far border is not one. ``token_side``:
+    pixels across one picture token, where that is fixed. ``objects_form``: whether ms-swift's template of the family
+    writes the boxes of its ``objects`` rows as this dialect does (see ``rows``); ``objects_group``: whether several
+    behind one label; ``swift_environment``: the variables that it must find set to do so.
     """
 
     name: str
     empty: str = "No objects."
+    side: float = 1000
     last: float = math.inf
+    token_side: int | None = None
+    objects_form: bool = True
+    objects_group: bool = True
+    swift_environment: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def scan(self, text: str) -> Iterator[Item]:
         """The items of a text in their order; never raises."""
 
     @abstractmethod
-    def render(self, objects: Sequence[tuple[str, Box]], size_wh: Size, *, group: bool = False) -> str:
-        """The answer that names (label, box) pairs; boxes are xyxy pixels of a picture of ``size_wh``.
+    def write_box(self, ints: Ints) -> str:
+        """One box alone, as questions name an area; whole numbers of the frame."""
 
-        ``group`` puts all boxes of a label behind it, labels in order of their first box.
+    def write_ref(self, ref: str) -> str:
+        """A reference, as ``as_ref`` gives it, in an answer."""
+        return ref
+
+    def as_ref(self, label: str) -> str:
+        """A label as it stands in the ``ref`` of an ``objects`` row."""
+        return label
+
+    def write(self, objects: Sequence[tuple[str, Ints]], *, group: bool = False) -> str:
+        """The answer that names (label, box) pairs; boxes are whole numbers of the frame.
+
+        ``group`` puts all boxes of a label behind it, labels in order of their first box; families whose form has no
+        place for that take no notice.
         """
+        if not objects:
+            return self.empty
+        return "".join([
+            self.write_ref(self.as_ref(label)) + "".join(map(self.write_box, boxes))
+            for label, boxes in runs(objects, group=group)
+        ])  # fmt: skip
 
-    @abstractmethod
+    def places(self, counts: Sequence[int]) -> str:
+        """The answer of an ``objects`` row: a place for each label, each with places for so many boxes."""
+        return "".join([REF_PLACE + BOX_PLACE * count for count in counts])
+
+    def render(self, objects: Sequence[tuple[str, Box]], size_wh: Size, *, group: bool = False) -> str:
+        """``write`` for boxes that are xyxy pixels of a picture of ``size_wh``."""
+        return self.write([(label, self.to_frame(box, size_wh)) for label, box in objects], group=group)
+
     def render_box(self, box: Box, size_wh: Size) -> str:
-        """One box alone, as questions name an area."""
+        """``write_box`` for pixels of a picture of ``size_wh``."""
+        return self.write_box(self.to_frame(box, size_wh))
 
-    @abstractmethod
+    def limited(self, max_pixels: int) -> "Dialect":
+        """The dialect of pictures that are shrunk to ``max_pixels`` first; the same where the frame is fixed."""
+        del max_pixels
+        return self
+
     def frame(self, size_wh: Size | None) -> Size:
         """The frame's width and height for a picture: what its right and lower border are written as.
 
         Infinite for a picture of unknown size where the frame depends on it.
         """
+        del size_wh
+        return (self.side, self.side)
 
-    def to_frame(self, box: Box, size_wh: Size) -> tuple[int, int, int, int]:
+    def frames(self, sizes_wh: Any) -> "Boxes":
+        """``frame`` of many pictures, ``(N, 2)`` to ``(N, 2)``."""
+        import numpy as np
+
+        return np.full((len(sizes_wh), 2), self.side, np.float64)
+
+    def to_frame(self, box: Box, size_wh: Size) -> Ints:
         """Pixels to the frame's whole numbers, rounded as ms-swift rounds (half to even).
 
         A box that would lose its area keeps one unit: it could not be read back otherwise.
@@ -88,11 +117,23 @@ class Dialect(ABC):
         y1, y2 = _whole(box[1], box[3], size_wh[1], high, self.last)
         return (x1, y1, x2, y2)
 
+    def to_frames(self, xyxy: Any, sizes_wh: Any) -> "WholeBoxes":
+        """``to_frame`` of many boxes: ``(N, 4)`` pixels and each one's picture ``(N, 2)`` to ``(N, 4)`` int64."""
+        from vlmdet_cli import boxes
+
+        return boxes.to_frames(xyxy, sizes_wh, self.frames(sizes_wh), self.last)
+
     def to_pixels(self, box: Box, size_wh: Size) -> Box:
         """The frame's numbers to float pixels."""
         wide, high = self.frame(size_wh)
         across, down = size_wh[0] / wide, size_wh[1] / high
         return (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+
+    def from_frames(self, ints: Any, sizes_wh: Any) -> "Boxes":
+        """``to_pixels`` of many boxes: ``(N, 4)`` numbers of the frame and ``(N, 2)`` sizes to ``(N, 4)`` pixels."""
+        from vlmdet_cli import boxes
+
+        return boxes.from_frames(ints, sizes_wh, self.frames(sizes_wh))
 
     def as_written(self, box: Box, size_wh: Size) -> Box:
         """A box in pixels after it has been written and read back."""
@@ -110,21 +151,21 @@ class Dialect(ABC):
             return Parsed((), (), "empty")
         if not tokens and (plain := self._parse_plain(text, size_wh, categories)) is not None:
             return plain
-        judge = _Judge(self.frame(size_wh), _spelling(categories))
+        judge = Judge(self.frame(size_wh), spellings(categories))
         for item in self.scan(text):
             judge.take(item)
         judge.end_run()
         if not judge.found and not judge.problems:
-            judge.problems.append(Problem("unparsed", _short(text)))
+            judge.problems.append(Problem("unparsed", short(text)))
         found = judge.found if size_wh is None else [(n, self.to_pixels(box, size_wh)) for n, box in judge.found]
         scores = box_scores(tokens, judge.spans) if tokens else [None] * len(found)
         detections = tuple(
             Detection(label, _plain(box) if size_wh is None else box, score)
             for (label, box), score in zip(found, scores, strict=True)
         )
-        return Parsed(detections, tuple(judge.problems), _health(detections, judge.problems))
+        return Parsed(detections, tuple(judge.problems), health(detections, judge.problems))
 
-    def plain(self, text: str) -> list[tuple[str, tuple[int, int, int, int]]] | None:
+    def plain(self, text: str) -> list[tuple[str, Ints]] | None:
         """The (label, box) pairs of a text that is nothing but well-formed boxes in whole numbers, else None.
 
         A short cut: what it gives is what ``scan`` gives. Most answers are of this kind.
@@ -152,22 +193,14 @@ class Dialect(ABC):
         return text.strip().rstrip(".").casefold() in {"", self.empty.rstrip(".").casefold(), "[]"}
 
 
-def box_scores(tokens: Sequence[Token], spans: Sequence[tuple[Span, Span]]) -> list[float | None]:
-    """A score between 0 and 1 for each (label, box) span of a text that is the tokens put together.
-
-    The probability of the label's tokens, times the mean (geometric) probability of the four coordinates:
-    ``exp(sum of the label's log-probabilities + sum of the coordinates' / 4)``. A label is right or wrong as a
-    whole; a coordinate may be off by some thousandths, and the box is right all the same.
-    """
-    ends = list(itertools.accumulate(len(text) for text, _ in tokens))
-    sums = [0.0, *itertools.accumulate(probability for _, probability in tokens)]
-
-    def total(span: Span) -> float:
-        """Of all tokens that touch a span."""
-        first, last = bisect.bisect_right(ends, span[0]), bisect.bisect_left(ends, span[1])
-        return sums[min(last + 1, len(tokens))] - sums[first]
-
-    return [math.exp(min(total(label) + total(box) / 4, 0.0)) for label, box in spans]
+def runs(objects: Sequence[tuple[str, Form]], *, group: bool) -> list[tuple[str, list[Form]]]:
+    """Labels with the boxes that stand behind each: one, or with ``group`` all of that label."""
+    if not group:
+        return [(label, [box]) for label, box in objects]
+    boxes: dict[str, list[Form]] = {}
+    for label, box in objects:
+        boxes.setdefault(label, []).append(box)
+    return list(boxes.items())
 
 
 @functools.lru_cache(maxsize=4)
@@ -187,100 +220,3 @@ def _plain(box: Box) -> Box:
     """Whole numbers as integers, so that they are written as they were read."""
     x1, y1, x2, y2 = (int(value) if value == int(value) else value for value in box)
     return (x1, y1, x2, y2)
-
-
-def _spelling(categories: Sequence[str] | None) -> Mapping[str, str] | None:
-    return None if categories is None else {_key(name): name for name in reversed(categories)}
-
-
-def _key(label: str) -> str:
-    return " ".join(label.split()).casefold()
-
-
-def _health(found: Sequence[Detection], problems: Sequence[Problem]) -> Health:
-    if not problems:
-        return "ok" if found else "empty"
-    return "partial" if found else "unparsed"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else text[:79] + "…"
-
-
-class _Judge:
-    """Takes items one by one and keeps what is good, with a named problem for what is not."""
-
-    def __init__(self, frame: Size, spelling: Mapping[str, str] | None) -> None:
-        self.found: list[tuple[str, Box]] = []
-        self.spans: list[tuple[Span, Span]] = []
-        self.problems: list[Problem] = []
-        self._frame = frame
-        self._spelling = spelling
-        self._seen: set[tuple[str, Box]] = set()
-        self._run: tuple[str, Box] | None = None
-        self._again = 0
-        self._known_before = False
-
-    def take(self, item: Item) -> None:
-        if item.box is None:
-            self._note(item.problem, item.text)
-            return
-        text = f"{item.label} {item.box}"
-        box = self._inside(_ordered(item.box), item.box, text)
-        if box is not None:
-            self._keep(self._named(item.label), box, text, item.spans)
-
-    def _inside(self, box: Box, written: Box, text: str) -> Box | None:
-        wide, high = self._frame
-        clamped = (_clamp(box[0], wide), _clamp(box[1], high), _clamp(box[2], wide), _clamp(box[3], high))
-        if clamped[0] >= clamped[2] or clamped[1] >= clamped[3]:
-            self._note("degenerate", text)
-            return None
-        if box != written:
-            self._note("inverted", text)
-        if clamped != box:
-            self._note("out_of_range", text)
-        return clamped
-
-    def _named(self, label: str) -> str:
-        label = label.strip()
-        return label if self._spelling is None else self._spelling.get(_key(label), label)
-
-    def _keep(self, label: str, box: Box, text: str, spans: tuple[Span, Span]) -> None:
-        one = (label, box)
-        if one == self._run:
-            self._again += 1
-            return
-        self.end_run()
-        self._run, self._known_before = one, one in self._seen
-        if self._known_before:
-            return
-        self._seen.add(one)
-        self.found.append(one)
-        self.spans.append(spans)
-        if self._spelling is not None and _key(label) not in self._spelling:
-            self._note("unknown_label", text)
-
-    def end_run(self) -> None:
-        """Judge the identical boxes in a row that have just ended: none, some duplicates, or a loop."""
-        if self._run is None:
-            return
-        more, text = self._again + self._known_before, f"{self._run[0]} {self._run[1]}"
-        if self._again + 1 >= LOOP:
-            self._note("loop", f"{text}, {self._again + 1} times")
-        else:
-            for _ in range(more):
-                self._note("duplicate", text)
-        self._run, self._again = None, 0
-
-    def _note(self, kind: str, text: str) -> None:
-        self.problems.append(Problem(kind, _short(text)))
-
-
-def _ordered(box: Box) -> Box:
-    x1, y1, x2, y2 = box
-    return (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
-
-
-def _clamp(value: float, most: float) -> float:
-    return 0.0 if value < 0 or math.isnan(value) else min(value, most)

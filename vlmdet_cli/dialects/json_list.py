@@ -1,19 +1,20 @@
 """Families that answer in JSON: ``[{"bbox_2d": [x1, y1, x2, y2], "label": "L"}, …]``.
 
-Qwen3-VL writes thousandths. Qwen2.5-VL writes pixels of the picture as its processor resizes it, sides multiples of
-28; ``frame`` computes that size from the original's. An answer is read object by object, so that one bad object or a
-cut tail costs no other.
+Qwen3-VL writes thousandths. Qwen2.5-VL writes pixels of the picture as swift trains on it, sides multiples of 28;
+``frame`` computes that size from the original's and from the training's pixel limit. An answer is read object by
+object, so that one bad object or a cut tail costs no other.
 """
 
+import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
-from vlmdet_cli.boxes import MAX_PIXELS, MIN_PIXELS, resized
-from vlmdet_cli.dialects.base import END_OF_TURN, Dialect, Item, Size, Span, box_item, problem_item
-from vlmdet_cli.records import Box
+from vlmdet_cli.boxes import Boxes, all_as_trained, as_trained
+from vlmdet_cli.dialects.base import BOX_PLACE, END_OF_TURN, REF_PLACE, Dialect, Ints
+from vlmdet_cli.dialects.items import Item, Size, Span, box_item, problem_item
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _OBJECT = re.compile(rf"\{{(?:[^{{}}\"]|{_STRING})*\}}")
@@ -25,30 +26,24 @@ _FENCE = re.compile(r"```(?:json)?")
 class JsonList(Dialect):
     """A list of objects; a box is written behind its label's key in each of them."""
 
-    empty = "[]"
+    name, token_side, empty = "qwen3_vl", 32, "[]"
+    objects_group = False
+    swift_environment: ClassVar[Mapping[str, str]] = {"QWENVL_BBOX_FORMAT": "new"}  # else as Qwen2-VL writes
 
-    def __init__(self, name: str, *, resized_pixels: bool) -> None:
-        self.name = name
-        self._resized_pixels = resized_pixels
+    def as_ref(self, label: str) -> str:
+        """The label inside a JSON string's quotes."""
+        return _escaped(label)
 
-    def frame(self, size_wh: Size | None) -> Size:
-        if not self._resized_pixels:
-            return (1000, 1000)
-        return (
-            (math.inf, math.inf)
-            if size_wh is None
-            else resized(int(size_wh[0]), int(size_wh[1]), MIN_PIXELS, MAX_PIXELS)
-        )
+    def write_box(self, ints: Ints) -> str:
+        x1, y1, x2, y2 = ints
+        return f"[{x1}, {y1}, {x2}, {y2}]"
 
-    def render(self, objects: Sequence[tuple[str, Box]], size_wh: Size, *, group: bool = False) -> str:
+    def write(self, objects: Sequence[tuple[str, Ints]], *, group: bool = False) -> str:
         del group  # an object has one label and one box
-        return f"[{', '.join(self._object(label, box, size_wh) for label, box in objects)}]"
+        return _listed([(self.write_box(box), self.as_ref(label)) for label, box in objects])
 
-    def _object(self, label: str, box: Box, size_wh: Size) -> str:
-        return f'{{"bbox_2d": {self.render_box(box, size_wh)}, "label": {json.dumps(label, ensure_ascii=False)}}}'
-
-    def render_box(self, box: Box, size_wh: Size) -> str:
-        return str(list(self.to_frame(box, size_wh)))
+    def places(self, counts: Sequence[int]) -> str:
+        return _listed([(BOX_PLACE, REF_PLACE)] * len(counts))
 
     def is_empty(self, text: str) -> bool:
         return super().is_empty(_FENCE.sub("", END_OF_TURN.split(text, maxsplit=1)[0]))
@@ -60,6 +55,37 @@ class JsonList(Dialect):
             end = match.end()
             yield _read(match[0], match.start()) or problem_item("unparsed", match[0])
         yield from _tail(text, end)
+
+
+class ResizedJsonList(JsonList):
+    """The same in pixels of the resized picture. ``max_pixels``: shrunk to that before, as ms-swift's option does."""
+
+    name, token_side = "qwen2_5_vl", 28
+
+    def __init__(self, max_pixels: int = 0) -> None:
+        self._max_pixels = max_pixels
+
+    def limited(self, max_pixels: int) -> "ResizedJsonList":
+        return ResizedJsonList(max_pixels)
+
+    def frame(self, size_wh: Size | None) -> Size:
+        if size_wh is None:
+            return (math.inf, math.inf)
+        return as_trained(int(size_wh[0]), int(size_wh[1]), self._max_pixels)
+
+    def frames(self, sizes_wh: Any) -> Boxes:
+        return all_as_trained(sizes_wh, self._max_pixels)
+
+
+def _listed(pairs: Sequence[tuple[str, str]]) -> str:
+    """The list of (box, label) pairs, both as they stand in it."""
+    objects = [f'{{"bbox_2d": {box}, "label": "{label}"}}' for box, label in pairs]
+    return f"[{', '.join(objects)}]"
+
+
+@functools.lru_cache(maxsize=4096)
+def _escaped(label: str) -> str:
+    return json.dumps(label, ensure_ascii=False)[1:-1]
 
 
 def _tail(text: str, at: int) -> Iterator[Item]:
@@ -98,5 +124,5 @@ def _span(match: "re.Match[str]", at: int) -> Span:
     return (at + match.start(1), at + match.end(1))
 
 
-QWEN2_5_VL = JsonList("qwen2_5_vl", resized_pixels=True)
-QWEN3_VL = JsonList("qwen3_vl", resized_pixels=False)
+QWEN2_5_VL = ResizedJsonList()
+QWEN3_VL = JsonList()

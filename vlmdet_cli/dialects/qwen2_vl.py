@@ -5,12 +5,14 @@ a box; ``(…)`` without digits and commas is part of a label, so ``phone (red)(
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
-from vlmdet_cli.dialects.base import END_OF_TURN, Dialect, Item, Size, Span, box_item, problem_item
-from vlmdet_cli.records import Box
+from vlmdet_cli.dialects.base import END_OF_TURN, Dialect, Ints
+from vlmdet_cli.dialects.items import Item, Span, box_item, problem_item
 
 REF, REF_END, BOX, BOX_END = "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"
+_TO_BOX = f"{REF_END}{BOX}("
 
 _N = r"\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*"
 _WHOLE = re.compile(rf"\s*\({_N},{_N}\)\s*,\s*\({_N},{_N}\)\s*")
@@ -35,28 +37,26 @@ _BLANK = " \t\r\n,;:."
 class Qwen2VL(Dialect):
     """The dialect of Qwen2-VL."""
 
-    name = "qwen2_vl"
+    name, token_side = "qwen2_vl", 28
+    swift_environment: ClassVar[Mapping[str, str]] = {"QWENVL_BBOX_FORMAT": "legacy"}
 
-    def frame(self, size_wh: Size | None) -> Size:
-        del size_wh
-        return (1000, 1000)
+    def write_ref(self, ref: str) -> str:
+        return f"{REF}{ref}{REF_END}"
 
-    def render(self, objects: Sequence[tuple[str, Box]], size_wh: Size, *, group: bool = False) -> str:
-        if not objects:
-            return self.empty
-        if not group:
-            return "".join(f"{REF}{label}{REF_END}{self.render_box(box, size_wh)}" for label, box in objects)
-        boxes: dict[str, str] = {}
-        for label, box in objects:
-            boxes[label] = boxes.get(label, "") + self.render_box(box, size_wh)
-        return "".join(f"{REF}{label}{REF_END}{text}" for label, text in boxes.items())
-
-    def render_box(self, box: Box, size_wh: Size) -> str:
-        x1, y1, x2, y2 = self.to_frame(box, size_wh)
+    def write_box(self, ints: Ints) -> str:
+        x1, y1, x2, y2 = ints
         return f"{BOX}({x1},{y1}),({x2},{y2}){BOX_END}"
 
-    def plain(self, text: str) -> list[tuple[str, tuple[int, int, int, int]]] | None:
-        found, end = list[tuple[str, tuple[int, int, int, int]]](), 0
+    def write(self, objects: Sequence[tuple[str, Ints]], *, group: bool = False) -> str:
+        if group or not objects:
+            return super().write(objects, group=group)
+        # the same in one piece a box: most rows of a large data set are made here
+        return "".join([
+            f"{REF}{label}{_TO_BOX}{x1},{y1}),({x2},{y2}){BOX_END}" for label, (x1, y1, x2, y2) in objects
+        ])  # fmt: skip
+
+    def plain(self, text: str) -> list[tuple[str, Ints]] | None:
+        found, end = list[tuple[str, Ints]](), 0
         for match in _PLAIN.finditer(text):
             if match.start() != end:
                 return None

@@ -10,7 +10,8 @@ The last bin is 1023, or 999: the far border, which would be one more, is writte
 import re
 from collections.abc import Iterator, Sequence
 
-from vlmdet_cli.dialects.base import Dialect, Item, Size, Span, box_item, problem_item
+from vlmdet_cli.dialects.base import Dialect, Ints, runs
+from vlmdet_cli.dialects.items import Item, Span, box_item, problem_item
 from vlmdet_cli.records import Box
 
 _END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext)\|>|</s>|<eos>|<pad>")
@@ -18,36 +19,27 @@ _NUMBER = r"\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*"
 _BLANK = " \t\r\n,;:"
 
 
-class Tagged(Dialect):
-    """What the three share: a frame of equal sides."""
-
-    side: float
-
-    def frame(self, size_wh: Size | None) -> Size:
-        del size_wh
-        return (self.side, self.side)
-
-
-class InternVL(Tagged):
+class InternVL(Dialect):
     """``<ref>`` and ``<box>`` tags, which a decoder may have stripped of neither or both."""
 
-    name, side = "internvl", 1000
+    name, objects_group = "internvl", False  # swift's template writes a pair of tags a box
     _TAG = re.compile(r"(</?(?:ref|box)>)")
     _BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")
     _ANY = re.compile(r"\[[^\[\]]*\]?")
 
-    def render(self, objects: Sequence[tuple[str, Box]], size_wh: Size, *, group: bool = False) -> str:
-        if not objects:
-            return self.empty
-        if not group:
-            return "".join(f"<ref>{label}</ref>{self.render_box(box, size_wh)}" for label, box in objects)
-        boxes: dict[str, list[str]] = {}
-        for label, box in objects:
-            boxes.setdefault(label, []).append(str(list(self.to_frame(box, size_wh))))
-        return "".join(f"<ref>{label}</ref><box>[{', '.join(texts)}]</box>" for label, texts in boxes.items())
+    def write_ref(self, ref: str) -> str:
+        return f"<ref>{ref}</ref>"
 
-    def render_box(self, box: Box, size_wh: Size) -> str:
-        return f"<box>[{list(self.to_frame(box, size_wh))}]</box>"
+    def write_box(self, ints: Ints) -> str:
+        x1, y1, x2, y2 = ints
+        return f"<box>[[{x1}, {y1}, {x2}, {y2}]]</box>"
+
+    def write(self, objects: Sequence[tuple[str, Ints]], *, group: bool = False) -> str:
+        if not group or not objects:
+            return super().write(objects)
+        return "".join([
+            f"{self.write_ref(label)}<box>{list(map(list, boxes))}</box>" for label, boxes in runs(objects, group=True)
+        ])  # fmt: skip
 
     def scan(self, text: str) -> Iterator[Item]:
         label, span, used = "", (0, 0), True
@@ -94,7 +86,7 @@ class InternVL(Tagged):
             yield problem_item("unparsed", content)
 
 
-class Located(Tagged):
+class Located(Dialect):
     """Boxes of four location tokens in a row beside a label."""
 
     _RUN: "re.Pattern[str]"  # location tokens, and the label before or behind them
@@ -139,20 +131,17 @@ class PaliGemma(Located):
     """Four tokens, y before x, then the label; objects are joined by `` ; ``."""
 
     name, side, last = "paligemma", 1024, 1023
+    objects_form = False  # swift's template of the family writes brackets
     _RUN = re.compile(r"(?P<places>(?:<loc\d{4}>)+)(?P<label>[^<;]*)")
     _label_first = False
 
-    def render(self, objects: Sequence[tuple[str, Box]], size_wh: Size, *, group: bool = False) -> str:
-        del group
-        return (
-            self.empty
-            if not objects
-            else " ; ".join(f"{self.render_box(box, size_wh)} {label}" for label, box in objects)
-        )
+    def write_box(self, ints: Ints) -> str:
+        x1, y1, x2, y2 = ints
+        return f"<loc{y1:04d}><loc{x1:04d}><loc{y2:04d}><loc{x2:04d}>"
 
-    def render_box(self, box: Box, size_wh: Size) -> str:
-        x1, y1, x2, y2 = self.to_frame(box, size_wh)
-        return "".join(f"<loc{value:04d}>" for value in (y1, x1, y2, x2))
+    def write(self, objects: Sequence[tuple[str, Ints]], *, group: bool = False) -> str:
+        del group  # each box has its own label behind it
+        return " ; ".join([f"{self.write_box(box)} {label}" for label, box in objects]) or self.empty
 
     def _box(self, numbers: Sequence[int]) -> Box:
         y1, x1, y2, x2 = map(float, numbers)
@@ -162,21 +151,13 @@ class PaliGemma(Located):
 class Florence2(Located):
     """A label, then four tokens for each of its boxes."""
 
-    name, side, last = "florence2", 1000, 999
+    name, last = "florence2", 999
     _RUN = re.compile(r"(?P<label>[^<]*)(?P<places>(?:<loc_\d{1,4}>)+)")
     _label_first = True
 
-    def render(self, objects: Sequence[tuple[str, Box]], size_wh: Size, *, group: bool = False) -> str:
-        if not objects:
-            return self.empty
-        boxes: dict[tuple[str, int], str] = {}
-        for number, (label, box) in enumerate(objects):
-            key = (label, 0 if group else number)
-            boxes[key] = boxes.get(key, "") + self.render_box(box, size_wh)
-        return "".join(label + text for (label, _), text in boxes.items())
-
-    def render_box(self, box: Box, size_wh: Size) -> str:
-        return "".join(f"<loc_{value}>" for value in self.to_frame(box, size_wh))
+    def write_box(self, ints: Ints) -> str:
+        x1, y1, x2, y2 = ints
+        return f"<loc_{x1}><loc_{y1}><loc_{x2}><loc_{y2}>"
 
 
 INTERNVL, PALIGEMMA, FLORENCE2 = InternVL(), PaliGemma(), Florence2()

@@ -3,26 +3,46 @@
 For train: one JSON file a kind, and ``train.jsonl``, the detection rows and at most ``mix`` questions for each
 of them, shuffled by seed. For val and test: ``questions_{split}.jsonl``, which ``infer`` asks and ``eval``
 scores. A picture that admits no true question of a kind stands in the ledger with the reason.
+
+Every draw among rows goes by a hash of seed and row: it does not depend on the order of work.
 """
 
-from collections.abc import Sequence
-from random import Random
+import functools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
+import orjson
 
-from vlmdet_cli import dialects, questions, runs
-from vlmdet_cli.project import SPLITS, Project
+from vlmdet_cli import questions, rows, runs, workers
+from vlmdet_cli.dataset import Dataset, keys
+from vlmdet_cli.dialects import Dialect
+from vlmdet_cli.dialects.base import BOX_PLACE
+from vlmdet_cli.project import SPLITS, Augment, Project
 from vlmdet_cli.questions import Refused
-from vlmdet_cli.records import Ledger, Picture, Sample, lock, write_json, write_jsonl
-from vlmdet_cli.stages.prepare import Progress, detection_rows, no_progress, project_pictures, read_split
+from vlmdet_cli.records import Ledger, QuestionKind, Sample, lock, no_collection, read_bytes, whole_file, write_json
+from vlmdet_cli.stages import pieces
+from vlmdet_cli.stages.gather import Progress, no_progress
+from vlmdet_cli.stages.prepare import read_split
 
-FILES = {
+FILES: dict[QuestionKind, str] = {
     "count": "count.json",
     "full": "fully-overlapped.json",
     "partial": "partial-overlapped.json",
     "none": "non-overlapping.json",
+    "region": "region.json",
+    "class": "class.json",
+    "largest": "largest.json",
+    "left": "left-of.json",
 }
+SAME, OVER_QUOTA, OVER_MIX = "the same question again", "over per_kind", "over mix"
+Rows = list[bytes]
+Hashes = npt.NDArray[np.uint64]
 
 
 class AugmentResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,95 +52,151 @@ class AugmentResult(msgspec.Struct, frozen=True, kw_only=True):
     ledger: dict[str, dict[str, dict[str, Any]]]
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of one kind about some pictures, a row a line, and how often there was none for which reason."""
+
+    rows: bytes
+    refused: dict[str, int]
+
+
 def augment(project: Project, progress: Progress = no_progress) -> AugmentResult:
     """Questions for every prepared split; train must be one of them."""
-    read_split(project, "train")
-    with lock(project.output / "augment"):
-        ledgers = {split: _split(project, split, progress) for split in SPLITS if project.subset(split).is_file()}
+    read = {
+        split: read_split(project, split) for split in SPLITS if split == "train" or project.subset(split).is_file()
+    }
+    with lock(project.texts / "augment"), no_collection():
+        ledgers = {split: _split(project, split, data, progress) for split, data in read.items()}
     ledger: dict[str, dict[str, dict[str, Any]]] = {split: one.as_dict() for split, one in ledgers.items()}
+    folder = project.train_file.parent
     return AugmentResult(
         train_file=str(project.train_file),
         rows={name: line["kept"] for name, line in ledger["train"].items()},
-        files={kind: str(project.train_file.parent / name) for kind, name in FILES.items()},
+        files={kind: str(folder / FILES[kind]) for kind in _kinds(project)},
         ledger=ledger,
     )
 
 
-def _split(project: Project, split: str, progress: Progress) -> Ledger:
-    file, ledger = read_split(project, split), Ledger()
-    pictures = project_pictures(project, split, file)
-    asked = _ask_all(project, split, pictures, file.categories, ledger, progress)
+def _kinds(project: Project) -> tuple[QuestionKind, ...]:
+    return tuple(dict.fromkeys(project.config.augment.questions))
+
+
+def _split(project: Project, split: str, data: Dataset, progress: Progress) -> Ledger:
+    ledger = Ledger()
+    asked = _ask_all(project, split, data, ledger, progress)
     if split != "train":
-        write_jsonl(project.questions(split), [sample.row() for samples in asked.values() for sample in samples])
+        _write(project.questions(split), [row for kind in asked.values() for row in kind])
         return ledger
     folder = project.train_file.parent
     for kind, name in FILES.items():
-        write_json(folder / name, [sample.row() for sample in asked.get(kind, [])])
-    rows = _mixed(
-        project, detection_rows(project, pictures), [s for samples in asked.values() for s in samples], ledger
-    )
-    write_jsonl(project.train_file, rows)
+        if kind in asked:
+            _write(folder / name, asked[kind], array=True)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    _write(project.train_file, _mixed(project, [row for kind in asked.values() for row in kind], ledger))
     write_json(folder / "ledger.json", {"source": runs.fingerprint(project.rows("train")), **ledger.as_dict()})
     return ledger
 
 
+def _write(path: Path, made: Rows, *, array: bool = False) -> None:
+    """Rows as one JSON array, or a row a line."""
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        if array:
+            file.write(b"[" + b",".join(made) + b"]\n")
+        else:
+            file.writelines(row + b"\n" for row in made)
+
+
 def _ask_all(
-    project: Project,
-    split: str,
-    pictures: Sequence[Picture],
-    categories: Sequence[str],
-    ledger: Ledger,
-    progress: Progress,
-) -> dict[str, list[Sample]]:
-    """Samples by kind, in the pictures' order, within the quotas."""
-    wanted = project.config.augment
-    dialect, seed = dialects.get(project.config.format.dialect), project.config.project.seed
-    out: dict[str, list[Sample]] = {}
-    for kind in dict.fromkeys(wanted.questions):
-        times = 1 if kind == "count" else wanted.per_picture
-        found: list[tuple[int, Sample]] = []
-        # with a quota the pictures are drawn by seed, so that not only the file's first ones are asked about
-        for done, place in enumerate(
-            _drawn(pictures, f"{seed}:{kind}") if wanted.per_kind else range(len(pictures)), 1
-        ):
-            asked = [questions.ask(kind, pictures[place], categories, dialect, seed, n) for n in range(times)]
-            left = wanted.per_kind - len(found) if wanted.per_kind else times
-            found += [(place, sample) for sample in _account(kind, asked, left, ledger)]
-            if done % 100 == 0 or done == len(pictures):
-                progress(f"{split}: {kind}", done, len(pictures))
-        out[kind] = [sample for _, sample in sorted(found, key=lambda pair: pair[0])]
+    project: Project, split: str, data: Dataset, ledger: Ledger, progress: Progress
+) -> dict[QuestionKind, Rows]:
+    """Rows by kind, in the pictures' order, within the quotas."""
+    recipe, wanted, kinds = pieces.recipe(project, split), project.config.augment, _kinds(project)
+    out: dict[QuestionKind, Rows] = {kind: [] for kind in kinds}
+    parts, work = pieces.Parts(data), functools.partial(ask_piece, recipe, wanted)
+    for done, made in zip(parts.ends(), workers.ordered(work, parts, project.config.data.workers), strict=True):
+        for kind, one in made.items():
+            out[kind] += one.rows.splitlines()
+            for reason, count in one.refused.items():
+                ledger.drop(kind, reason, count)
+        progress(f"{split}: questions", done, len(data.images))
+    for kind, found in out.items():
+        out[kind] = _within_quota(found, wanted.per_kind, recipe.seed)
+        ledger.keep(kind, len(out[kind]))
+        ledger.drop(kind, OVER_QUOTA, len(found) - len(out[kind]))
     return out
 
 
-def _drawn(pictures: Sequence[Picture], seed: str) -> list[int]:
-    places = list(range(len(pictures)))
-    Random(seed).shuffle(places)  # noqa: S311  (a draw, no secret)
-    return places
+def ask_piece(how: pieces.Recipe, wanted: Augment, data: Dataset) -> dict[QuestionKind, Asked]:
+    """The questions of each kind about some pictures."""
+    with no_collection():
+        own = keys(data.images, how.seed, "questions")
+        return {kind: _ask_kind(kind, data, how, wanted, own) for kind in dict.fromkeys(wanted.questions)}
 
 
-def _account(kind: str, asked: Sequence[Sample | Refused], left: int, ledger: Ledger) -> list[Sample]:
-    """One picture's questions: at most ``left`` different ones; each of them is kept or dropped with a reason."""
-    kept: list[Sample] = []
-    for one in asked:
-        if isinstance(one, Refused):
-            ledger.drop(kind, one.reason)
-        elif one in kept:
-            ledger.drop(kind, "the same question again")
-        elif len(kept) >= left:
-            ledger.drop(kind, "over per_kind")
-        else:
-            kept.append(one)
-    ledger.keep(kind, len(kept))
-    return kept
+def _ask_kind(kind: QuestionKind, data: Dataset, how: pieces.Recipe, wanted: Augment, own: Hashes) -> Asked:
+    times, refused = 1 if kind == "count" else wanted.per_picture, Counter[str]()
+    asked = [questions.ask(kind, data, own, how.dialect, number=n, images=how.images) for n in range(times)]
+    kept = list(_different(asked, refused))
+    sizes = dict(zip((how.images + one.file_name for one in data.images), data.sizes.tolist(), strict=True))
+    made = [_placed(one, how.dialect, sizes[one.image]) for one in kept] if how.format.rows == "objects" else (
+        one.row() for one in kept
+    )  # fmt: skip
+    return Asked(rows=b"\n".join([orjson.dumps(row) for row in made]), refused=dict(refused))
 
 
-def _mixed(project: Project, detection: list[Any], asked: Sequence[Sample], ledger: Ledger) -> list[Any]:
+def _different(asked: Sequence[Sequence[Sample | Refused]], refused: "Counter[str]") -> Iterator[Sample]:
+    """Picture by picture, the questions that differ."""
+    if len(asked) == 1:
+        refused.update(one.reason for one in asked[0] if isinstance(one, Refused))
+        yield from (one for one in asked[0] if isinstance(one, Sample))
+        return
+    for of_picture in zip(*asked, strict=True):
+        prompts = set[str]()
+        for one in of_picture:
+            if isinstance(one, Refused):
+                refused[one.reason] += 1
+            elif one.prompt in prompts:
+                refused[SAME] += 1
+            else:
+                prompts.add(one.prompt)
+                yield one
+
+
+def _placed(one: Sample, dialect: Dialect, size_wh: list[float]) -> dict[str, Any]:
+    """A question in swift's ``objects`` form."""
+    size = (size_wh[0], size_wh[1])
+    prompt, answer, boxes = one.prompt, one.answer, list[tuple[str, Any]]()
+    if one.area is not None:
+        text = dialect.render_box(one.area, size)
+        boxes += [("", one.area)] * (prompt.count(text) + (answer.count(text) if one.objects is None else 0))
+        prompt = prompt.replace(text, BOX_PLACE)
+        answer = answer.replace(text, BOX_PLACE) if one.objects is None else answer
+    if one.objects is not None:
+        answer, more = rows.detection(one.objects, dialect)
+        boxes += more
+    return rows.placed(one.image, prompt, answer, boxes, dialect)
+
+
+def _hashes(made: Sequence[bytes], seed: int, purpose: str) -> Hashes:
+    """``(R,)`` numbers to draw by, each of the seed and the row alone."""
+    key = f"{seed}:{purpose}".encode()
+    digests = b"".join([blake2b(row, digest_size=8, key=key).digest() for row in made])
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
+
+
+def _within_quota(made: Rows, quota: int, seed: int) -> Rows:
+    if not quota or len(made) <= quota:
+        return made
+    drawn = np.argsort(_hashes(made, seed, "quota"), kind="stable")[:quota]
+    return [made[place] for place in np.sort(drawn).tolist()]
+
+
+def _mixed(project: Project, asked: Rows, ledger: Ledger) -> Rows:
     """Detection rows and a draw of the questions, shuffled."""
-    random = Random(f"{project.config.project.seed}:mix")  # noqa: S311  (a draw, no secret)
+    seed, detection = project.config.project.seed, read_bytes(project.rows("train"), "detection rows").splitlines()
     most = int(project.config.augment.mix * len(detection) + 1e-9)
-    drawn = random.sample(asked, min(most, len(asked)))
-    rows = [*detection, *(sample.row() for sample in drawn)]
-    random.shuffle(rows)
-    ledger.keep("mixed rows", len(rows))
-    ledger.drop("mixed rows", "over mix", len(asked) - len(drawn))
-    return rows
+    drawn = _within_quota(asked, most, seed) if most else []
+    made = [*detection, *drawn]
+    ledger.keep("mixed rows", len(made))
+    ledger.drop("mixed rows", OVER_MIX, len(asked) - len(drawn))
+    return [made[place] for place in np.argsort(_hashes(made, seed, "order"), kind="stable").tolist()]

@@ -100,18 +100,20 @@ def _project(path: Path, overrides: Sequence[str]) -> Iterator[Check]:
 
 
 def _sources(project: Project) -> Iterator[Check]:
-    for split in SPLITS:
-        source = getattr(project.config.data, split)
-        if source is None:
-            continue
-        for kind, path, there in (
-            ("annotations", project.path(source.annotations), Path.is_file),
-            ("images", project.path(source.images), Path.is_dir),
+    data = project.config.data
+    for split, number, source in ((s, n, one) for s in SPLITS for n, one in enumerate(data.sources(s))):
+        place = f"data.{split}" + (f".{number}" if len(data.sources(split)) > 1 else "")
+        for kind, value, there in (
+            ("annotations", source.annotations, Path.exists),
+            ("images", source.images, Path.is_dir),
         ):
+            if not value:
+                continue
+            path = project.path(value)
             if there(path):
-                yield Check(f"data.{split}.{kind}", "ok", str(path))
+                yield Check(f"{place}.{kind}", "ok", str(path))
             else:
-                yield Check(f"data.{split}.{kind}", "problem", f"not there: {path}", "Correct it in the project file.")
+                yield Check(f"{place}.{kind}", "problem", f"not there: {path}", "Correct it in the project file.")
 
 
 def _model(project: Project) -> Check:

@@ -11,10 +11,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from vlmdet_cli import predictions as reader
 from vlmdet_cli import truth as truth_reader
-from vlmdet_cli.errors import UsageError
+from vlmdet_cli.errors import UsageError, first_few
 from vlmdet_cli.metrics import bootstrap, counting
 from vlmdet_cli.metrics.coco_ap import coco_ap
 from vlmdet_cli.metrics.detection import THRESHOLDS, Detection, detection
@@ -27,6 +28,8 @@ from vlmdet_cli.truth import Truth
 
 MATCHING = "greedy by descending IoU, per picture and class; crowds ignored"
 ABSENT = "class absent from the picture"
+NOT_ASKED = "class not asked for"
+PROMPTS = 5  # of an evaluation, that are shown
 
 
 class How(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,10 +73,12 @@ def evaluate(truth_file: Path, predictions_file: Path, how: How | None = None) -
     truth = truth_reader.read(truth_file)
     found = reader.read(predictions_file, truth, how.scores)
     names = _names(truth, found)
-    theirs = _flat_objects(truth, names)
+    everything = _flat_objects(truth, names)
+    counted = _asked_for(everything, found, names)
+    theirs = _part(everything, counted)
     mine, scores, left_out = _flat_predictions(found, names, theirs, how)
-    areas = np.array(truth.areas, dtype=np.float64) if truth.areas is not None else None
-    protocol, ledger = _protocol(truth, found, theirs, names, how), _ledger(truth, found, left_out)
+    areas = np.array(truth.areas, dtype=np.float64)[counted] if truth.areas is not None else None
+    protocol, ledger = _protocol(truth, found, theirs, names, how), _ledger(truth, found, left_out, counted)
     answered, health, pictures, source = tasks(found.answers), _health(found), len(truth.pictures), found.score_source
     del truth, found  # hundreds of thousands of small objects, not needed beside the arrays
     measured = detection(mine, theirs, names, how.iou, areas)
@@ -134,6 +139,19 @@ def _names(truth: Truth, found: Predictions) -> list[str]:
     return list(dict.fromkeys([*truth.categories, *sorted({one.label for one in found.found})]))
 
 
+def _part(whole: Flat, mask: npt.NDArray[np.bool_]) -> Flat:
+    return Flat(whole.picture[mask], whole.label[mask], whole.box[mask], whole.crowd[mask])
+
+
+def _asked_for(objects: Flat, found: Predictions, names: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """``(N,)``: the objects that count. Where prompts named classes, those of others could not be found."""
+    if found.asked is None:
+        return np.ones(len(objects.label), bool)
+    pairs = zip(objects.picture.tolist(), objects.label.tolist(), strict=True)
+    nothing: set[str] = set(names)  # a picture without an answer: all of its objects are missed
+    return np.array([names[label] in found.asked.get(picture, nothing) for picture, label in pairs], bool)
+
+
 def _flat_predictions(found: Predictions, names: Sequence[str], theirs: Flat, how: How) -> tuple[Flat, Floats, int]:
     """Boxes and scores that count, and how many do not: with ``present``, those of classes the picture lacks."""
     place = {name: number for number, name in enumerate(names)}
@@ -143,8 +161,7 @@ def _flat_predictions(found: Predictions, names: Sequence[str], theirs: Flat, ho
         return mine, scores, 0
     keys = theirs.picture * len(names) + theirs.label
     there = np.isin(mine.picture * len(names) + mine.label, keys)
-    left = Flat(mine.picture[there], mine.label[there], mine.box[there], mine.crowd[there])
-    return left, scores[there], int(np.count_nonzero(~there))
+    return _part(mine, there), scores[there], int(np.count_nonzero(~there))
 
 
 def _flat_objects(truth: Truth, names: Sequence[str]) -> Flat:
@@ -160,16 +177,17 @@ def _protocol(truth: Truth, found: Predictions, theirs: Flat, names: Sequence[st
         "truth_hash": _truth_hash(truth, theirs, names),
         "predictions_file": found.path.name,
         "form": found.form,
-        "prompt": [prompt.replace("<image>", "").strip() for prompt in asked] or None,
+        "prompt": first_few([prompt.replace("<image>", "").strip() for prompt in asked], PROMPTS) or None,
         "classes": how.classes,
+        "asked": "all classes" if found.asked is None else "classes named in each prompt",
         "categories": len(truth.categories),
         "matching": MATCHING,
         "iou": how.iou,
         "f1_thresholds": [THRESHOLDS[0], THRESHOLDS[-1]],
         "score_source": found.score_source,
         "pictures": len(truth.pictures),
-        "objects": sum(len(one.targets) for one in truth.pictures),
-        "crowds": sum(len(one.objects) - len(one.targets) for one in truth.pictures),
+        "objects": int(np.count_nonzero(~theirs.crowd)),
+        "crowds": int(np.count_nonzero(theirs.crowd)),
         "predictions": len(found.found),
     }
 
@@ -203,11 +221,16 @@ def _health(found: Predictions) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _ledger(truth: Truth, found: Predictions, left_out: int) -> dict[str, dict[str, Any]]:
+def _ledger(
+    truth: Truth, found: Predictions, left_out: int, counted: npt.NDArray[np.bool_]
+) -> dict[str, dict[str, Any]]:
     """Pictures of the truth with and without an answer, and every predicted box."""
     ledger = Ledger()
     ledger.keep("pictures", len(found.answered))
     ledger.drop("pictures", "no answer, their objects count as missed", len(truth.pictures) - len(found.answered))
+    if found.asked is not None:
+        ledger.keep("objects", int(np.count_nonzero(counted)))
+        ledger.drop("objects", NOT_ASKED, int(np.count_nonzero(~counted)))
     ledger.keep("predicted boxes", len(found.found) - left_out)
     ledger.drop("predicted boxes", ABSENT, left_out)
     for kind in ("unparsed", "truncated", "degenerate", "duplicate", "loop"):

@@ -34,15 +34,19 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     image_id: int | str = ""
     size: tuple[int, int] = (0, 0)
     expected: str | None = None
+    asked: list[str] | None = None
 
 
 class How(msgspec.Struct, frozen=True, kw_only=True):
-    """How to ask: ``identity`` says whose answers these are and in what dialect."""
+    """How to ask: ``identity`` says whose answers these are and in what dialect; ``max_pixels`` to what limit pictures
+    are shrunk, 0 for none.
+    """
 
     batch: int
     max_tokens: int
     dialect: str
     identity: dict[str, Any]
+    max_pixels: int = 0
 
 
 class InferResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,18 +144,17 @@ def _answer_batch(group: Sequence[Ask], loading: Sequence["Future[Any]"], engine
             rows.append(None)
         except Exception as error:  # any decoder's complaint about one picture; the others go on
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            rows.append(_answer(ask, how.dialect, finish="error", error=reason))
+            rows.append(_answer(ask, how, finish="error", error=reason))
     replies = iter(engine.answer(ready, how.max_tokens) if ready else ())
     return [
-        row or _answer(ask, how.dialect, **msgspec.structs.asdict(next(replies)))
-        for row, ask in zip(rows, group, strict=True)
+        row or _answer(ask, how, **msgspec.structs.asdict(next(replies))) for row, ask in zip(rows, group, strict=True)
     ]
 
 
-def _answer(ask: Ask, dialect: str, **values: Any) -> Answer:
+def _answer(ask: Ask, how: How, **values: Any) -> Answer:
     size = ask.size if any(ask.size) or values["finish"] == "error" else _size(ask.path)
-    known = {name: getattr(ask, name) for name in ("image", "image_id", "kind", "prompt", "expected")}
-    return Answer(**known, size=size, dialect=dialect, **values)
+    known = {name: getattr(ask, name) for name in ("image", "image_id", "kind", "prompt", "expected", "asked")}
+    return Answer(**known, size=size, dialect=how.dialect, max_pixels=how.max_pixels, **values)
 
 
 def _size(path: Path) -> tuple[int, int]:
@@ -164,15 +167,17 @@ def _size(path: Path) -> tuple[int, int]:
 def _result(answers: Path, categories: Sequence[str] | None, *, asked: int, seconds: float) -> InferResult:
     rows = [row for line in read_bytes(answers, "answers file").splitlines() if (row := _decoded(line)) is not None]
     health, ledger = Counter[str](), Ledger()
-    found: list[dict[str, Any]] = []
+    found: dict[str, dict[str, list[list[float]]]] = {}
     for row in rows:
         ledger.keep("rows") if row.finish != "error" else ledger.drop("rows", "picture could not be read")
         if row.kind == "detection":
             parsed = parse(row, categories)
             health["error" if row.finish == "error" else parsed.health] += 1
-            found.append({"image_path": row.image, "object": parsed.by_label()})
+            objects = found.setdefault(row.image, {})
+            for label, boxes in parsed.by_label().items():
+                objects[label] = objects.get(label, []) + boxes
     detections = answers.with_suffix(".detections.json")
-    write_json(detections, found)
+    write_json(detections, [{"image_path": image, "object": objects} for image, objects in found.items()])
     return InferResult(
         answers=str(answers),
         detections=str(detections),
@@ -190,4 +195,4 @@ def parse(answer: Answer, categories: Sequence[str] | None = None) -> Parsed:
     if answer.finish == "error":
         return Parsed((), (), "empty")
     size = answer.size if all(answer.size) else None
-    return dialects.get(answer.dialect).parse(answer.text, size, categories, answer.tokens)
+    return dialects.get(answer.dialect, answer.max_pixels or None).parse(answer.text, size, categories, answer.tokens)

@@ -11,13 +11,15 @@ from typing import Any
 import msgspec
 import orjson
 
-from vlmdet_cli import coco, runs
+from vlmdet_cli import dataset, lengths, runs
 from vlmdet_cli.engines import Engine
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.project import SPLITS, Eval, Format, Infer, Project, Viz
 from vlmdet_cli.questions import kind_of
+from vlmdet_cli.questions.detection import CLASSES
 from vlmdet_cli.records import Answer, Parsed, read_bytes, read_json
-from vlmdet_cli.stages import evaluate
+from vlmdet_cli.rows import filled
+from vlmdet_cli.stages import evaluate, pieces
 from vlmdet_cli.stages.infer import IMAGE_ENDINGS, Ask, How, InferResult, OnBatch, infer, parse
 from vlmdet_cli.stages.merge import MARKER, merged_model
 from vlmdet_cli.stages.prepare import read_split
@@ -67,7 +69,8 @@ def infer_job(
     folder, warning = _model(loaded, model, adapter)
     categories = None
     if images:
-        asks = [_ask_image(path, format_.prompt) for path in _pictures(images)]
+        prompt = _prompt(loaded, format_)
+        asks = [_ask_image(path, prompt) for path in _pictures(images)]
     else:
         loaded = loaded or project()
         asks, categories = _split_asks(loaded, split)
@@ -80,7 +83,13 @@ def infer_job(
         "scores": infer_.scores,
         "max_pixels": (max_pixels := _max_pixels(loaded, folder)),
     }
-    how = How(batch=infer_.batch, max_tokens=infer_.max_tokens, dialect=format_.dialect, identity=identity)
+    how = How(
+        batch=infer_.batch,
+        max_tokens=infer_.max_tokens,
+        dialect=format_.dialect,
+        identity=identity,
+        max_pixels=lengths.pixel_limit(str(folder), max_pixels) or 0,
+    )
     return InferJob(
         asks=asks,
         model=folder,
@@ -160,6 +169,16 @@ def _ask_image(path: Path, prompt: str) -> Ask:
     return Ask(image=str(path), path=path, prompt=f"<image>{prompt}")
 
 
+def _prompt(project: Project | None, wanted: Format) -> str:
+    """The first phrase that asks for all classes; where it names them, they are those of the prepared data."""
+    phrase = (wanted.prompts if wanted.ask == "all" else wanted.class_prompts)[0]
+    if CLASSES not in phrase:
+        return phrase
+    if project is None:
+        raise UsageError("The prompt names classes, and there is no project to tell them", hint="Name one with -p.")
+    return phrase.replace(CLASSES, ", ".join(read_split(project, "train").categories))
+
+
 def _split_asks(project: Project, split: str) -> tuple[list[Ask], tuple[str, ...]]:
     """A prepared split's questions: detection first, then the others kind by kind."""
     file = read_split(project, split)
@@ -174,18 +193,21 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in read_bytes(path, "instruction rows").splitlines()]
 
 
-def _ask_row(project: Project, row: dict[str, Any], known: dict[str, coco.Image], path: Path) -> Ask:
-    image, (user, assistant) = row["images"][0], row["messages"]
+def _ask_row(project: Project, row: dict[str, Any], known: dict[str, dataset.Image], path: Path) -> Ask:
+    image = row["images"][0]
     if image not in known:
         raise DataError(f"A row asks about a picture that is not in its split: {path}", why=image, hint=_AGAIN)
+    size = (known[image].width, known[image].height)
+    user, assistant = filled(row, pieces.recipe(project, "test").dialect, size)["messages"]
     return Ask(
         image=image,
         path=project.output / image,
         prompt=user["content"],
         kind=kind_of(user["content"]),
         image_id=known[image].id,
-        size=(known[image].width, known[image].height),
+        size=size,
         expected=assistant["content"],
+        asked=row.get("asked"),
     )
 
 

@@ -28,6 +28,7 @@ class Line(msgspec.Struct, frozen=True):
     response: str | None = None
     size: tuple[Side, Side] | None = None
     dialect: str | None = None
+    max_pixels: int | None = None
     categories: list[str] | None = None
 
 
@@ -62,7 +63,7 @@ def _size(text: str) -> tuple[float, float] | None:
 def _parse(line: bytes, default: Line, number: int) -> Parsed:
     one = _line(line.rstrip(b"\r\n"), number)
     text = one.text if one.text is not None else one.response or ""
-    dialect = dialects.get(one.dialect or default.dialect or "qwen2_vl")
+    dialect = dialects.get(one.dialect or default.dialect or "qwen2_vl", one.max_pixels)
     return dialect.parse(text, one.size or default.size, one.categories or default.categories)
 
 

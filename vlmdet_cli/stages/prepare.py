@@ -1,34 +1,36 @@
-"""prepare: COCO annotations and images to a subset, detection JSON and instruction rows, for each split.
+"""prepare: data sets as they come to a subset, detection JSON and instruction rows, for each split.
 
-Three steps a split: the pictures and boxes that ``[subset]`` asks for, as a smaller COCO file with its images
-beside it (hard links where the file system allows, else copies); detection JSON; the rows that swift reads.
-All inputs are checked before the first file is written. A split without files of its own is cut off train.
+A split gets the pictures and boxes that ``[subset]`` asks for, as a smaller COCO file with its images beside it (hard
+links where the file system allows, else copies); detection JSON; the rows that swift reads. All inputs are checked
+before the first file is written (see ``gather``). A split without files of its own is cut off train.
 """
 
+import contextlib
+import functools
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from vlmdet_cli import coco, dialects, questions, subset
-from vlmdet_cli.coco import CocoFile, Image
-from vlmdet_cli.errors import DataError, UsageError, first_few
-from vlmdet_cli.project import SPLITS, Project, Source, Split
-from vlmdet_cli.records import Ledger, Picture, lock, whole_file, write_json, write_jsonl
-
-Progress = Callable[[str, int, int], None]
-
-
-def no_progress(_title: str, _done: int, _total: int) -> None:
-    """For callers who do not watch."""
+from vlmdet_cli import dialects, formats, imagefiles, likeness, rows, workers
+from vlmdet_cli.dataset import Dataset
+from vlmdet_cli.errors import DataError, UsageError
+from vlmdet_cli.formats import coco, yolo
+from vlmdet_cli.project import Project
+from vlmdet_cli.questions.detection import CLASSES
+from vlmdet_cli.records import Ledger, lock, no_collection, whole_file, write_json, write_jsonl
+from vlmdet_cli.stages import gather, pieces
+from vlmdet_cli.stages.gather import Choice, Progress, no_progress
+from vlmdet_cli.stages.report import DataReport, mix_of
+from vlmdet_cli.stages.report import report as data_report
 
 
 class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One split's files, counts and ledger."""
+    """One split's files, counts and ledger. ``tokens``: the longest row's, ``exact`` or as an upper bound."""
 
     annotations: str
     detections: str
@@ -38,140 +40,216 @@ class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
     empty: int
     linked: int
     copied: int
+    mended: int
     categories: dict[str, int]
+    tokens: int
+    exact: bool
     ledger: dict[str, dict[str, Any]]
+    skipped: str | None = None
 
 
-class PrepareResult(msgspec.Struct, frozen=True, kw_only=True):
+class PrepareResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     splits: dict[str, SplitResult]
+    report: DataReport | None = None
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """What a split keeps: a COCO file, the folder its images are in, and the account of what was dropped."""
+def prepare(project: Project, progress: Progress = no_progress, *, report: bool = False) -> PrepareResult:
+    """All splits of the project. Raises ``DataError`` before anything is written if an input is wrong.
 
-    split: Split
-    file: CocoFile
-    folder: Path
-    ledger: Ledger
-
-
-def prepare(project: Project, progress: Progress = no_progress) -> PrepareResult:
-    """All splits of the project. Raises ``DataError`` before anything is written if an input is wrong."""
-    dialects.get(project.config.format.dialect)
-    choices = _choices(project)
-    _require_images(choices)
-    with lock(project.output / "data"):
-        return PrepareResult(splits={one.split: _write(project, one, progress) for one in choices})
-
-
-def _choices(project: Project) -> list[Choice]:
-    data, seed = project.config.data, project.config.project.seed
-    given: dict[Split, Source] = {name: source for name in SPLITS if (source := getattr(data, name)) is not None}
-    parts: list[tuple[Split, Source, CocoFile, list[Image]]] = []
-    for name, source in given.items():
-        file = _read(project, source)
-        shares = subset.cut(file.images, data.split, given, seed) if name == "train" else {name: file.images}
-        parts += [(split, source, file, images) for split, images in shares.items()]
-    rules, choices = project.config.subset, list[Choice]()
-    for split, source, file, images in sorted(parts, key=lambda part: SPLITS.index(part[0])):
-        chosen, ledger = subset.choose(file, images, rules, split, seed, project.path(source.annotations))
-        choices.append(Choice(split=split, file=chosen, folder=project.path(source.images), ledger=ledger))
-    return choices
+    With ``report`` all pictures are decoded, too, and looked at for others that are alike.
+    """
+    _check_format(project)
+    with no_collection():
+        chosen = gather.choices(project, progress)
+    with lock(project.texts / "data"), no_collection():
+        results, tokens = dict[str, SplitResult](), dict[str, Any]()
+        for one in chosen:
+            results[one.split], tokens[one.split] = _write(project, one, progress)
+        if "yolo" in project.config.format.also:
+            _write_yolo(project, chosen)
+        made = _report(project, chosen, tokens, progress) if report else None
+    return PrepareResult(splits=results, report=made)
 
 
-def _read(project: Project, source: Source) -> CocoFile:
-    file, folder = coco.read(project.path(source.annotations)), project.path(source.images)
-    if not folder.is_dir():
-        raise DataError(f"No image folder: {folder}", hint="Correct `images` in the project file.")
-    return file
+def _report(project: Project, chosen: list[Choice], tokens: dict[str, Any], progress: Progress) -> DataReport:
+    pictures: dict[str, list[tuple[str, Path]]] = {
+        one.split: [(image.file_name, Path(path)) for image, path in zip(one.data.images, one.paths(), strict=True)]
+        for one in chosen
+    }
+    alike = likeness.find(pictures, lambda done, total: progress("alike", done, total))
+    counter = pieces.recipe(project, "train").guard.counter
+    made = data_report(
+        {one.split: one.data for one in chosen},
+        tokens,
+        limit=project.config.train.max_length,
+        exact=counter.exact,
+        likeness=alike,
+        mix=mix_of(project.train_file) if project.train_file.is_file() else None,
+    )
+    write_json(project.data_report, made)
+    return made
 
 
-def _require_images(choices: list[Choice]) -> None:
-    """All images are there: one error names the first that are not and counts them all."""
-    paths = [one.folder / image.file_name for one in choices for image in one.file.images]
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing):,} of {len(paths):,} images are not on disk",
-            why=first_few(missing),
-            hint="Correct `images` in the project file, or take the pictures out of the annotations.",
+def _write_yolo(project: Project, chosen: list[Choice]) -> None:
+    """Labels, ``data.yaml``, and links to the pictures where readers of YOLO look for them."""
+    for one in chosen:
+        yolo.write_labels(project.yolo / "labels" / one.split, one.data)
+        _symlink(project.yolo / "images" / one.split, project.images(one.split))
+    names = next(one.data.categories for one in chosen)
+    yolo.write_yaml(project.yolo / "data.yaml", names, {one.split: f"images/{one.split}" for one in chosen})
+
+
+def _check_format(project: Project) -> None:
+    wanted = project.config.format
+    dialect = dialects.get(wanted.dialect)
+    if wanted.rows == "objects":
+        rows.check(dialect)
+    names = wanted.ask != "all" or wanted.too_long == "split"
+    wrong = [text for text in wanted.class_prompts if CLASSES not in text]
+    if names and wrong:
+        raise UsageError(
+            "format.class_prompt does not name the classes", why=wrong, hint=f"Put {CLASSES} where they shall stand."
         )
 
 
-def _write(project: Project, choice: Choice, progress: Progress) -> SplitResult:
-    split, ledger = choice.split, choice.ledger
-    linked, copied = _bring_images(choice, project.images(split), progress)
-    coco.write(project.subset(split), choice.file)
-    pictures = project_pictures(project, split, choice.file)
-    write_json(project.detections(split), [_detections(one) for one in pictures])
-    write_jsonl(project.rows(split), detection_rows(project, pictures))
-    targets = Counter(o.label for one in pictures for o in one.targets)
-    ledger.keep("rows", len(pictures))
-    ledger.keep("boxes in answers", targets.total())
-    ledger.drop("boxes in answers", "crowd", len(choice.file.annotations) - targets.total())
-    return SplitResult(
+def _write(project: Project, choice: Choice, progress: Progress) -> tuple[SplitResult, Any]:
+    split, data, ledger = choice.split, choice.data, choice.ledger
+    brought = _bring_images(project, choice, progress)
+    made = list(_write_texts(project, choice, progress))
+    _account(made, data, ledger)
+    tokens = np.concatenate([np.empty(0, np.int64), *(pieces.tokens_of(one) for one in made)])
+    targets = data.where(data.target)
+    counts = np.bincount(targets.label, minlength=len(data.labels)).tolist()
+    result = SplitResult(
         annotations=str(project.subset(split)),
         detections=str(project.detections(split)),
         rows=str(project.rows(split)),
-        pictures=len(pictures),
-        boxes=targets.total(),
-        empty=sum(not one.targets for one in pictures),
-        linked=linked,
-        copied=copied,
-        categories={name: targets[name] for name in choice.file.categories},
+        pictures=len(data.images),
+        boxes=len(targets.ids),
+        empty=int(np.count_nonzero(np.bincount(targets.image, minlength=len(data.images)) == 0)),
+        **brought,
+        categories=dict(zip(data.categories, counts, strict=False)),
+        tokens=int(tokens.max(initial=0)),
+        exact=pieces.recipe(project, split).guard.counter.exact,
         ledger=ledger.as_dict(),
+        skipped=_skipped(project, choice),
+    )
+    return result, tokens
+
+
+def _write_texts(project: Project, choice: Choice, progress: Progress) -> Iterator[pieces.Piece]:
+    """Write the split's three files of pieces; yields each piece without what was written."""
+    split, how = choice.split, pieces.recipe(project, choice.split)
+    parts = pieces.Parts(choice.data)
+    work = functools.partial(pieces.piece, how)
+    with contextlib.ExitStack() as files:
+        subset, detections, instructions = (
+            files.enter_context(files.enter_context(whole_file(path)).open("wb"))
+            for path in (project.subset(split), project.detections(split), project.rows(split))
+        )
+        writer = coco.Writer(subset, choice.data)
+        detections.write(b"[")
+        for number, one in enumerate(workers.ordered(work, parts, project.config.data.workers)):
+            if one.long and how.format.too_long == "stop" and split == "train":
+                raise _too_long(one, how)
+            writer.add(one.subset)
+            detections.write(b"," * (number > 0) + one.detections)
+            instructions.write(one.rows)
+            progress(f"{split}: rows", parts.ends()[number], len(choice.data.images))
+            yield msgspec.structs.replace(one, subset=coco.Pieces(b"", b"", b""), detections=b"", rows=b"")
+        writer.end()
+        detections.write(b"]\n")
+
+
+def _too_long(one: pieces.Piece, how: pieces.Recipe) -> DataError:
+    sure = "" if how.guard.counter.exact else " or may be"
+    return DataError(
+        f"Rows are{sure} longer than train.max_length = {how.max_length} tokens: {one.long:,} and perhaps more",
+        why=f"The longest has {int(pieces.tokens_of(one).max()):,} tokens.",
+        hint='Raise train.max_length, lower subset.max_objects, or set format.too_long = "split".',
     )
 
 
-def project_pictures(project: Project, split: str, file: CocoFile) -> list[Picture]:
-    """A prepared split's pictures, with boxes cut off at the picture's borders and paths as rows name them."""
-    return [msgspec.structs.replace(one.clipped(), image=project.image_row(split, one.image)) for one in file.pictures]
+def _account(made: list[pieces.Piece], data: Dataset, ledger: Ledger) -> None:
+    """Rows and the boxes in them: every one is kept, or dropped for a reason."""
+    names = ("targets", "asked", "boxes", "long", "dropped", "silent")
+    total = {name: sum(getattr(one, name) for one in made) for name in names}
+    ledger.keep("rows", sum(len(pieces.tokens_of(one)) for one in made))
+    ledger.drop("rows", "over max_length", total["dropped"])
+    ledger.drop("rows", "no class to ask for", total["silent"])
+    ledger.keep("boxes in answers", total["boxes"])
+    ledger.drop("boxes in answers", "crowd", int(np.count_nonzero((data.state == 0) & data.crowd)))
+    ledger.drop("boxes in answers", "class not asked for", total["targets"] - total["asked"])
+    ledger.drop("boxes in answers", "over max_length", total["asked"] - total["boxes"])
+    if total["long"]:
+        ledger.keep("rows over max_length", total["long"] - total["dropped"])
+        ledger.drop("rows over max_length", "dropped", total["dropped"])
 
 
-def read_split(project: Project, split: str) -> CocoFile:
-    """A prepared split's COCO file, or a ``UsageError`` that says how to make it."""
+def _skipped(project: Project, choice: Choice) -> str | None:
+    """The list of all that was left out as wrong, one a line."""
+    path = project.skipped(choice.split)
+    if not choice.flaws:
+        path.unlink(missing_ok=True)
+        return None
+    write_jsonl(path, [one._asdict() for one in choice.flaws if one.reason != formats.LEFT_OUT])
+    return str(path)
+
+
+def read_split(project: Project, split: str) -> Dataset:
+    """A prepared split, or a ``UsageError`` that says how to make it."""
     path = project.subset(split)
     if not path.is_file():
         raise UsageError(f"The split {split} is not prepared: {path}", hint="Run `vlmdet prepare` first.")
-    return coco.read(path)
+    return formats.read_sound(path)
 
 
-def detection_rows(project: Project, pictures: list[Picture]) -> list[dict[str, Any]]:
-    """One instruction row a picture, in the pictures' order."""
-    wanted = project.config.format
-    dialect = dialects.get(wanted.dialect)
-    return [questions.detection(p, dialect, wanted.prompt, wanted.order, group=wanted.group).row() for p in pictures]
+# --- images --------------------------------------------------------------------------------------------------
 
 
-def _detections(picture: Picture) -> dict[str, Any]:
-    found: dict[str, list[list[float]]] = {}
-    for one in picture.targets:
-        found.setdefault(one.label, []).append([round(value, 2) for value in one.box])
-    return {"image_path": picture.image, "object": found}
+def _bring_images(project: Project, choice: Choice, progress: Progress) -> dict[str, int]:
+    """Link, copy or mend the chosen images; what an earlier run left there and is not chosen now goes."""
+    folder, how = project.images(choice.split), project.config.data.images
+    if how == "folder":
+        _link_folders(folder, choice)
+        return {"linked": len(choice.data.images), "copied": 0, "mended": 0}
+    if folder.is_symlink():  # never write, or clean, through a link into the user's own folder
+        folder.unlink()
+    for prefix in choice.folders:
+        if prefix and (folder / prefix).is_symlink():
+            (folder / prefix).unlink()
+    names = [image.file_name for image in choice.data.images]
+    pairs = [
+        (Path(path), folder / name, choice.mending.get(name, ""))
+        for path, name in zip(choice.paths(), names, strict=True)
+    ]
+    brought = imagefiles.bring_all(pairs, how, lambda done, total: progress(f"{choice.split}: images", done, total))
+    if project.shard is None:  # other shards bring theirs to the same folder
+        _clean(folder, set(names))
+    return brought
 
 
-def _bring_images(choice: Choice, folder: Path, progress: Progress) -> tuple[int, int]:
-    """Link or copy the chosen images; what an earlier run left there and is not chosen now goes."""
-    names = {image.file_name for image in choice.file.images}
-    linked = 0
-    for number, image in enumerate(choice.file.images, 1):
-        linked += _bring(choice.folder / image.file_name, folder / image.file_name)
-        if number % 50 == 0 or number == len(names):
-            progress(f"{choice.split}: images", number, len(names))
-    for path in folder.rglob("*"):
-        if not path.is_dir() and path.relative_to(folder).as_posix() not in names:
-            path.unlink()
-    return linked, len(names) - linked
+def _clean(folder: Path, names: set[str]) -> None:
+    """Remove what is not among the names; links are removed, not followed."""
+    for place, _, files in os.walk(folder):
+        inside = Path(place).relative_to(folder)
+        for name in files:
+            if (inside / name).as_posix() not in names:
+                (Path(place) / name).unlink()
 
 
-def _bring(source: Path, target: Path) -> bool:
-    """Put one image at ``target``; whether it is a hard link of ``source``."""
-    if target.exists() and target.samefile(source):
-        return True
-    with whole_file(target) as temporary:
-        try:
-            os.link(source.resolve(), temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-            return False
-    return True
+def _link_folders(folder: Path, choice: Choice) -> None:
+    """Symbolic links to the image folders, relative, so that the project can be moved together with them."""
+    if folder.exists() and not folder.is_symlink():
+        shutil.rmtree(folder)
+    elif "" not in choice.folders:
+        folder.unlink(missing_ok=True)
+    for prefix, source in choice.folders.items():
+        _symlink(folder / prefix if prefix else folder, source)
+
+
+def _symlink(link: Path, folder: Path) -> None:
+    """A relative link to a folder, in place of an earlier one."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(link) as temporary:
+        temporary.symlink_to(os.path.relpath(folder.resolve(), link.parent.resolve()), target_is_directory=True)

@@ -16,24 +16,18 @@ import msgspec
 import orjson
 import tomli_w
 
-from vlmdet_cli import __version__, lengths, runs, swift
-from vlmdet_cli.coco import leaves
+from vlmdet_cli import __version__, dialects, lengths, runs, swift
+from vlmdet_cli.dataset import leaves
+from vlmdet_cli.dialects import Dialect
 from vlmdet_cli.errors import DataError, EngineError, UsageError, counted, first_few
 from vlmdet_cli.project import Project
 from vlmdet_cli.records import lock, read_bytes, read_json, whole_file, write_json
+from vlmdet_cli.rows import filled
+from vlmdet_cli.stages import pieces
+from vlmdet_cli.stages.watching import Report, RowCount, Watcher
 
 STACK = ("ms-swift", "torch", "torchvision", "transformers", "peft", "accelerate", "qwen-vl-utils")
 HINT = "The log tells more; `vlmdet doctor` checks the machine."
-
-
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of swift's training log."""
-
-    step: int
-    steps: int
-    loss: float | None = None
-    learning_rate: float | None = None
-    left: str = ""
 
 
 class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +72,8 @@ def plan(project: Project, extra: Sequence[str] = (), *, resume: bool = False) -
         extra=(*again, *extra),
     )
     env = swift.environment(root_images=project.output, visible=train.gpus, processes=train.nproc_per_node, cpu=cpu)
+    if project.config.format.rows == "objects":
+        env |= dialects.get(project.config.format.dialect).swift_environment
     return Plan(command=swift.Command(argv, env), folder=folder, dataset=dataset, cpu=cpu, resumed=checkpoint)
 
 
@@ -91,13 +87,11 @@ def dataset_of(project: Project) -> Path:
     mixed, rows = project.train_file, project.rows("train")
     if not mixed.is_file():
         return rows
-    made = read_json(project.output / "augment" / "ledger.json", "account of augment")
-    if rows.is_file() and made.get("source") != runs.fingerprint(rows):
+    account = project.output / "augment" / "ledger.json"
+    made = read_json(account, "account of augment") if account.is_file() else {}  # none beside a file put together
+    if made and rows.is_file() and made.get("source") != runs.fingerprint(rows):
         raise UsageError(f"The augmented rows were made from other data: {mixed}", hint="Run `vlmdet augment` again.")
     return mixed
-
-
-Report = Callable[[Step], None]
 
 
 def train(project: Project, planned: Plan, on_step: Report, warn: Callable[[str], None]) -> TrainResult:
@@ -111,7 +105,7 @@ def train(project: Project, planned: Plan, on_step: Report, warn: Callable[[str]
     if planned.cpu:
         warn("no GPU found: training on the CPU in float32.")
     with lock(project.runs):
-        return _run(project, planned, on_step, rows=rows, too_long=len(long), exact=exact)
+        return _run(project, planned, on_step, warn, checked=(rows, len(long), exact))
 
 
 def _too_long(long: Sequence[tuple[int, int]], rows: int, limit: int, *, exact: bool) -> str:
@@ -123,16 +117,24 @@ def _too_long(long: Sequence[tuple[int, int]], rows: int, limit: int, *, exact: 
     )
 
 
-def _run(project: Project, planned: Plan, on_step: Report, *, rows: int, too_long: int, exact: bool) -> TrainResult:
-    folder, started = planned.folder, time.monotonic()
+def _run(
+    project: Project, planned: Plan, on_step: Report, warn: Callable[[str], None], *, checked: tuple[int, int, bool]
+) -> TrainResult:
+    folder, started, (rows, too_long, exact) = planned.folder, time.monotonic(), checked
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / "vlmdet.toml") as temporary:
         temporary.write_bytes(tomli_w.dumps(_without_none(project.config)).encode())
     record = _record(planned, rows)
     write_json(folder / "run.json", {**record, "state": "running"})
-    watcher = Watcher(folder, on_step)
+    watcher, log = Watcher(folder, on_step), folder / "swift.log"
+    counted = RowCount(log, rows, warn, must_match=project.config.train.rows_must_match)
+
+    def watch() -> None:
+        counted()
+        watcher()
+
     try:
-        swift.run(planned.command, folder / "swift.log", cwd=project.root, watch=watcher, hint=HINT)
+        swift.run(planned.command, log, cwd=project.root, watch=watch, hint=HINT)
         made = runs.checkpoints(folder)
         if not made:
             raise EngineError("swift ended well but left no checkpoint", why=f"In {folder}.", hint=HINT)
@@ -195,14 +197,22 @@ def check_rows(project: Project, dataset: Path) -> tuple[int, list[tuple[int, in
     rows = list(read_rows(dataset))
     if not rows:
         raise DataError(f"No rows to train on: {dataset}", hint="Run `vlmdet prepare` again.")
-    sizes = picture_sizes(project.output, [image for _, _, image in rows], dataset)
-    count = lengths.counter(project.model(project.config.train.model), _pixel_limit(project))
-    measured = ((question, answer, sizes[image]) for question, answer, image in rows)
+    sizes, recipe = (
+        picture_sizes(project.output, [row["images"][0] for row in rows], dataset),
+        pieces.recipe(project, "train"),
+    )
+    dialect, count = recipe.dialect, recipe.guard.counter
+    measured = (_measured(row, dialect, sizes[row["images"][0]]) for row in rows)
     return len(rows), lengths.too_long(measured, count, project.config.train.max_length), count.exact
 
 
-def read_rows(dataset: Path) -> Iterator[tuple[str, str, str]]:
-    """Question, answer and picture of each row; a row that swift would not take is a ``DataError``."""
+def _measured(row: dict[str, Any], dialect: Dialect, size_wh: tuple[int, int]) -> tuple[str, str, tuple[int, int]]:
+    user, assistant = filled(row, dialect, size_wh)["messages"]
+    return user["content"], assistant["content"], size_wh
+
+
+def read_rows(dataset: Path) -> Iterator[dict[str, Any]]:
+    """The rows; one that swift would not take is a ``DataError``."""
     if not dataset.is_file():
         raise UsageError(f"No rows to train on: {dataset}", hint="Run `vlmdet prepare` first.")
     for number, line in enumerate(read_bytes(dataset, "train file").splitlines(), 1):
@@ -219,7 +229,7 @@ def read_rows(dataset: Path) -> Iterator[tuple[str, str, str]]:
                 why="A row has one user and one assistant message, one <image> and one path in `images`.",
                 hint="Run `vlmdet prepare` and `vlmdet augment` again.",
             )
-        yield (*contents, image)
+        yield row
 
 
 def picture_sizes(folder: Path, images: Sequence[str], dataset: Path) -> dict[str, tuple[int, int]]:
@@ -242,41 +252,3 @@ def picture_sizes(folder: Path, images: Sequence[str], dataset: Path) -> dict[st
             hint="Run `vlmdet prepare` again.",
         )
     return sizes
-
-
-class Watcher:
-    """Follows the ``logging.jsonl`` that swift writes into a run's folder; a call reads what is new."""
-
-    def __init__(self, folder: Path, on_step: Report) -> None:
-        self.last: Step | None = None
-        self._folder = folder
-        self._on_step = on_step
-        self._known = set(folder.rglob("logging.jsonl"))
-        self._file: Path | None = None
-        self._read = 0
-
-    def __call__(self) -> None:
-        if self._file is None:
-            new = [path for path in self._folder.glob("**/logging.jsonl") if path not in self._known]
-            if not new:
-                return
-            self._file = new[0]
-        with self._file.open("rb") as file:
-            file.seek(self._read)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.splitlines():
-            self._take(line)
-
-    def _take(self, line: bytes) -> None:
-        try:
-            row = orjson.loads(line)
-            step, steps = map(int, row["global_step/max_steps"].split("/"))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return
-        if row.get("loss") is None:
-            return
-        left = str(row.get("remaining_time", ""))
-        self.last = Step(step=step, steps=steps, loss=row["loss"], learning_rate=row.get("learning_rate"), left=left)
-        self._on_step(self.last)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 from PIL import Image, UnidentifiedImageError
 
-from vlmdet_cli.coco import leaves
+from vlmdet_cli.dataset import leaves
 from vlmdet_cli.drawing import gallery
 from vlmdet_cli.drawing.curve import Row, has_loss, read_log, training_curve
 from vlmdet_cli.drawing.gallery import Judged

@@ -1,0 +1,461 @@
+"""COCO instances JSON, and LVIS, which is COCO with a word on what was looked for, to a ``Dataset`` and back.
+
+Reads with one typed pass over the mapped file: keys that are not needed (segmentations among them) are passed over and
+cost no memory. Where that pass meets a wrong type, entries are read one by one, so that each wrong one is named and
+the others stay. Knows nothing of projects.
+
+Decisions: ids may be whole numbers, whole floats or text; a missing or empty ``iscrowd`` is 0, a missing ``area`` the
+box's; a missing ``bbox`` is that of the segmentation; boxes are kept as annotated, not clipped. LVIS names a picture
+by ``coco_url``; a category is verified in it where it has objects or stands in ``neg_category_ids``, and not in
+``not_exhaustive_category_ids``. A file written by ``write`` may carry a list ``ignored`` beside ``annotations``
+(annotated objects that are no targets, each with its category's name and the reason) and ``verified`` on an image.
+Other readers of COCO pass over both.
+"""
+
+import contextlib
+import itertools
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+
+from vlmdet_cli.dataset import OTHER, REASONS, Dataset, Flaw, Image, build, leaves
+from vlmdet_cli.errors import DataError, UsageError
+from vlmdet_cli.records import ImageId, no_collection, whole_file
+
+WHAT = "annotation file"
+LEFT_OUT = "its picture is left out"
+Id = int | str | float
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: Id
+    name: str
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: Id
+    width: int
+    height: int
+    file_name: str = ""
+    coco_url: str = ""
+    verified: list[str] | None = None
+    neg_category_ids: list[Id] | None = None
+    not_exhaustive_category_ids: list[Id] | None = None
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    image_id: Id
+    category_id: Id
+    bbox: tuple[float, float, float, float]
+    area: float | None = None
+    iscrowd: int | bool | None = 0
+    id: Id | None = None
+    category: str = ""
+    reason: str = ""
+
+
+class _File(msgspec.Struct):
+    """``lost``: ids of images whose entries are wrong."""
+
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+    ignored: list[_Annotation] = []
+    lost: list[Id] = []
+
+
+class _Named(msgspec.Struct):
+    id: Id
+
+
+class _Raw(msgspec.Struct):
+    images: list[msgspec.Raw]
+    annotations: list[msgspec.Raw]
+    categories: list[msgspec.Raw]
+    ignored: list[msgspec.Raw] = []
+
+
+class _Outline(msgspec.Struct):
+    segmentation: list[list[float]] | dict[str, Any]
+
+
+_FILE, _RAW = msgspec.json.Decoder(_File), msgspec.json.Decoder(_Raw)
+
+
+def recognises(annotations: Path) -> bool:
+    """Whether a file holds one JSON object."""
+    with contextlib.suppress(OSError), annotations.open("rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
+    return False
+
+
+def picture_folder(annotations: Path, images: Path | None, split: str) -> Path:
+    """The named folder: the format has none of its own."""
+    if images is None:
+        raise UsageError(
+            f"data.{split}: missing `images`",
+            why=f"COCO annotations do not say where their pictures are: {annotations}",
+            hint="Name the folder of the pictures.",
+        )
+    return images
+
+
+def read(annotations: Path, images: Path | None, split: str, flaws: list[Flaw]) -> Dataset:
+    """The data set of a file. Wrong entries go to ``flaws`` and are left out. ``DataError`` for what is not COCO."""
+    del split
+    with no_collection(), _mapped(annotations) as data:
+        file = _decoded(data, annotations, flaws)
+        return _dataset(file, images, flaws)
+
+
+@contextlib.contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap]:
+    """A file's bytes without reading them into memory of our own."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
+    except OSError as error:
+        raise DataError(f"Cannot read the {WHAT}: {path}", why=f"{error.strerror}.", hint="Check the path.") from None
+    except ValueError:
+        raise DataError(f"The {WHAT} is empty: {path}", hint="Was it cut while being copied?") from None
+
+
+def _decoded(data: mmap.mmap, path: Path, flaws: list[Flaw]) -> _File:
+    try:
+        try:
+            return _FILE.decode(data)
+        except msgspec.ValidationError:
+            raw = _RAW.decode(data)
+    except msgspec.ValidationError as error:
+        raise _wrong_form(str(error), path) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"The {WHAT} is not valid JSON: {path}", why=_place(str(error), data),
+            hint="Was it cut while being copied, or is it not UTF-8? Check that place.",
+        ) from None  # fmt: skip
+    return _File(
+        images=_each(raw.images, _Image, "images", "pictures", flaws),
+        annotations=_each(raw.annotations, _Annotation, "annotations", "boxes", flaws),
+        categories=_each(raw.categories, _Category, "categories", "categories", flaws),
+        ignored=_each(raw.ignored, _Annotation, "ignored", "boxes", flaws),
+        lost=[one.id for one in _each(raw.images, _Named, "images", "pictures", [])],
+    )
+
+
+def _place(message: str, data: mmap.mmap) -> str:
+    """A decoder's complaint with line and column in place of the byte."""
+    what, _, byte = message.removeprefix("JSON is malformed: ").rstrip(")").partition(" (byte ")
+    at = int(byte) if byte.isdigit() else len(data)
+    before = data[:at]
+    return f"Line {before.count(10) + 1}, column {at - before.rfind(10)}: {what[:1].lower()}{what[1:]}."
+
+
+def _wrong_form(message: str, path: Path) -> DataError:
+    return DataError(
+        f"The {WHAT} is not in COCO's form: {path}",
+        why=f"{message}.",
+        hint="COCO instances have the lists `images`, `annotations` and `categories`.",
+    )
+
+
+def _each(raw: Sequence[msgspec.Raw], kind: type[Record], name: str, thing: str, flaws: list[Flaw]) -> list[Record]:
+    """Entries one by one; a wrong one is a flaw, and its place in the list stays its number."""
+    decode, out = msgspec.json.Decoder(kind).decode, list[Record]()
+    for number, one in enumerate(raw):
+        try:
+            out.append(decode(one))
+        except msgspec.ValidationError as error:
+            boxed = _outlined(one) if kind is _Annotation else None
+            if boxed is not None:
+                out.append(decode(boxed))
+            else:
+                flaws.append(Flaw(thing, "wrong type or missing key", f"{name}[{number}]: {_said(str(error))}"))
+    return out
+
+
+def _said(message: str) -> str:
+    """``Expected `int`, got `str` - at `$.width``` as ``width: expected int, got str``."""
+    what, _, place = message.replace("`", "").partition(" - at ")
+    return ": ".join(part for part in (place.removeprefix("$").lstrip("."), what[:1].lower() + what[1:]) if part)
+
+
+def _outlined(raw: msgspec.Raw) -> bytes | None:
+    """An annotation without a box, with the box of its segmentation."""
+    try:
+        known = msgspec.json.decode(raw)
+        if known.get("bbox") is not None:
+            return None
+        outline = msgspec.json.decode(raw, type=_Outline).segmentation
+        known["bbox"] = _box_of_rle(outline) if isinstance(outline, dict) else _box_of_polygons(outline)
+        return msgspec.json.encode(known)
+    except (msgspec.DecodeError, AttributeError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _box_of_polygons(polygons: list[list[float]]) -> list[float]:
+    xs, ys = [v for one in polygons for v in one[0::2]], [v for one in polygons for v in one[1::2]]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def _box_of_rle(outline: dict[str, Any]) -> list[float]:
+    from pycocotools import mask
+
+    packed = outline if isinstance(outline["counts"], str) else mask.frPyObjects(outline, *outline["size"])
+    box: list[float] = mask.toBbox(packed).tolist()
+    return box
+
+
+# --- to columns ----------------------------------------------------------------------------------------------
+
+
+def _whole(value: Id) -> ImageId:
+    """An id in its one form: 7.0 is 7."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value  # type: ignore[return-value]
+
+
+def _dataset(file: _File, images: Path | None, flaws: list[Flaw]) -> Dataset:
+    categories = _categories(file.categories, flaws)
+    names = tuple(dict.fromkeys(categories.values()))
+    places, kept = _images(file.images, images, flaws)
+    for lost in file.lost:
+        places.setdefault(_whole(lost), -1)
+    columns = _columns(file.annotations, places, categories, names, "annotations", flaws)
+    labels = tuple(dict.fromkeys([*names, *(one.category for one in file.ignored)]))
+    if file.ignored:
+        left = _columns(file.ignored, places, None, labels, "ignored", flaws)
+        columns = {name: np.concatenate([columns[name], left[name]]) for name in columns.keys() & left.keys()}
+    data = build(kept, labels, **columns, label_ids=_label_ids(categories, labels))
+    return msgspec.structs.replace(_verified(data, file.images, places, categories), wanted=len(names))
+
+
+def _label_ids(categories: Mapping[ImageId, str], labels: Sequence[str]) -> tuple[ImageId, ...]:
+    """The first id of each name; labels that only left-out objects have get none of the file's."""
+    ids = {name: one for one, name in reversed(list(categories.items()))}
+    return tuple(ids.get(name, f"({name})") for name in labels)
+
+
+def _categories(given: Sequence[_Category], flaws: list[Flaw]) -> dict[ImageId, str]:
+    """Id to name, in the file's order."""
+    found, seen = dict[ImageId, str](), set[str]()
+    for number, one in enumerate(given):
+        key = _whole(one.id)
+        if key in found or one.name in seen:
+            again = f"id {key!r}" if key in found else f"name {one.name!r}"
+            flaws.append(Flaw("categories", "stands twice", f"categories[{number}]: {again} stands there already"))
+        found.setdefault(key, one.name)
+        seen.add(one.name)
+    return found
+
+
+def _images(given: Sequence[_Image], folder: Path | None, flaws: list[Flaw]) -> tuple[dict[ImageId, int], list[Image]]:
+    """Id to place (-1: left out), and the pictures that are sound."""
+    places, kept, names = dict[ImageId, int](), list[Image](), set[str]()
+    for number, one in enumerate(given):
+        key, name = _whole(one.id), one.file_name or _named_by_url(one.coco_url, folder)
+        if key in places:
+            flaws.append(Flaw("pictures", "id stands twice", f"images[{number}]: id {key!r} stands there already"))
+            continue
+        wrong = _wrong_image(one, name, names)
+        if wrong is None:
+            places[key] = len(kept)
+            names.add(name)
+            kept.append(Image(id=key, file_name=name, width=one.width, height=one.height))
+        else:
+            places[key] = -1
+            flaws.append(Flaw("pictures", wrong[0], f"images[{number}]: {wrong[1]}"))
+    return places, kept
+
+
+def _named_by_url(url: str, folder: Path | None) -> str:
+    """LVIS: ``…/train2017/1.jpg`` is that, where the folder has a ``train2017``, else ``1.jpg``."""
+    *_, parent, name = ("", "", *url.split("/"))
+    return f"{parent}/{name}" if folder is not None and parent and (folder / parent).is_dir() else name
+
+
+def _wrong_image(one: _Image, name: str, names: set[str]) -> tuple[str, str] | None:
+    if min(one.width, one.height) <= 0:
+        return "size is none", f"size {one.width} x {one.height}"
+    if leaves(name):
+        return "file_name leaves the image folder", f"file_name {name!r} leaves the image folder"
+    if name in names:
+        return "file_name stands twice", f"file_name {name!r} stands there already"
+    return None
+
+
+def _columns(
+    given: Sequence[_Annotation],
+    places: Mapping[ImageId, int],
+    categories: Mapping[ImageId, str] | None,
+    labels: Sequence[str],
+    where: str,
+    flaws: list[Flaw],
+) -> dict[str, Any]:
+    """Columns of the sound annotations; without ``categories`` each carries its category's own name."""
+    number = {name: place for place, name in enumerate(labels)}
+    by_id = {key: number[name] for key, name in categories.items()} if categories is not None else {}
+    # 7.0 hashes and compares as 7: float ids find their place as they are
+    image = np.array([places.get(one.image_id, -2) for one in given], np.int64)  # type: ignore[arg-type]
+    label = np.array(
+        [number[one.category] for one in given]
+        if categories is None
+        else [by_id.get(one.category_id, -2) for one in given],  # type: ignore[arg-type]
+        np.int64,
+    )
+    flat = itertools.chain.from_iterable(one.bbox for one in given)
+    xywh = np.fromiter(flat, np.float64, 4 * len(given)).reshape(-1, 4)
+    sound = np.isfinite(xywh).all(axis=1) & (xywh[:, 2:] >= 0).all(axis=1)
+    good = sound & (image >= 0) & (label >= 0)
+    flaws += [
+        _wrong(given[n], int(image[n]), bool(label[n] >= 0), f"{where}[{n}]") for n in np.flatnonzero(~good).tolist()
+    ]
+    ids = _ids(given)
+    columns = {
+        "image": image,
+        "label": label,
+        "xywh": xywh,
+        "area": np.array([one.area for one in given], np.float64),  # None becomes nan
+        "crowd": np.array([one.iscrowd for one in given], np.float64) > 0,
+        "state": np.zeros(len(given), np.int8) if categories is not None else _states(given),
+    } | ({} if ids is None else {"ids": ids})
+    return columns if good.all() else {name: column[good] for name, column in columns.items()}
+
+
+def _states(given: Sequence[_Annotation]) -> Any:
+    return np.array([REASONS.index(one.reason) if one.reason in REASONS else OTHER for one in given], np.int8)
+
+
+def _ids(given: Sequence[_Annotation]) -> Any:
+    """Annotation ids, where all are whole numbers and no two the same; None elsewhere."""
+    with contextlib.suppress(ValueError, OverflowError):
+        ids = np.array([one.id for one in given])
+        if ids.dtype.kind == "i" and np.diff(np.sort(ids)).all():
+            return ids
+    return None
+
+
+def _wrong(one: _Annotation, image: int, known: bool, where: str) -> Flaw:
+    if image == -1:
+        return Flaw("boxes", LEFT_OUT, where)
+    if image == -2:
+        return Flaw("boxes", "image_id is not in `images`", f"{where}: image_id {one.image_id!r} is not in `images`")
+    if not known:
+        text = f"{where}: category_id {one.category_id!r} is not in `categories`"
+        return Flaw("boxes", "category_id is not in `categories`", text)
+    return Flaw("boxes", "bbox is no box", f"{where}: bbox {list(one.bbox)} is no box")
+
+
+def _verified(
+    data: Dataset, given: Sequence[_Image], places: Mapping[ImageId, int], categories: Mapping[ImageId, str]
+) -> Dataset:
+    """With the categories that were looked for, where the file says so of a picture."""
+    if all(one.neg_category_ids is None and one.verified is None for one in given):
+        return data
+    images, starts, label = list(data.images), data.starts.tolist(), data.label.tolist()
+    for one in given:
+        place = places.get(_whole(one.id), -1)
+        if place < 0 or images[place].verified is not None:
+            continue
+        names = one.verified
+        if names is None and one.neg_category_ids is not None:
+            there = [data.labels[n] for n in label[starts[place] : starts[place + 1]]]
+            absent = [categories[_whole(i)] for i in one.neg_category_ids if _whole(i) in categories]
+            partly = {categories.get(_whole(i)) for i in one.not_exhaustive_category_ids or ()}
+            names = [name for name in dict.fromkeys([*there, *absent]) if name not in partly]
+        if names is not None:
+            images[place] = msgspec.structs.replace(images[place], verified=tuple(sorted(names)))
+    return msgspec.structs.replace(data, images=images)
+
+
+# --- back to a file ------------------------------------------------------------------------------------------
+
+
+class _Written(msgspec.Struct, gc=False):
+    id: int
+    image_id: ImageId
+    category_id: ImageId
+    bbox: list[float]
+    area: float
+    iscrowd: int
+    segmentation: tuple[()] = ()
+
+
+class _Ignored(msgspec.Struct, gc=False):
+    id: int
+    image_id: ImageId
+    category_id: ImageId
+    bbox: list[float]
+    area: float
+    iscrowd: int
+    category: str
+    reason: str
+
+
+class Pieces(NamedTuple):
+    """The insides of a file's lists, for some of its pictures."""
+
+    images: bytes
+    annotations: bytes
+    ignored: bytes
+
+
+def pieces(data: Dataset) -> Pieces:
+    """A data set as the insides of JSON lists, so that several can be put together to one file."""
+    ids = [one.id for one in data.images]
+    kept, left = data.where(data.state == 0), data.where(data.state != 0)
+    names, why = [data.labels[n] for n in left.label.tolist()], [REASONS[n] for n in left.state.tolist()]
+    return Pieces(
+        images=_inside(data.images),
+        annotations=_inside(list(map(_Written, *_values(kept, ids)))),
+        ignored=_inside(list(map(_Ignored, *_values(left, ids), names, why))),
+    )
+
+
+def _values(data: Dataset, ids: Sequence[ImageId]) -> list[list[Any]]:
+    return [
+        data.ids.tolist(),
+        [ids[n] for n in data.image.tolist()],
+        [data.label_ids[n] for n in data.label.tolist()],
+        data.xywh.tolist(),
+        data.area.tolist(),
+        data.crowd.astype(int).tolist(),
+    ]
+
+
+def _inside(records: Sequence[Any]) -> bytes:
+    return msgspec.json.encode(records)[1:-1]
+
+
+class Writer:
+    """Writes a COCO file of pieces as they come; any COCO reader takes it. Segmentations are not kept."""
+
+    def __init__(self, file: IO[bytes], data: Dataset) -> None:
+        self._file = file
+        self._after: list[Pieces] = []
+        self._begun = False
+        categories = [{"id": i, "name": name} for i, name in data.category_ids.items()]
+        file.write(b'{"info":{"description":"A subset written by vlmdet"},"categories":')
+        file.write(msgspec.json.encode(categories) + b',"annotations":[')
+
+    def add(self, made: Pieces) -> None:
+        if made.annotations:
+            self._file.write(b"," * self._begun + made.annotations)
+            self._begun = True
+        self._after.append(made._replace(annotations=b""))
+
+    def end(self) -> None:
+        images = b",".join(one.images for one in self._after if one.images)
+        ignored = b",".join(one.ignored for one in self._after if one.ignored)
+        self._file.write(b'],"images":[' + images + b'],"ignored":[' + ignored + b"]}\n")
+
+
+def write(path: Path, data: Dataset) -> None:
+    """Write a data set whole."""
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        writer = Writer(file, data)
+        writer.add(pieces(data))
+        writer.end()

@@ -1,0 +1,182 @@
+"""A part of a split as the bytes of its files: what the processes of ``prepare`` make, each of some pictures.
+
+A piece depends on its pictures and the recipe alone, so files put together from pieces are the same however many
+processes made them, and however the pictures were shared out.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, overload
+
+import msgspec
+import numpy as np
+import orjson
+
+from vlmdet_cli import dialects, lengths, rows
+from vlmdet_cli.dataset import Dataset
+from vlmdet_cli.dialects import Dialect
+from vlmdet_cli.formats import coco
+from vlmdet_cli.project import Format, Project
+from vlmdet_cli.questions.detection import Plan, Targets, plans, targets
+from vlmdet_cli.questions.fitting import Fitted, Guard, Maker, fit
+from vlmdet_cli.records import no_collection
+
+PICTURES = 8192  # of a piece
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a piece is made from beside its pictures. ``images``: what stands before file names in rows."""
+
+    split: str
+    images: str
+    format: Format
+    seed: int
+    model: str
+    max_pixels: int | None
+    max_length: int
+
+    @property
+    def dialect(self) -> Dialect:
+        return dialects.get(self.format.dialect, self.max_pixels)
+
+    @property
+    def guard(self) -> Guard:
+        return Guard(lengths.counter(self.model, self.max_pixels, self.dialect.token_side), self.max_length)
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """``tokens``: of each row. Of the ``targets``, ``asked`` are asked for by some row and ``boxes`` stand in answers.
+    ``long``: rows over the limit, of which ``dropped`` have no row. ``silent``: pictures that ask for nothing.
+    """
+
+    subset: coco.Pieces
+    detections: bytes
+    rows: bytes
+    tokens: bytes
+    targets: int
+    asked: int
+    boxes: int
+    long: int
+    dropped: int
+    silent: int
+
+
+def recipe(project: Project, split: str) -> Recipe:
+    config = project.config
+    return Recipe(
+        split=split,
+        images=project.image_row(split, ""),
+        format=config.format,
+        seed=config.project.seed,
+        model=project.model(config.train.model),
+        max_pixels=lengths.pixel_limit(project.model(config.train.model), config.train.swift.get("max_pixels")),
+        max_length=config.train.max_length,
+    )
+
+
+class Rows(NamedTuple):
+    """Rows as swift reads them, and what they came of."""
+
+    rows: list[dict[str, Any]]
+    planned: list[Plan]
+    fitted: Fitted
+    found: Targets
+
+
+def detection_rows(data: Dataset, how: Recipe) -> Rows:
+    """The detection rows of pictures; those of train that are too long are made to fit."""
+    dialect, wanted = how.dialect, how.format
+    maker = Maker(data, targets(data, dialect, wanted.order), dialect, wanted, how.seed)
+    planned = list(plans(data, maker.found, wanted, how.seed))
+    fitted = fit(maker, planned, how.guard, mend=how.split == "train")
+    write = _placed if wanted.rows == "objects" else _written
+    return Rows(list(write(maker, fitted, how)), planned, fitted, maker.found)
+
+
+def _written(maker: Maker, fitted: Fitted, how: Recipe) -> Iterator[dict[str, Any]]:
+    images, naming = maker.data.images, how.split != "train"
+    for plan, answer in zip(fitted.plans, fitted.answers, strict=True):
+        row = {
+            "messages": [
+                {"role": "user", "content": f"<image>{plan.prompt}"},
+                {"role": "assistant", "content": answer},
+            ],
+            "images": [how.images + images[plan.place].file_name],
+        }
+        yield row | {"asked": plan.asked} if naming and plan.asked is not None else row
+
+
+def _placed(maker: Maker, fitted: Fitted, how: Recipe) -> Iterator[dict[str, Any]]:
+    """The same rows with swift's placeholders."""
+    data, dialect = maker.data, maker.dialect
+    counts = np.diff(maker.found.starts)
+    pixels = rows.pixels(maker.found.pixels, np.repeat(data.sizes, counts, axis=0), dialect).tolist()
+    for plan in fitted.plans:
+        first = maker.found.starts[plan.place]
+        objects = [(maker.found.pairs[first + one][0], tuple(pixels[first + one])) for one in plan.chosen]
+        answer, boxes = rows.detection(objects, dialect, group=how.format.group)
+        image = how.images + data.images[plan.place].file_name
+        row = rows.placed(image, f"<image>{plan.prompt}", answer, boxes, dialect)
+        yield row | {"asked": plan.asked} if how.split != "train" and plan.asked is not None else row
+
+
+def piece(how: Recipe, data: Dataset) -> Piece:
+    """The bytes of some pictures' part of each file."""
+    with no_collection():
+        return _piece(how, data)
+
+
+def _piece(how: Recipe, data: Dataset) -> Piece:
+    made = detection_rows(data, how)
+    return Piece(
+        subset=coco.pieces(data),
+        detections=b",".join([orjson.dumps(one) for one in _detections(data, made.found, how)]),
+        rows=b"".join([orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in made.rows]),
+        tokens=made.fitted.tokens.tobytes(),
+        targets=len(made.found.pairs),
+        asked=sum(len(plan.chosen) for plan in made.planned),
+        boxes=sum(len(plan.chosen) for plan in made.fitted.plans),
+        long=made.fitted.long,
+        dropped=made.fitted.dropped,
+        silent=len(data.images) - len({plan.place for plan in made.planned}),
+    )
+
+
+def _detections(data: Dataset, found: Targets, how: Recipe) -> Iterator[dict[str, Any]]:
+    boxes = found.pixels.round(2).tolist()
+    for image, first, last in zip(data.images, found.starts, found.starts[1:], strict=False):
+        objects: dict[str, list[list[float]]] = {}
+        for (label, _), box in zip(found.pairs[first:last], boxes[first:last], strict=True):
+            objects.setdefault(label, []).append(box)
+        yield {"image_path": how.images + image.file_name, "object": objects}
+
+
+def tokens_of(made: Piece) -> Any:
+    """``(R,)`` tokens of the piece's rows."""
+    return np.frombuffer(made.tokens, np.int64)
+
+
+class Parts(Sequence[Dataset]):
+    """A split in parts of ``PICTURES`` each. A part is made when it is asked for, and goes when it is done with."""
+
+    def __init__(self, data: Dataset) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._data.images) / PICTURES)
+
+    @overload
+    def __getitem__(self, place: int) -> Dataset: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Dataset]: ...
+    def __getitem__(self, place: int | slice) -> Dataset | Sequence[Dataset]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        return self._data.part(place * PICTURES, min((place + 1) * PICTURES, len(self._data.images)))
+
+    def ends(self) -> list[int]:
+        """How many pictures are done after each part."""
+        many = len(self._data.images)
+        return [min((place + 1) * PICTURES, many) for place in range(len(self))]
