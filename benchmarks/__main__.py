@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("startup", "parsing", "evaluation")
+NAMES = ("startup", "parsing", "evaluation", "preparing")
 
 
 def main() -> None:

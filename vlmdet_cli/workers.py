@@ -1,33 +1,159 @@
-"""Work spread over processes, in order: the same results from one process or many.
+"""Work spread over processes, in order: the same results, and the same files, from one process or many.
 
 Functions and what they are given go to fresh processes (``spawn``: no thread of this one is torn in half), so both
-must be picklable: functions of modules, records, arrays.
+must be picklable: functions of modules, records, arrays. What becomes of a file is written where it belongs by the
+process that made it: sent through a pipe to be written here, it would cost as much again.
 """
 
+import contextlib
+import importlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 WORTH_IT = 4  # with fewer pieces, starting processes costs more than it saves
+LARGE = 20_000_000  # bytes of input, from which on there will surely be many pieces
+MOST_FILES = 16
+BROKEN = -1
 
 
-def count(wanted: int) -> int:
-    """How many processes: as many as wanted, or one for each core that this process may use."""
-    return wanted or len(os.sched_getaffinity(0))
+class Relay:
+    """Places in files that are written by several processes, piece after piece.
+
+    ``state``: whose turn it is, then how far each file is written. A piece waits for its turn, takes its places, and
+    writes while the next one takes its own.
+    """
+
+    def __init__(self, condition: Any, state: Any) -> None:
+        self._condition = condition
+        self._state = state
+
+    def begin(self, starts: Sequence[int]) -> None:
+        """A new job: each file begins behind what it has already."""
+        self._state[:] = [0, *starts, *[0] * (MOST_FILES - len(starts))]
+
+    def take(self, number: int, sizes: Sequence[int]) -> list[int]:
+        """Where piece ``number`` begins in each file. Raises ``RuntimeError`` if another piece failed."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._state[0] in (number, BROKEN))
+            if self._state[0] == BROKEN:
+                raise RuntimeError("another piece failed")
+            places = list(self._state[1 : len(sizes) + 1])
+            for file, size in enumerate(sizes, 1):
+                self._state[file] += size
+            self._state[0] = number + 1
+            self._condition.notify_all()
+        return places
+
+    def fail(self) -> None:
+        """No piece shall wait for one that will never come."""
+        with self._condition:
+            self._state[0] = BROKEN
+            self._condition.notify_all()
 
 
-def ordered(function: Callable[[Given], Made], items: Sequence[Given], wanted: int = 0) -> Iterator[Made]:
-    """``map`` in ``wanted`` processes (0: one a core, where that pays); results come in the items' order."""
-    processes = min(count(wanted), len(items))
-    if processes < 2 or (not wanted and len(items) < WORTH_IT):
-        yield from map(function, items)
-        return
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+class Crew:
+    """Processes that share the pieces of one job: ``wanted`` of them, or, with 0, one for each core where that pays."""
+
+    def __init__(self, wanted: int, module: str) -> None:
+        """``module``: what the work needs imported."""
+        self._wanted = wanted
+        self._module = module
+        context = multiprocessing.get_context("spawn")
+        self._context = context
+        self._relay = (context.Condition(), context.Array("q", MOST_FILES + 1, lock=False))
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _count(self) -> int:
+        return self._wanted or len(os.sched_getaffinity(0))
+
+    def expect(self, size: int) -> None:
+        """Start already, while this process still reads its input of so many bytes, if that is surely worth it."""
+        if size >= LARGE and self._count() > 1:
+            self._start()
+
+    def _start(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self._count(), mp_context=self._context, initializer=_begin, initargs=(*self._relay, self._module)
+            )
+            for _ in range(self._count()):
+                self._pool.submit(_nothing)
+        return self._pool
+
+    def written(
+        self, function: Callable[[Given], tuple[Sequence[bytes], Made]], items: Sequence[Given], files: Sequence[Path]
+    ) -> Iterator[Made]:
+        """Append the bytes that ``function`` makes of each item to ``files``, in the items' order.
+
+        Yields what it returns beside them. The files must be there; what they have already stays.
+        """
+        Relay(*self._relay).begin([file.stat().st_size for file in files])
+        work = partial(_written, function, files)
+        few = len(items) < (2 if self._wanted else WORTH_IT)
+        if self._count() < 2 or few:
+            _begin(*self._relay, "")
+            yield from map(work, range(len(items)), items)
+        else:
+            yield from self._start().map(work, range(len(items)), items)
+
+
+_relay: Relay
+
+
+def _begin(condition: Any, state: Any, module: str) -> None:
+    """Make a process ready."""
+    global _relay  # noqa: PLW0603  (what a pool's processes have in common can be given to them only so)
+    _relay = Relay(condition, state)
+    if module:
+        importlib.import_module(module)
+
+
+def _nothing() -> None:
+    """Work that makes a process start."""
+
+
+def _written(
+    function: Callable[[Given], tuple[Sequence[bytes], Made]], files: Sequence[Path], number: int, item: Given
+) -> Made:
     try:
-        yield from pool.map(function, items)
+        parts, rest = function(item)
+        for file, part, place in zip(files, parts, _relay.take(number, list(map(len, parts))), strict=True):
+            _write_at(file, part, place)
+    except BaseException:
+        _relay.fail()
+        raise
+    return rest
+
+
+def _write_at(file: Path, content: bytes, place: int) -> None:
+    opened, view = os.open(file, os.O_WRONLY), memoryview(content)
+    try:
+        while view:
+            done = os.pwrite(opened, view, place)
+            view, place = view[done:], place + done
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        os.close(opened)
+
+
+def size_of(paths: Sequence[Path]) -> int:
+    """Bytes of files together; what cannot be read counts nothing."""
+    total = 0
+    for path in paths:
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size
+    return total

@@ -17,7 +17,7 @@ import itertools
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -396,7 +396,7 @@ class _Ignored(msgspec.Struct, gc=False):
 
 
 class Pieces(NamedTuple):
-    """The insides of a file's lists, for some of its pictures."""
+    """The insides of a file's lists, for some of its pictures, each entry with a comma behind it."""
 
     images: bytes
     annotations: bytes
@@ -427,35 +427,25 @@ def _values(data: Dataset, ids: Sequence[ImageId]) -> list[list[Any]]:
 
 
 def _inside(records: Sequence[Any]) -> bytes:
-    return msgspec.json.encode(records)[1:-1]
+    return msgspec.json.encode(records)[1:-1] + b"," if records else b""
 
 
-class Writer:
-    """Writes a COCO file of pieces as they come; any COCO reader takes it. Segmentations are not kept."""
+def head(data: Dataset) -> bytes:
+    """A file's beginning; annotations are to follow. Any COCO reader takes it. Segmentations are not kept."""
+    categories = [{"id": i, "name": name} for i, name in data.category_ids.items()]
+    start = b'{"info":{"description":"A subset written by vlmdet"},"categories":'
+    return start + msgspec.json.encode(categories) + b',"annotations":['
 
-    def __init__(self, file: IO[bytes], data: Dataset) -> None:
-        self._file = file
-        self._after: list[Pieces] = []
-        self._begun = False
-        categories = [{"id": i, "name": name} for i, name in data.category_ids.items()]
-        file.write(b'{"info":{"description":"A subset written by vlmdet"},"categories":')
-        file.write(msgspec.json.encode(categories) + b',"annotations":[')
 
-    def add(self, made: Pieces) -> None:
-        if made.annotations:
-            self._file.write(b"," * self._begun + made.annotations)
-            self._begun = True
-        self._after.append(made._replace(annotations=b""))
-
-    def end(self) -> None:
-        images = b",".join(one.images for one in self._after if one.images)
-        ignored = b",".join(one.ignored for one in self._after if one.ignored)
-        self._file.write(b'],"images":[' + images + b'],"ignored":[' + ignored + b"]}\n")
+def tail(made: Sequence[Pieces]) -> bytes:
+    """A file's end, behind the last annotation."""
+    images = b"".join(one.images for one in made).rstrip(b",")
+    ignored = b"".join(one.ignored for one in made).rstrip(b",")
+    return b'],"images":[' + images + b'],"ignored":[' + ignored + b"]}\n"
 
 
 def write(path: Path, data: Dataset) -> None:
     """Write a data set whole."""
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        writer = Writer(file, data)
-        writer.add(pieces(data))
-        writer.end()
+    made = pieces(data)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(head(data) + made.annotations.rstrip(b",") + tail([made]))

@@ -52,28 +52,28 @@ Uniform = Callable[[], Column]  # the next random number in [0, 1) of each pictu
 # --- random numbers ------------------------------------------------------------------------------------------
 
 
-def _mixed(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def scrambled(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """The finalizer of SplitMix64 (Steele, Lea, Flood 2014): every bit of the input changes half of the output's."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: npt.NDArray[np.uint64] = value ^ (value >> np.uint64(31))
-    return mixed
+    made: npt.NDArray[np.uint64] = value ^ (value >> np.uint64(31))
+    return made
 
 
 def keys_of(base: npt.NDArray[np.uint64], purpose: str) -> npt.NDArray[np.uint64]:
     """Keys for one purpose, made of pictures' own keys (P,)."""
     number = int.from_bytes(blake2b(purpose.encode(), digest_size=8).digest(), "big")
-    return _mixed(base ^ np.uint64(number))
+    return scrambled(base ^ np.uint64(number))
 
 
 def _uniform(keys: npt.NDArray[np.uint64], attempt: int) -> Uniform:
     """SplitMix64 streams: one for each key, and for each attempt a part of its own."""
-    state = _mixed(keys + np.uint64(attempt * 0xD1342543DE82EF95 % 2**64))
+    state = scrambled(keys + np.uint64(attempt * 0xD1342543DE82EF95 % 2**64))
 
     def draw() -> Column:
         nonlocal state
         state = state + np.uint64(0x9E3779B97F4A7C15)
-        number: Column = (_mixed(state) >> np.uint64(11)) * 2.0**-53
+        number: Column = (scrambled(state) >> np.uint64(11)) * 2.0**-53
         return number
 
     return draw

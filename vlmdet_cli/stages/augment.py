@@ -7,12 +7,14 @@ scores. A picture that admits no true question of a kind stands in the ledger wi
 Every draw among rows goes by a hash of seed and row: it does not depend on the order of work.
 """
 
+import contextlib
 import functools
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -25,6 +27,7 @@ from vlmdet_cli.dialects import Dialect
 from vlmdet_cli.dialects.base import BOX_PLACE
 from vlmdet_cli.project import SPLITS, Augment, Project
 from vlmdet_cli.questions import Refused
+from vlmdet_cli.questions.space import scrambled
 from vlmdet_cli.records import Ledger, QuestionKind, Sample, lock, no_collection, read_bytes, whole_file, write_json
 from vlmdet_cli.stages import pieces
 from vlmdet_cli.stages.gather import Progress, no_progress
@@ -53,19 +56,44 @@ class AugmentResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """The rows of one kind about some pictures, a row a line, and how often there was none for which reason."""
+    """Of the rows of one kind about some pictures: the length of each with its line's end, a number each to draw by;
+    and how often there was none for which reason.
+    """
 
-    rows: bytes
+    lengths: bytes
+    hashes: bytes
     refused: dict[str, int]
+
+
+class Pile(NamedTuple):
+    """Rows of a file, a row a line, without reading it: where each begins and ends (R, 2), and a number each (R,) that
+    they are drawn by.
+    """
+
+    file: Path
+    places: npt.NDArray[np.int64]
+    hashes: Hashes
+
+    def drawn(self, most: int) -> "Pile":
+        """At most so many rows: those with the lowest numbers, in the order that they stand in."""
+        if len(self.hashes) <= most:
+            return self
+        chosen = np.sort(np.argsort(self.hashes, kind="stable")[:most])
+        return self._replace(places=self.places[chosen], hashes=self.hashes[chosen])
+
+    def rows(self) -> Rows:
+        content = self.file.read_bytes()
+        return [content[start : end - 1] for start, end in self.places.tolist()]
 
 
 def augment(project: Project, progress: Progress = no_progress) -> AugmentResult:
     """Questions for every prepared split; train must be one of them."""
-    read = {
-        split: read_split(project, split) for split in SPLITS if split == "train" or project.subset(split).is_file()
-    }
-    with lock(project.texts / "augment"), no_collection():
-        ledgers = {split: _split(project, split, data, progress) for split, data in read.items()}
+    there = [split for split in SPLITS if split == "train" or project.subset(split).is_file()]
+    with workers.Crew(project.config.data.workers, __name__) as crew, no_collection():
+        crew.expect(workers.size_of([project.subset(split) for split in there]))
+        read = {split: read_split(project, split) for split in there}
+        with lock(project.texts / "augment"):
+            ledgers = {split: _split(project, split, data, crew, progress) for split, data in read.items()}
     ledger: dict[str, dict[str, dict[str, Any]]] = {split: one.as_dict() for split, one in ledgers.items()}
     folder = project.train_file.parent
     return AugmentResult(
@@ -80,21 +108,34 @@ def _kinds(project: Project) -> tuple[QuestionKind, ...]:
     return tuple(dict.fromkeys(project.config.augment.questions))
 
 
-def _split(project: Project, split: str, data: Dataset, progress: Progress) -> Ledger:
-    ledger = Ledger()
-    asked = _ask_all(project, split, data, ledger, progress)
-    if split != "train":
-        _write(project.questions(split), [row for kind in asked.values() for row in kind])
-        return ledger
-    folder = project.train_file.parent
-    for kind, name in FILES.items():
-        if kind in asked:
-            _write(folder / name, asked[kind], array=True)
-        else:
-            (folder / name).unlink(missing_ok=True)
-    _write(project.train_file, _mixed(project, [row for kind in asked.values() for row in kind], ledger))
+def _split(project: Project, split: str, data: Dataset, crew: workers.Crew, progress: Progress) -> Ledger:
+    ledger, folder = Ledger(), project.train_file.parent
+    kinds = _kinds(project)
+    with contextlib.ExitStack() as files:
+        written = [files.enter_context(_working_file(folder / f"{split}-{kind}")) for kind in kinds]
+        piles = _ask_all(project, split, data, crew, written, ledger, progress)
+        if split != "train":
+            _write(project.questions(split), [row for kind in kinds for row in piles[kind].rows()])
+            return ledger
+        for kind, name in FILES.items():
+            if kind in piles:
+                _write(folder / name, piles[kind].rows(), array=True)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        _write(project.train_file, _mixed(project, list(piles.values()), ledger))
     write_json(folder / "ledger.json", {"source": runs.fingerprint(project.rows("train")), **ledger.as_dict()})
     return ledger
+
+
+@contextlib.contextmanager
+def _working_file(path: Path) -> Iterator[Path]:
+    """An empty file that is gone when the block ends."""
+    file = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        file.write_bytes(b"")
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _write(path: Path, made: Rows, *, array: bool = False) -> None:
@@ -102,38 +143,53 @@ def _write(path: Path, made: Rows, *, array: bool = False) -> None:
     with whole_file(path) as temporary, temporary.open("wb") as file:
         if array:
             file.write(b"[" + b",".join(made) + b"]\n")
-        else:
-            file.writelines(row + b"\n" for row in made)
+        elif made:
+            file.write(b"\n".join(made) + b"\n")
 
 
 def _ask_all(
-    project: Project, split: str, data: Dataset, ledger: Ledger, progress: Progress
-) -> dict[QuestionKind, Rows]:
-    """Rows by kind, in the pictures' order, within the quotas."""
-    recipe, wanted, kinds = pieces.recipe(project, split), project.config.augment, _kinds(project)
-    out: dict[QuestionKind, Rows] = {kind: [] for kind in kinds}
-    parts, work = pieces.Parts(data), functools.partial(ask_piece, recipe, wanted)
-    for done, made in zip(parts.ends(), workers.ordered(work, parts, project.config.data.workers), strict=True):
-        for kind, one in made.items():
-            out[kind] += one.rows.splitlines()
-            for reason, count in one.refused.items():
-                ledger.drop(kind, reason, count)
-        progress(f"{split}: questions", done, len(data.images))
-    for kind, found in out.items():
-        out[kind] = _within_quota(found, wanted.per_kind, recipe.seed)
-        ledger.keep(kind, len(out[kind]))
-        ledger.drop(kind, OVER_QUOTA, len(found) - len(out[kind]))
+    project: Project,
+    split: str,
+    data: Dataset,
+    crew: workers.Crew,
+    files: Sequence[Path],
+    ledger: Ledger,
+    progress: Progress,
+) -> dict[QuestionKind, Pile]:
+    """Rows by kind, in the pictures' order, within the quotas. ``files``: one a kind, for all rows."""
+    recipe, wanted = pieces.recipe(project, split), project.config.augment
+    parts, kinds, asked = pieces.Parts(data), _kinds(project), list[list[Asked]]()
+    for made in crew.written(functools.partial(ask_piece, recipe, wanted), parts, files):
+        asked.append(made)
+        progress(f"{split}: questions", parts.ends()[len(asked) - 1], len(data.images))
+    out: dict[QuestionKind, Pile] = {}
+    for kind, file, ones in zip(kinds, files, zip(*asked, strict=True), strict=True):
+        whole = _pile(file, ones)
+        out[kind] = whole.drawn(wanted.per_kind or len(whole.hashes))
+        ledger.keep(kind, len(out[kind].hashes))
+        for reason, count in sum((Counter(one.refused) for one in ones), Counter[str]()).items():
+            ledger.drop(kind, reason, count)
+        ledger.drop(kind, OVER_QUOTA, len(whole.hashes) - len(out[kind].hashes))
     return out
 
 
-def ask_piece(how: pieces.Recipe, wanted: Augment, data: Dataset) -> dict[QuestionKind, Asked]:
-    """The questions of each kind about some pictures."""
+def _pile(file: Path, asked: Sequence[Asked]) -> Pile:
+    ends = np.cumsum(np.frombuffer(b"".join(one.lengths for one in asked), np.int64))
+    places = np.stack([np.concatenate([[0], ends[:-1]])[: len(ends)], ends], axis=1)
+    return Pile(file, places, np.frombuffer(b"".join(one.hashes for one in asked), np.uint64))
+
+
+def ask_piece(how: pieces.Recipe, wanted: Augment, data: Dataset) -> tuple[list[bytes], list[Asked]]:
+    """The questions of each kind about some pictures: their rows, and what is told of them."""
     with no_collection():
         own = keys(data.images, how.seed, "questions")
-        return {kind: _ask_kind(kind, data, how, wanted, own) for kind in dict.fromkeys(wanted.questions)}
+        made = [_ask_kind(kind, data, how, wanted, own) for kind in dict.fromkeys(wanted.questions)]
+        return [rows_ for rows_, _ in made], [told for _, told in made]
 
 
-def _ask_kind(kind: QuestionKind, data: Dataset, how: pieces.Recipe, wanted: Augment, own: Hashes) -> Asked:
+def _ask_kind(
+    kind: QuestionKind, data: Dataset, how: pieces.Recipe, wanted: Augment, own: Hashes
+) -> tuple[bytes, Asked]:
     times, refused = 1 if kind == "count" else wanted.per_picture, Counter[str]()
     asked = [questions.ask(kind, data, own, how.dialect, number=n, images=how.images) for n in range(times)]
     kept = list(_different(asked, refused))
@@ -141,7 +197,10 @@ def _ask_kind(kind: QuestionKind, data: Dataset, how: pieces.Recipe, wanted: Aug
     made = [_placed(one, how.dialect, sizes[one.image]) for one in kept] if how.format.rows == "objects" else (
         one.row() for one in kept
     )  # fmt: skip
-    return Asked(rows=b"\n".join([orjson.dumps(row) for row in made]), refused=dict(refused))
+    encoded = [orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in made]
+    lengths = np.array(list(map(len, encoded)), np.int64)
+    hashes = _hashes([row[:-1] for row in encoded], how.seed)
+    return b"".join(encoded), Asked(lengths=lengths.tobytes(), hashes=hashes.tobytes(), refused=dict(refused))
 
 
 def _different(asked: Sequence[Sequence[Sample | Refused]], refused: "Counter[str]") -> Iterator[Sample]:
@@ -177,26 +236,22 @@ def _placed(one: Sample, dialect: Dialect, size_wh: list[float]) -> dict[str, An
     return rows.placed(one.image, prompt, answer, boxes, dialect)
 
 
-def _hashes(made: Sequence[bytes], seed: int, purpose: str) -> Hashes:
+def _hashes(made: Sequence[bytes], seed: int) -> Hashes:
     """``(R,)`` numbers to draw by, each of the seed and the row alone."""
-    key = f"{seed}:{purpose}".encode()
+    key = f"{seed}:row".encode()
     digests = b"".join([blake2b(row, digest_size=8, key=key).digest() for row in made])
-    return np.frombuffer(digests, ">u8").astype(np.uint64)
+    return np.frombuffer(digests, np.uint64)
 
 
-def _within_quota(made: Rows, quota: int, seed: int) -> Rows:
-    if not quota or len(made) <= quota:
-        return made
-    drawn = np.argsort(_hashes(made, seed, "quota"), kind="stable")[:quota]
-    return [made[place] for place in np.sort(drawn).tolist()]
-
-
-def _mixed(project: Project, asked: Rows, ledger: Ledger) -> Rows:
+def _mixed(project: Project, asked: Sequence[Pile], ledger: Ledger) -> Rows:
     """Detection rows and a draw of the questions, shuffled."""
-    seed, detection = project.config.project.seed, read_bytes(project.rows("train"), "detection rows").splitlines()
-    most = int(project.config.augment.mix * len(detection) + 1e-9)
-    drawn = _within_quota(asked, most, seed) if most else []
-    made = [*detection, *drawn]
+    detection = read_bytes(project.rows("train"), "detection rows").splitlines()
+    most, total = int(project.config.augment.mix * len(detection) + 1e-9), sum(len(one.hashes) for one in asked)
+    lowest = np.sort(np.concatenate([np.empty(0, np.uint64), *(one.hashes for one in asked)]))[: min(most, total)]
+    drawn = [one.drawn(int(np.count_nonzero(one.hashes <= lowest[-1]))) for one in asked] if len(lowest) else []
+    hashes = np.concatenate([_hashes(detection, project.config.project.seed), *(one.hashes for one in drawn)])
+    made = [*detection, *(row for one in drawn for row in one.rows())]
     ledger.keep("mixed rows", len(made))
-    ledger.drop("mixed rows", OVER_MIX, len(asked) - len(drawn))
-    return [made[place] for place in np.argsort(_hashes(made, seed, "order"), kind="stable").tolist()]
+    ledger.drop("mixed rows", OVER_MIX, total - len(lowest))
+    # scrambled once more: those drawn are the lowest
+    return [made[place] for place in np.argsort(scrambled(hashes), kind="stable").tolist()]

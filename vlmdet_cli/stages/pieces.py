@@ -45,13 +45,13 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """``tokens``: of each row. Of the ``targets``, ``asked`` are asked for by some row and ``boxes`` stand in answers.
+    """What is told of a piece beside its files. ``subset``: what stands at the subset file's end.
+
+    ``tokens``: of each row. Of the ``targets``, ``asked`` are asked for by some row and ``boxes`` stand in answers.
     ``long``: rows over the limit, of which ``dropped`` have no row. ``silent``: pictures that ask for nothing.
     """
 
     subset: coco.Pieces
-    detections: bytes
-    rows: bytes
     tokens: bytes
     targets: int
     asked: int
@@ -120,18 +120,18 @@ def _placed(maker: Maker, fitted: Fitted, how: Recipe) -> Iterator[dict[str, Any
         yield row | {"asked": plan.asked} if how.split != "train" and plan.asked is not None else row
 
 
-def piece(how: Recipe, data: Dataset) -> Piece:
-    """The bytes of some pictures' part of each file."""
+def piece(how: Recipe, data: Dataset) -> tuple[tuple[bytes, bytes, bytes], Piece]:
+    """The bytes of some pictures' part of the subset's annotations, the detections and the rows; and their account."""
     with no_collection():
         return _piece(how, data)
 
 
-def _piece(how: Recipe, data: Dataset) -> Piece:
-    made = detection_rows(data, how)
-    return Piece(
-        subset=coco.pieces(data),
-        detections=b",".join([orjson.dumps(one) for one in _detections(data, made.found, how)]),
-        rows=b"".join([orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in made.rows]),
+def _piece(how: Recipe, data: Dataset) -> tuple[tuple[bytes, bytes, bytes], Piece]:
+    made, subset = detection_rows(data, how), coco.pieces(data)
+    detections = b"".join([orjson.dumps(one) + b"," for one in _detections(data, made.found, how)])
+    rows_ = b"".join([orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in made.rows])
+    told = Piece(
+        subset=subset._replace(annotations=b""),
         tokens=made.fitted.tokens.tobytes(),
         targets=len(made.found.pairs),
         asked=sum(len(plan.chosen) for plan in made.planned),
@@ -140,6 +140,7 @@ def _piece(how: Recipe, data: Dataset) -> Piece:
         dropped=made.fitted.dropped,
         silent=len(data.images) - len({plan.place for plan in made.planned}),
     )
+    return (subset.annotations, detections, rows_), told
 
 
 def _detections(data: Dataset, found: Targets, how: Recipe) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,14 @@ from vlmdet_cli import dialects, formats, imagefiles, likeness, rows, workers
 from vlmdet_cli.dataset import Dataset
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.formats import coco, yolo
-from vlmdet_cli.project import Project
+from vlmdet_cli.project import SPLITS, Project
 from vlmdet_cli.questions.detection import CLASSES
 from vlmdet_cli.records import Ledger, lock, no_collection, whole_file, write_json, write_jsonl
 from vlmdet_cli.stages import gather, pieces
 from vlmdet_cli.stages.gather import Choice, Progress, no_progress
 from vlmdet_cli.stages.report import DataReport, mix_of
 from vlmdet_cli.stages.report import report as data_report
+from vlmdet_cli.workers import Crew
 
 
 class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,15 +59,23 @@ def prepare(project: Project, progress: Progress = no_progress, *, report: bool 
     With ``report`` all pictures are decoded, too, and looked at for others that are alike.
     """
     _check_format(project)
-    with no_collection():
+    sources = [one for split in SPLITS for one in project.config.data.sources(split)]
+    with workers.Crew(project.config.data.workers, pieces.__name__) as crew, no_collection():
+        crew.expect(workers.size_of([project.path(one.annotations) for one in sources]))
         chosen = gather.choices(project, progress)
-    with lock(project.texts / "data"), no_collection():
-        results, tokens = dict[str, SplitResult](), dict[str, Any]()
-        for one in chosen:
-            results[one.split], tokens[one.split] = _write(project, one, progress)
-        if "yolo" in project.config.format.also:
-            _write_yolo(project, chosen)
-        made = _report(project, chosen, tokens, progress) if report else None
+        with lock(project.texts / "data"):
+            return _write_all(project, chosen, crew, progress, report=report)
+
+
+def _write_all(
+    project: Project, chosen: list[Choice], crew: Crew, progress: Progress, *, report: bool
+) -> PrepareResult:
+    results, tokens = dict[str, SplitResult](), dict[str, Any]()
+    for one in chosen:
+        results[one.split], tokens[one.split] = _write(project, one, crew, progress)
+    if "yolo" in project.config.format.also:
+        _write_yolo(project, chosen)
+    made = _report(project, chosen, tokens, progress) if report else None
     return PrepareResult(splits=results, report=made)
 
 
@@ -112,10 +120,10 @@ def _check_format(project: Project) -> None:
         )
 
 
-def _write(project: Project, choice: Choice, progress: Progress) -> tuple[SplitResult, Any]:
+def _write(project: Project, choice: Choice, crew: Crew, progress: Progress) -> tuple[SplitResult, Any]:
     split, data, ledger = choice.split, choice.data, choice.ledger
     brought = _bring_images(project, choice, progress)
-    made = list(_write_texts(project, choice, progress))
+    made = _write_texts(project, choice, crew, progress)
     _account(made, data, ledger)
     tokens = np.concatenate([np.empty(0, np.int64), *(pieces.tokens_of(one) for one in made)])
     targets = data.where(data.target)
@@ -137,28 +145,32 @@ def _write(project: Project, choice: Choice, progress: Progress) -> tuple[SplitR
     return result, tokens
 
 
-def _write_texts(project: Project, choice: Choice, progress: Progress) -> Iterator[pieces.Piece]:
-    """Write the split's three files of pieces; yields each piece without what was written."""
+def _write_texts(project: Project, choice: Choice, crew: Crew, progress: Progress) -> list[pieces.Piece]:
+    """Write the split's three files, piece by piece, and give the account of each piece."""
     split, how = choice.split, pieces.recipe(project, choice.split)
-    parts = pieces.Parts(choice.data)
-    work = functools.partial(pieces.piece, how)
+    parts, made = pieces.Parts(choice.data), list[pieces.Piece]()
     with contextlib.ExitStack() as files:
-        subset, detections, instructions = (
-            files.enter_context(files.enter_context(whole_file(path)).open("wb"))
-            for path in (project.subset(split), project.detections(split), project.rows(split))
-        )
-        writer = coco.Writer(subset, choice.data)
-        detections.write(b"[")
-        for number, one in enumerate(workers.ordered(work, parts, project.config.data.workers)):
+        paths = (project.subset(split), project.detections(split), project.rows(split))
+        written = [files.enter_context(whole_file(path)) for path in paths]
+        for file, head in zip(written, (coco.head(choice.data), b"[", b""), strict=True):
+            file.write_bytes(head)
+        for one in crew.written(functools.partial(pieces.piece, how), parts, written):
             if one.long and how.format.too_long == "stop" and split == "train":
                 raise _too_long(one, how)
-            writer.add(one.subset)
-            detections.write(b"," * (number > 0) + one.detections)
-            instructions.write(one.rows)
-            progress(f"{split}: rows", parts.ends()[number], len(choice.data.images))
-            yield msgspec.structs.replace(one, subset=coco.Pieces(b"", b"", b""), detections=b"", rows=b"")
-        writer.end()
-        detections.write(b"]\n")
+            made.append(one)
+            progress(f"{split}: rows", parts.ends()[len(made) - 1], len(choice.data.images))
+        _end(written[0], coco.tail([one.subset for one in made]))
+        _end(written[1], b"]\n")
+    return made
+
+
+def _end(file: Path, tail: bytes) -> None:
+    """Put the end to a JSON list: in place of the comma behind its last entry, if there is one."""
+    with file.open("r+b") as opened:
+        opened.seek(-1, os.SEEK_END)
+        opened.seek(-1 if opened.read(1) == b"," else 0, os.SEEK_END)
+        opened.write(tail)
+        opened.truncate()
 
 
 def _too_long(one: pieces.Piece, how: pieces.Recipe) -> DataError:

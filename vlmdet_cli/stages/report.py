@@ -22,7 +22,7 @@ from vlmdet_cli.likeness import Likeness
 
 COCO_SIZES = ("small", "medium", "large")
 BOX_EDGES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # side of a square of the box's area, in a picture of side 1
-ASPECT_EDGES = (0.0, 0.5, 0.625, 0.9, 1.1, 1.6, 2.0)  # width / height; no common format lies on an edge but 2
+ASPECT_EDGES = (0.0, 0.48, 0.59, 0.9, 1.1, 1.7, 2.1)  # width / height; no common format lies near an edge
 RARE = 100  # a class with so many times fewer boxes than the commonest is rare
 SIZES, CASES, NAMES = 5, 10, 4  # picture sizes, cases of likeness, and pictures of a case, that are named
 
@@ -181,8 +181,8 @@ def _doubling(first: int, most: int) -> list[float]:
 
 
 def _token_edges(limit: int, longest: int) -> list[float]:
-    """Sixteenths of the limit, then doubles of it; a row of just the limit is below its edge."""
-    edges = sorted({limit * part // 16 + 1 for part in range(1, 17)})
+    """Eighths of the limit, then doubles of it; a row of just the limit is below its edge."""
+    edges = sorted({limit * part // 8 + 1 for part in range(1, 9)})
     while edges[-1] <= longest:
         edges.append(2 * edges[-1] - 1 if edges[-1] > 1 else longest + 1)
     return [0.0, *map(float, edges)]
@@ -269,8 +269,8 @@ def _warnings(
         yield from _leaks(alike.counts)
     for name, one in splits.items():
         if one.tokens and one.tokens.over:
-            sure = "have" if exact else "may have"
-            yield f"{name}: {counted(one.tokens.over, 'row')} {sure} more than {limit:,} tokens"
+            sure = "over" if exact else "perhaps over"
+            yield f"{name}: {counted(one.tokens.over, 'row')} {sure} the limit of {limit:,} tokens"
     for name, one in splits.items():
         if one.boxes and (missing := [label for label, count in one.classes.items() if not count.boxes]):
             yield f"{name}: {counted(len(missing), 'class', 'classes')} without any box: {_named(missing)}"

@@ -1,0 +1,128 @@
+"""prepare and augment at the size of COCO 2017 train, against what reading the file alone costs; and from 1,000
+pictures to a million.
+
+The bare decode is one typed pass over the mapped file that keeps the fields a detector needs, and nothing else.
+Pictures are hard links to a few files, brought as one linked folder: what is measured is the data, not the copying of
+images; links and the look into each header are measured on their own.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks import made_coco
+from benchmarks.timing import Pair, paired, process, vlmdet
+
+PICTURES = 118_287  # of COCO 2017 train
+LINKS = 50_000  # to one file, at most; file systems allow some 65,000
+BARE = """
+import mmap, sys, msgspec
+class Image(msgspec.Struct, gc=False):
+    id: int
+    file_name: str
+    width: int
+    height: int
+class Annotation(msgspec.Struct, gc=False):
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    area: float
+    iscrowd: int
+class Category(msgspec.Struct):
+    id: int
+    name: str
+class File(msgspec.Struct):
+    images: list[Image]
+    annotations: list[Annotation]
+    categories: list[Category]
+with open("annotations.json", "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    msgspec.json.decode(data, type=File)
+"""
+PEER = """
+from pycocotools.coco import COCO
+COCO("annotations.json")
+"""
+PROJECT = """
+[project]
+output = "out"
+[data]
+images = "folder"
+check = "none"
+[data.train]
+annotations = "annotations.json"
+images = "images"
+[data.split]
+val = 0.0
+test = 0.0
+[subset]
+empty = 1.0
+"""
+
+
+def write(folder: Path, pictures: int, *, polygons: bool = True) -> None:
+    """A COCO file, its pictures, and the project."""
+    folder.mkdir(exist_ok=True)
+    made_coco.write(folder / "annotations.json", pictures, polygons=polygons)
+    (folder / "vlmdet.toml").write_text(PROJECT)
+    for name, script in (("bare.py", BARE), ("peer.py", PEER)):
+        (folder / name).write_text(script)
+    (folder / "images").mkdir()
+    linked: dict[tuple[int, int], int] = {}
+    for number in range(pictures):
+        size = made_coco.size(number, 0)
+        count = linked.get(size, 0)
+        linked[size] = count + 1
+        base = folder / f"base_{size[0]}_{size[1]}_{count // LINKS}.jpg"
+        if count % LINKS == 0:
+            Image.new("RGB", size, (90, 120, 30)).save(base)
+        os.link(base, folder / "images" / f"{number:012d}.jpg")
+
+
+def run(folder: Path) -> Iterator[Pair]:
+    full = folder / "full"
+    write(full, PICTURES)
+    bare, peer = [sys.executable, "bare.py"], [sys.executable, "peer.py"]
+
+    def timed(*arguments: str) -> Pair:
+        return Pair("", process(vlmdet(*arguments, "-q"), full), process(bare, full))
+
+    prepare = vlmdet("prepare", "-q")
+    yield paired(
+        "prepare, COCO train, against the bare decode",
+        lambda: process(prepare, full),
+        lambda: process(bare, full),
+        3,
+    )
+    yield paired(
+        "prepare, against pycocotools' mere load", lambda: process(prepare, full), lambda: process(peer, full), 1
+    )
+    yield paired(
+        "augment, four kinds, all pictures, against prepare",
+        lambda: process(vlmdet("augment", "-q"), full),
+        lambda: process(prepare, full),
+        3,
+    )
+    for name, sets in (
+        ("prepare with hard links", ("data.images=link",)),
+        ("prepare with a look into each header", ("data.check=header",)),
+    ):
+        given = [part for one in sets for part in ("--set", one)]
+        yield timed("prepare", *given)._replace(name=f"{name}, against the bare decode")
+        shutil.rmtree(full / "out", ignore_errors=True)
+    shutil.rmtree(full)
+    yield from _growth(folder)
+
+
+def _growth(folder: Path) -> Iterator[Pair]:
+    """Both commands from 1,000 to a million pictures, without polygons: seconds are ours, the peer is the bare decode."""
+    for pictures in (1_000, 10_000, 100_000, 1_000_000):
+        place = folder / str(pictures)
+        write(place, pictures, polygons=False)
+        for command in ("prepare", "augment"):
+            ours = process(vlmdet(command, "-q"), place)
+            yield Pair(f"{command} of {pictures:,} pictures", ours, process([sys.executable, "bare.py"], place))
+        shutil.rmtree(place)
