@@ -118,7 +118,7 @@ def run(folder: Path) -> Iterator[Pair]:
 
 
 def _growth(folder: Path) -> Iterator[Pair]:
-    """Both commands from 1,000 to a million pictures, without polygons: seconds are ours, the peer is the bare decode."""
+    """Both commands from 1,000 to a million pictures, without polygons; the peer is the bare decode."""
     for pictures in (1_000, 10_000, 100_000, 1_000_000):
         place = folder / str(pictures)
         write(place, pictures, polygons=False)

@@ -215,12 +215,12 @@ def test_split_rows_fit_ask_for_each_class_once_and_have_its_boxes(seed: int, ma
     assert len(named) == len(set(named))
     for plan, answer in zip(made.plans, made.answers, strict=True):
         found = boxes_of(maker, plan)
-        assert answer == QWEN2.write(maker.found.of(plan))
+        assert answer == QWEN2.write([(label, (x1, y1, x2, y2)) for label, (x1, y1, x2, y2) in found])
         if plan.asked is not None:
             assert plan.prompt == f"Find {', '.join(plan.asked)}"
             assert {label for label, _ in found} <= set(plan.asked)
         alone = len(plan.asked or NAMES) == 1
-        missing = [one for one in maker.found.pairs if one[0] in (plan.asked or NAMES)]
+        missing = [name for name in maker.found.labels if name in (plan.asked or NAMES)]
         assert alone or len(found) == len(missing)  # only a class that is too long alone loses boxes
 
 

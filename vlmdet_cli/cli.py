@@ -433,6 +433,27 @@ def parse(
 
 
 @command(panel="Beside them")
+def show(
+    session: Session,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Rows, answers, or swift infer's result file.")],
+    number: Annotated[
+        int | None, typer.Argument(metavar="N", min=1, help="The row's number.", show_default="the first five rows")
+    ] = None,
+    kind: Annotated[str, typer.Option(metavar="KIND", help="Only rows of this kind.", show_default="every kind")] = "",
+    dialect: Annotated[str, typer.Option(metavar="NAME", help="The model family's way to write boxes.")] = "qwen2_vl",
+    draw: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the row's picture with its boxes: PNG or JPEG.")
+    ] = None,
+) -> None:
+    """Show rows as a person reads them, and draw one."""
+    from vlmdet_cli import pages
+    from vlmdet_cli.stages import show as stage
+
+    shown = stage.show(file, number, kind=kind, dialect=dialect, draw=draw)
+    session.talk.result(shown, *pages.show(shown))
+
+
+@command(panel="Beside them")
 def doctor(session: Session) -> int:
     """Check versions, GPU, swift, paths and disk; say what to do."""
     from vlmdet_cli.stages import doctor as stage

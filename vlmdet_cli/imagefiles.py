@@ -61,7 +61,28 @@ _ORIENTATION = 0x0112  # EXIF's tag
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _TAIL = 64  # bytes at a file's end in which its end marker must stand
 _MOST_THREADS = 8
+_WORTH_LISTING = 1000  # wanted files of a folder
 _EVERY = 100  # pictures between two reports of progress
+
+
+def missing(paths: Sequence[str]) -> list[int]:
+    """Places of the paths that are no files. A folder of which much is wanted is listed, not asked file by file."""
+    folders: dict[str, list[int]] = {}
+    for place, path in enumerate(paths):
+        folders.setdefault(os.path.dirname(path), []).append(place)  # noqa: PTH120
+    out: list[int] = []
+    for folder, places in folders.items():
+        there = _files(folder) if len(places) >= _WORTH_LISTING else set[str]()
+        out += [n for n in places if os.path.basename(paths[n]) not in there and not os.path.isfile(paths[n])]  # noqa: PTH113, PTH119
+    return sorted(out)
+
+
+def _files(folder: str) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except OSError:
+        return set()
 
 
 class Unreadable(ValueError):  # noqa: N818  a finding about a file that callers count, seldom an error

@@ -82,9 +82,7 @@ def _bounds(questions: Sequence[str], answers: Sequence[str]) -> list[int]:
 
 def _bound(text: str) -> int:
     size = len(text) if text.isascii() else len(text.encode())
-    if "<|" not in text:
-        return size
-    return size - sum([text.count(token) * (len(token) - 1) for token in _SPECIAL])
+    return size - sum([text.count(token) * (len(token) - 1) for token in _SPECIAL]) if "<|" in text else size
 
 
 def own_limit(model: Path) -> int | None:

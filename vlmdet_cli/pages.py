@@ -132,7 +132,7 @@ def _bars(title: str, splits: Mapping[str, Counts]) -> Table:
     width = _bar_width(splits)
     for split in splits:
         made.add_column(safe(split), justify="right", min_width=_COUNT)
-        made.add_column("", min_width=width, no_wrap=True, overflow="crop")
+        made.add_column("", min_width=width, no_wrap=True)
     for name in dict.fromkeys(name for counts in splits.values() for name in counts):
         cells = []
         for split, counts in splits.items():
@@ -187,7 +187,8 @@ def show(rows: "Iterable[Shown]") -> Views:
 
 def _head(one: "Shown") -> Text:
     parts = [f"row {one.number:,}", one.kind]
-    parts += [f"{one.tokens:,} tokens"] if one.tokens is not None else []
+    if one.tokens is not None:
+        parts.append(f"{'' if one.exact else 'at most '}{counted(one.tokens, 'token')}")
     return Text(" · ".join(parts), "bold")
 
 

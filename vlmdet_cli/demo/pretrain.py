@@ -139,7 +139,7 @@ class Rows:
         dialect = dialects.get("qwen2_vl")
         data = of_pictures([picture], self._names)
         if kind == "detection":
-            answer = dialect.write(targets(data, dialect, "position").pairs)
+            answer = "".join(targets(data, dialect, "position").texts or ()) or dialect.empty
             return tiny.chat(tiny.PROMPT, PICTURE_TOKENS), f"{answer}<|im_end|>"
         keys = self._rng.integers(1 << 62, size=1).astype(np.uint64)
         made = questions.ask(kind, data, keys, dialect)[0]  # type: ignore[arg-type]

@@ -6,10 +6,13 @@ a box; ``(…)`` without digits and commas is part of a label, so ``phone (red)(
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from vlmdet_cli.dialects.base import END_OF_TURN, Dialect, Ints
 from vlmdet_cli.dialects.items import Item, Span, box_item, problem_item
+
+if TYPE_CHECKING:
+    from vlmdet_cli.boxes import WholeBoxes
 
 REF, REF_END, BOX, BOX_END = "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"
 _TO_BOX = f"{REF_END}{BOX}("
@@ -32,6 +35,7 @@ _PLAIN = re.compile(
 )
 _NUMBER = re.compile(r"[0-9]+")
 _BLANK = " \t\r\n,;:."
+_ROUND = bytes.maketrans(b"[]", b"()")
 
 
 class Qwen2VL(Dialect):
@@ -54,6 +58,18 @@ class Qwen2VL(Dialect):
         return "".join([
             f"{REF}{label}{_TO_BOX}{x1},{y1}),({x2},{y2}){BOX_END}" for label, (x1, y1, x2, y2) in objects
         ])  # fmt: skip
+
+    def objects(self, labels: Sequence[str], ints: "WholeBoxes") -> list[str] | None:
+        import orjson
+
+        if not len(ints):
+            return []
+        # numbers are written as one list of pairs of pairs, [[[1,2],[3,4]],…], and cut apart at the boxes
+        text = orjson.dumps(ints.reshape(-1, 2, 2), option=orjson.OPT_SERIALIZE_NUMPY).translate(_ROUND)[3:-3]
+        return [
+            f"{REF}{label}{_TO_BOX}{box}){BOX_END}"
+            for label, box in zip(labels, text.decode().split(")),(("), strict=True)
+        ]
 
     def plain(self, text: str) -> list[tuple[str, Ints]] | None:
         found, end = list[tuple[str, Ints]](), 0

@@ -15,6 +15,7 @@ Other readers of COCO pass over both.
 import contextlib
 import itertools
 import mmap
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -84,6 +85,9 @@ class _Outline(msgspec.Struct):
     segmentation: list[list[float]] | dict[str, Any]
 
 
+_IMAGE, _CATEGORY, _BOX, _AREA, _CROWD, _ID = map(
+    operator.attrgetter, ("image_id", "category_id", "bbox", "area", "iscrowd", "id")
+)
 _FILE, _RAW = msgspec.json.Decoder(_File), msgspec.json.Decoder(_Raw)
 
 
@@ -298,17 +302,19 @@ def _columns(
     """Columns of the sound annotations; without ``categories`` each carries its category's own name."""
     number = {name: place for place, name in enumerate(labels)}
     by_id = {key: number[name] for key, name in categories.items()} if categories is not None else {}
+    nowhere = itertools.repeat(-2)
     # 7.0 hashes and compares as 7: float ids find their place as they are
-    image = np.array([places.get(one.image_id, -2) for one in given], np.int64)  # type: ignore[arg-type]
+    image = np.array(list(map(places.get, map(_IMAGE, given), nowhere)), np.int64)
     label = np.array(
         [number[one.category] for one in given]
         if categories is None
-        else [by_id.get(one.category_id, -2) for one in given],  # type: ignore[arg-type]
+        else list(map(by_id.get, map(_CATEGORY, given), nowhere)),
         np.int64,
     )
-    flat = itertools.chain.from_iterable(one.bbox for one in given)
+    flat = itertools.chain.from_iterable(map(_BOX, given))
     xywh = np.fromiter(flat, np.float64, 4 * len(given)).reshape(-1, 4)
-    sound = np.isfinite(xywh).all(axis=1) & (xywh[:, 2:] >= 0).all(axis=1)
+    x, y, w, h = xywh.T
+    sound = np.isfinite(x + y + w + h) & (w >= 0) & (h >= 0)
     good = sound & (image >= 0) & (label >= 0)
     flaws += [
         _wrong(given[n], int(image[n]), bool(label[n] >= 0), f"{where}[{n}]") for n in np.flatnonzero(~good).tolist()
@@ -318,8 +324,8 @@ def _columns(
         "image": image,
         "label": label,
         "xywh": xywh,
-        "area": np.array([one.area for one in given], np.float64),  # None becomes nan
-        "crowd": np.array([one.iscrowd for one in given], np.float64) > 0,
+        "area": np.array(list(map(_AREA, given)), np.float64),  # None becomes nan
+        "crowd": np.array(list(map(_CROWD, given)), np.float64) > 0,
         "state": np.zeros(len(given), np.int8) if categories is not None else _states(given),
     } | ({} if ids is None else {"ids": ids})
     return columns if good.all() else {name: column[good] for name, column in columns.items()}
@@ -332,7 +338,7 @@ def _states(given: Sequence[_Annotation]) -> Any:
 def _ids(given: Sequence[_Annotation]) -> Any:
     """Annotation ids, where all are whole numbers and no two the same; None elsewhere."""
     with contextlib.suppress(ValueError, OverflowError):
-        ids = np.array([one.id for one in given])
+        ids = np.array(list(map(_ID, given)))
         if ids.dtype.kind == "i" and np.diff(np.sort(ids)).all():
             return ids
     return None
@@ -406,7 +412,9 @@ class Pieces(NamedTuple):
 def pieces(data: Dataset) -> Pieces:
     """A data set as the insides of JSON lists, so that several can be put together to one file."""
     ids = [one.id for one in data.images]
-    kept, left = data.where(data.state == 0), data.where(data.state != 0)
+    whole = not data.state.any()  # the rule: nothing to sort out
+    kept = data if whole else data.where(data.state == 0)
+    left = data.where(data.state != 0)
     names, why = [data.labels[n] for n in left.label.tolist()], [REASONS[n] for n in left.state.tolist()]
     return Pieces(
         images=_inside(data.images),

@@ -38,19 +38,27 @@ class Plan(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """The targets of each picture in the answer's order. Picture p's stand at ``starts[p]:starts[p + 1]`` of ``pairs``,
-    and their boxes in pixels, cut off at the borders, at the same places of ``pixels`` (T, 4).
+    """The targets of each picture in the answer's order: their labels, their boxes in whole numbers of the frame (T, 4)
+    and in pixels, cut off at the borders (T, 4). Picture p's stand at ``starts[p]:starts[p + 1]``. ``texts``: what each
+    is in an answer, for dialects that put them together as they are.
     """
 
-    pairs: list[Pair]
+    labels: list[str]
+    ints: Column
     pixels: Column
     starts: list[int]
+    texts: list[str] | None
+
+    def places(self, plan: Plan) -> Sequence[int]:
+        """Where the plan's boxes stand."""
+        first, last = self.starts[plan.place], self.starts[plan.place + 1]
+        return range(first, last) if len(plan.chosen) == last - first else [first + one for one in plan.chosen]
 
     def of(self, plan: Plan) -> list[Pair]:
-        first, last = self.starts[plan.place], self.starts[plan.place + 1]
-        if len(plan.chosen) == last - first:
-            return self.pairs[first:last]
-        return [self.pairs[first + one] for one in plan.chosen]
+        """The plan's (label, box) pairs."""
+        places = self.places(plan)
+        boxes: list[Ints] = self.ints[list(places)].tolist()  # lists of four do as well as tuples
+        return [(self.labels[one], box) for one, box in zip(places, boxes, strict=True)]
 
 
 def targets(data: Dataset, dialect: Dialect, order: str) -> Targets:
@@ -61,15 +69,15 @@ def targets(data: Dataset, dialect: Dialect, order: str) -> Targets:
     image, pixels = data.image[places], data.clipped[places]
     ints = dialect.to_frames(pixels, data.sizes[image])
     if order == "position":
-        sort = np.lexsort((ints[:, 0], ints[:, 1], image))
+        # one key in place of three: frames have fewer than 2**20 units
+        sort = np.argsort((image << 40) + (ints[:, 1] << 20) + ints[:, 0], kind="stable")
     elif order == "area":
         sort = np.lexsort((-(pixels[:, 2] - pixels[:, 0]) * (pixels[:, 3] - pixels[:, 1]), image))
     else:
         sort = np.arange(len(places))
-    labels = [data.labels[number] for number in data.label[places[sort]].tolist()]
-    pairs: list[Pair] = list(zip(labels, ints[sort].tolist(), strict=True))  # lists of four do as well as tuples
+    labels, ints = [data.labels[number] for number in data.label[places[sort]].tolist()], ints[sort]
     starts = np.searchsorted(image, np.arange(len(data.images) + 1)).tolist()
-    return Targets(pairs, pixels[sort], starts)
+    return Targets(labels, ints, pixels[sort], starts, dialect.objects(labels, ints))
 
 
 def plans(data: Dataset, found: Targets, how: Format, seed: int) -> Iterator[Plan]:
@@ -118,7 +126,7 @@ def _absent(data: Dataset) -> list[list[str]]:
 def _asking(data: Dataset, found: Targets, how: Format, seed: int, place: int, absent: Sequence[str]) -> Iterator[Plan]:
     """The rows of one picture that name their classes."""
     image_id = data.images[place].id
-    labels = [label for label, _ in found.pairs[found.starts[place] : found.starts[place + 1]]]
+    labels = found.labels[found.starts[place] : found.starts[place + 1]]
     present = [name for name in data.categories if name in set(labels)]
     random = _random(seed, "ask", image_id)
     for number, asked in enumerate(_asked(present, absent, how, random)):

@@ -50,7 +50,12 @@ class Maker(NamedTuple):
     seed: int
 
     def answer(self, plan: Plan) -> str:
-        return self.dialect.write(self.found.of(plan), group=self.how.group)
+        if self.found.texts is None or self.how.group:
+            return self.dialect.write(self.found.of(plan), group=self.how.group)
+        places, texts = self.found.places(plan), self.found.texts
+        if isinstance(places, range):
+            return "".join(texts[places.start : places.stop]) or self.dialect.empty
+        return "".join([texts[one] for one in places]) or self.dialect.empty
 
     def measure(self, plans: Sequence[Plan], answers: Sequence[str], counter: Counter) -> Tokens:
         sizes = self.data.sizes[[plan.place for plan in plans]]
@@ -96,7 +101,7 @@ def _split(maker: Maker, plan: Plan, guard: Guard) -> Iterator[Plan]:
     Classes that the row asked for and that have no boxes go with the first.
     """
     start, image_id = maker.found.starts[plan.place], maker.data.images[plan.place].id
-    labels = {one: maker.found.pairs[start + one][0] for one in plan.chosen}
+    labels = {one: maker.found.labels[start + one] for one in plan.chosen}
     names = [name for name in plan.asked or maker.data.categories if name in set(labels.values())]
     empty = tuple(name for name in plan.asked or () if name not in names)
 

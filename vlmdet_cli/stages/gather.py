@@ -5,7 +5,6 @@ that counts all and names the first; with ``"skip"`` it is left out, stands in t
 place by place, in the choice's ``flaws``.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -174,7 +173,7 @@ def _look(
     """Why pictures cannot be used, by place; what others need, by file name."""
     images = choice.data.images
     if check == "none":
-        return {n: imagefiles.MISSING for n, path in enumerate(paths) if not os.path.isfile(path)}, {}  # noqa: PTH113
+        return dict.fromkeys(imagefiles.missing(paths), imagefiles.MISSING), {}
     reasons, mending, doubtful = dict[int, str](), dict[str, str](), list[int]()
     files = list(map(Path, paths))
     found = imagefiles.headers(files, lambda done, total: progress(f"{choice.split}: headers", done, total))

@@ -113,7 +113,7 @@ def _placed(maker: Maker, fitted: Fitted, how: Recipe) -> Iterator[dict[str, Any
     pixels = rows.pixels(maker.found.pixels, np.repeat(data.sizes, counts, axis=0), dialect).tolist()
     for plan in fitted.plans:
         first = maker.found.starts[plan.place]
-        objects = [(maker.found.pairs[first + one][0], tuple(pixels[first + one])) for one in plan.chosen]
+        objects = [(maker.found.labels[first + one], tuple(pixels[first + one])) for one in plan.chosen]
         answer, boxes = rows.detection(objects, dialect, group=how.format.group)
         image = how.images + data.images[plan.place].file_name
         row = rows.placed(image, f"<image>{plan.prompt}", answer, boxes, dialect)
@@ -128,12 +128,12 @@ def piece(how: Recipe, data: Dataset) -> tuple[tuple[bytes, bytes, bytes], Piece
 
 def _piece(how: Recipe, data: Dataset) -> tuple[tuple[bytes, bytes, bytes], Piece]:
     made, subset = detection_rows(data, how), coco.pieces(data)
-    detections = b"".join([orjson.dumps(one) + b"," for one in _detections(data, made.found, how)])
+    detections = "".join(_detections(data, made.found, how)).encode()
     rows_ = b"".join([orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in made.rows])
     told = Piece(
         subset=subset._replace(annotations=b""),
         tokens=made.fitted.tokens.tobytes(),
-        targets=len(made.found.pairs),
+        targets=len(made.found.labels),
         asked=sum(len(plan.chosen) for plan in made.planned),
         boxes=sum(len(plan.chosen) for plan in made.fitted.plans),
         long=made.fitted.long,
@@ -143,13 +143,22 @@ def _piece(how: Recipe, data: Dataset) -> tuple[tuple[bytes, bytes, bytes], Piec
     return (subset.annotations, detections, rows_), told
 
 
-def _detections(data: Dataset, found: Targets, how: Recipe) -> Iterator[dict[str, Any]]:
-    boxes = found.pixels.round(2).tolist()
+def _detections(data: Dataset, found: Targets, how: Recipe) -> Iterator[str]:
+    """The entries of detection JSON, each with a comma behind it."""
+    names = {name: _json(name) for name in data.labels}
+    # all boxes as one list, [[1.5,2.0,3.0,4.0],…], cut apart
+    text = orjson.dumps(found.pixels.round(2), option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].decode()
+    boxes = text.split("],[") if text else []
     for image, first, last in zip(data.images, found.starts, found.starts[1:], strict=False):
-        objects: dict[str, list[list[float]]] = {}
-        for (label, _), box in zip(found.pairs[first:last], boxes[first:last], strict=True):
+        objects: dict[str, list[str]] = {}
+        for label, box in zip(found.labels[first:last], boxes[first:last], strict=True):
             objects.setdefault(label, []).append(box)
-        yield {"image_path": how.images + image.file_name, "object": objects}
+        inside = ",".join([f"{names[label]}:[[{'],['.join(ones)}]]" for label, ones in objects.items()])
+        yield f'{{"image_path":{_json(how.images + image.file_name)},"object":{{{inside}}}}},'
+
+
+def _json(text: str) -> str:
+    return orjson.dumps(text).decode()
 
 
 def tokens_of(made: Piece) -> Any:

@@ -37,7 +37,8 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     """One row; ``number`` is its place in the file, from 1. ``size``: (0, 0) where unknown.
 
     ``boxes``: those of the answer, for kinds that are answered by boxes; ``areas``: those in the question.
-    ``expected``: the true answer, where ``answer`` is a model's. ``remark``: what hinders the showing.
+    ``expected``: the true answer, where ``answer`` is a model's. ``remark``: what hinders the showing. ``tokens``: of
+    the whole row, where they are counted, ``exact`` or as an upper bound.
     """
 
     number: int
@@ -53,6 +54,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     finish: str = ""
     remark: str = ""
     tokens: int | None = None
+    exact: bool = True
 
 
 def show(
@@ -275,6 +277,7 @@ class _Reader(msgspec.Struct, frozen=True):
             areas=areas(made.question, dialect, size),
             problems=list(parsed.problems),
             tokens=tokens,
+            exact=tokens is None or self.counter is None or self.counter.exact,
         )
 
     def _size(self, image: str) -> tuple[tuple[int, int], str]:
