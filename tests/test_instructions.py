@@ -14,6 +14,7 @@ from tests.conftest import Boxes, Cli, coco_document, picture, write_project
 from vlmdet_cli import dataset, dialects, lengths, rows
 from vlmdet_cli.dataset import Dataset
 from vlmdet_cli.project import Format
+from vlmdet_cli.questions import kind_of
 from vlmdet_cli.questions.detection import Plan, plans, targets
 from vlmdet_cli.questions.fitting import Fitted, Guard, Maker, fit
 from vlmdet_cli.records import Object, Picture
@@ -311,7 +312,10 @@ def test_rows_in_swifts_form_are_the_same_text_when_filled(cli: Cli, dialect: st
 
     text, placed = made("text"), made("objects")
     full = [rows.filled(row, dialects.get(dialect), (64, 48)) for row in placed]
-    assert any("objects" in row for row in placed)
+    assert all("objects" in row for row in placed if "<bbox>" in row["messages"][1]["content"])
+    assert {kind_of(row["messages"][0]["content"]) for row in placed if "objects" in row} == {
+        "detection", "full", "partial", "none", "region", "class", "largest", "left",
+    }  # fmt: skip
     assert sorted(map(json.dumps, full)) == sorted(map(json.dumps, text))
 
 

@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -52,9 +53,10 @@ class Relay:
             self._condition.notify_all()
         return places
 
-    def fail(self) -> None:
-        """No piece shall wait for one that will never come."""
+    def fail(self, number: int) -> None:
+        """No piece shall wait for piece ``number``, which will never come. Those before it still have their turn."""
         with self._condition:
+            self._condition.wait_for(lambda: self._state[0] == BROKEN or self._state[0] >= number)
             self._state[0] = BROKEN
             self._condition.notify_all()
 
@@ -120,7 +122,16 @@ def _begin(condition: Any, state: Any, module: str) -> None:
     global _relay  # noqa: PLW0603  (what a pool's processes have in common can be given to them only so)
     _relay = Relay(condition, state)
     if module:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         importlib.import_module(module)
+
+
+def _end_with_parent() -> None:
+    """A pool whose owner was killed would wait for work for ever."""
+    owner = multiprocessing.parent_process()
+    if owner is not None:
+        owner.join()
+        os._exit(1)
 
 
 def _nothing() -> None:
@@ -135,7 +146,7 @@ def _written(
         for file, part, place in zip(files, parts, _relay.take(number, list(map(len, parts))), strict=True):
             _write_at(file, part, place)
     except BaseException:
-        _relay.fail()
+        _relay.fail(number)
         raise
     return rest
 

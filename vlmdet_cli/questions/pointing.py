@@ -15,6 +15,7 @@ All kinds have one signature. They draw from ``random`` alone: the same state gi
 
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Any
 
 from vlmdet_cli.dialects import Dialect
 from vlmdet_cli.questions.base import TRIES, Refused, holds, iou, is_flat, size_of, touches
@@ -54,8 +55,9 @@ def region(picture: Picture, categories: Sequence[str], dialect: Dialect, random
         inside = _inside(area, targets, others)
         if inside:
             inside.sort(key=lambda one: dialect.to_frame(one.box, size)[1::-1])
-            answer = dialect.render([(one.label, one.box) for one in inside], size)
-            return _sample("region", picture, REGION.format(area=dialect.render_box(area, size)), answer)
+            objects = tuple((one.label, one.box) for one in inside)
+            prompt = REGION.format(area=dialect.render_box(area, size))
+            return _sample("region", picture, prompt, dialect.render(objects, size), area=area, objects=objects)
     return Refused("no area parts targets from all else")
 
 
@@ -71,7 +73,7 @@ def category(picture: Picture, categories: Sequence[str], dialect: Dialect, rand
         if all(o.label == one.label or iou(o.box, area) < SAME_PLACE for o in (*targets, *others)):
             text = dialect.render_box(one.box, size)
             answer = CLASS_ANSWER.format(area=text, label=one.label)
-            return _sample("class", picture, CLASS.format(area=text), answer)
+            return _sample("class", picture, CLASS.format(area=text), answer, area=area)
     return Refused("another category's object in the same place")
 
 
@@ -87,7 +89,7 @@ def largest(picture: Picture, categories: Sequence[str], dialect: Dialect, rando
         return Refused("no category has a clearly largest object")
     label, box = random.choice(clear)
     answer = dialect.render([(label, box)], (picture.width, picture.height))
-    return _sample("largest", picture, LARGEST.format(label=label), answer)
+    return _sample("largest", picture, LARGEST.format(label=label), answer, objects=((label, box),))
 
 
 def left(picture: Picture, categories: Sequence[str], dialect: Dialect, random: Random) -> Sample | Refused:
@@ -98,18 +100,19 @@ def left(picture: Picture, categories: Sequence[str], dialect: Dialect, random: 
     size = (picture.width, picture.height)
     for _ in range(TRIES):
         at, label = random.choice(targets), random.choice(list(whole))
-        border = dialect.as_written(at.box, size)[0]
+        area = dialect.as_written(at.box, size)
+        border = area[0]
         boxes = [one.box for one in targets if one.label == label and one is not at]
         if not any(box[0] < border < box[2] for box in boxes):
             number = sum(box[2] <= border for box in boxes)
             text = dialect.render_box(at.box, size)
             answer = LEFT_ANSWER.format(number=number, label=label, area=text)
-            return _sample("left", picture, LEFT.format(label=label, area=text), answer)
+            return _sample("left", picture, LEFT.format(label=label, area=text), answer, area=area)
     return Refused("an object crosses every border drawn")
 
 
-def _sample(kind: QuestionKind, picture: Picture, prompt: str, answer: str) -> Sample:
-    return Sample(image=picture.image, prompt=prompt, answer=answer, kind=kind)
+def _sample(kind: QuestionKind, picture: Picture, prompt: str, answer: str, **boxes: Any) -> Sample:
+    return Sample(image=picture.image, prompt=prompt, answer=answer, kind=kind, **boxes)
 
 
 def _parted(picture: Picture) -> tuple[list[Object], list[Object]]:

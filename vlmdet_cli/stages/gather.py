@@ -79,6 +79,7 @@ def choices(project: Project, progress: Progress = no_progress) -> list[Choice]:
         cut = subset.cut(made.data, data.split, given, seed) if split == "train" else {split: made.data}
         parts += [(name, part, made, made.flaws if name == split else []) for name, part in cut.items()]
     _require_names(data.categories, known)
+    parts.sort(key=lambda part: SPLITS.index(part[0]))
     out: list[Choice] = []
     for name, part, made, flaws in parts:
         ledger = Ledger()
