@@ -305,6 +305,36 @@ def test_a_flag_that_swift_does_not_know_shows_its_words_and_its_log(demo: tuple
     assert runs.latest_checkpoint(folder / "out" / "train").parent.parent.name == "run-001"
 
 
+def test_rows_that_swift_does_not_take_stop_the_training(demo: tuple[Path, str], tmp_path: Path) -> None:
+    """Here swift is told to take the first fifty; it does the same to rows that it does not like."""
+    folder = _copy(demo[0], tmp_path)
+    rows = folder / "out" / "augment" / "train.jsonl"
+    many = len(rows.read_text().splitlines())
+    done = vlmdet(folder, "train", "--", "--dataset", f"{rows}#50", code=4)
+    assert f"error: swift took 50 of {many:,} rows\n" in done.stderr
+    run = sorted((folder / "out" / "train").glob("run-*"))[-1]
+    assert json.loads((run / "run.json").read_text())["state"] == "failed"
+    assert not list(run.rglob("checkpoint-*"))
+
+
+def test_swift_trains_on_rows_in_its_own_form_as_on_text(demo: tuple[Path, str], tmp_path: Path) -> None:
+    """The same tokens in, so the same loss out, to the last digit that swift prints."""
+    folder = _copy(demo[0], tmp_path)
+    shutil.rmtree(folder / "out" / "augment")
+    sets = ["train.num_train_epochs=1", "train.swift.max_steps=4", "train.logging_steps=1", "subset.pictures=40"]
+    losses = []
+    for form in ("text", "objects"):
+        given = [part for one in [*sets, f"format.rows={form}"] for part in ("--set", one)]
+        for step in ("prepare", "train"):
+            vlmdet(folder, step, *given)
+        log = next(runs.run_folders(folder / "out" / "train")[-1].glob("*/logging.jsonl"))
+        losses.append([row["loss"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row])
+    first = (folder / "out" / "data" / "coco_final_train.jsonl").read_text().splitlines()[0]
+    assert "objects" in json.loads(first)
+    assert len(losses[0]) >= 4
+    assert losses[0] == losses[1]
+
+
 def test_a_failed_merge_leaves_the_merged_model_as_it_was(demo: tuple[Path, str], tmp_path: Path) -> None:
     folder = _copy(demo[0], tmp_path)
     before = (folder / "out" / "merged" / "model.safetensors").read_bytes()

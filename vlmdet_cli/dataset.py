@@ -26,6 +26,7 @@ Column = npt.NDArray[Any]
 _PLAIN_NAME = re.compile(r"[\w-]+(?:[./][\w-]+)*")
 REASONS = ("", "other category", "crowd", "too small")
 OTHER, CROWD, SMALL = 1, 2, 3
+LEFT_OUT = "its picture is left out"  # why a sound box goes with a wrong picture
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vlmdet_cli.dataset import Dataset, Flaw
+from vlmdet_cli.dataset import LEFT_OUT, Dataset, Flaw
 from vlmdet_cli.errors import DataError, counted, first_few
-from vlmdet_cli.formats.coco import LEFT_OUT
 
 # name: its module; asked in this order which of them recognises a file
 _MODULES = {
@@ -25,7 +24,7 @@ _MODULES = {
     "coco": "coco",
     "lvis": "coco",
 }
-__all__ = ["LEFT_OUT", "counts", "picture_folder", "read", "read_sound", "recognise", "stop"]
+__all__ = ["counts", "picture_folder", "read", "read_sound", "recognise", "stop"]
 OUTSIDE = "bbox lies outside the picture"
 
 

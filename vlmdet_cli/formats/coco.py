@@ -23,12 +23,11 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 import numpy as np
 
-from vlmdet_cli.dataset import OTHER, REASONS, Dataset, Flaw, Image, build, leaves
+from vlmdet_cli.dataset import LEFT_OUT, OTHER, REASONS, Dataset, Flaw, Image, build, leaves
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.records import ImageId, no_collection, whole_file
 
 WHAT = "annotation file"
-LEFT_OUT = "its picture is left out"
 Id = int | str | float
 Record = TypeVar("Record", bound=msgspec.Struct)
 

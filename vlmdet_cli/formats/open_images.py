@@ -30,7 +30,7 @@ import numpy as np
 
 from vlmdet_cli.dataset import Column, Dataset, Flaw, Image
 from vlmdet_cli.errors import DataError
-from vlmdet_cli.formats.detections import NEGATIVE, NOT_NUMBER, UNREADABLE, Columns, Size, assembled, excerpt, sizes
+from vlmdet_cli.formats.found import NEGATIVE, NOT_NUMBER, UNREADABLE, Columns, Size, assembled, excerpt, sizes
 
 BLOCK = 500
 WRONG_COUNT = "wrong number of values"

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from vlmdet_cli.dataset import Dataset, Flaw
 from vlmdet_cli.formats import detections
-from vlmdet_cli.formats.detections import WRONG_TYPE, Entry, excerpt, first_rows, gathered, json_rows, lose
+from vlmdet_cli.formats.found import WRONG_TYPE, Entry, excerpt, first_rows, gathered, json_rows, lose
 
 T = TypeVar("T", list[Any], dict[str, Any])
 NOT_ONE = "row without exactly one picture"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vlmdet_cli.dataset import Dataset, Flaw, leaves
 from vlmdet_cli.errors import DataError
-from vlmdet_cli.formats.detections import (
+from vlmdet_cli.formats.found import (
     NEGATIVE,
     NO_LABEL,
     NOT_NUMBER,

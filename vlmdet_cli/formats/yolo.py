@@ -24,7 +24,7 @@ import numpy as np
 
 from vlmdet_cli.dataset import Dataset, Flaw, leaves
 from vlmdet_cli.errors import DataError, first_few
-from vlmdet_cli.formats.detections import (
+from vlmdet_cli.formats.found import (
     NEGATIVE,
     NOT_NUMBER,
     OUTSIDE,

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from vlmdet_cli import dialects, formats, imagefiles, likeness, rows, workers
-from vlmdet_cli.dataset import Dataset
+from vlmdet_cli.dataset import LEFT_OUT, Dataset
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.formats import coco, yolo
 from vlmdet_cli.project import SPLITS, Project
@@ -204,7 +204,7 @@ def _skipped(project: Project, choice: Choice) -> str | None:
     if not choice.flaws:
         path.unlink(missing_ok=True)
         return None
-    write_jsonl(path, [one._asdict() for one in choice.flaws if one.reason != formats.LEFT_OUT])
+    write_jsonl(path, [one._asdict() for one in choice.flaws if one.reason != LEFT_OUT])
     return str(path)
 
 
