@@ -283,6 +283,29 @@ def test_rows_over_the_limit_stop_all_where_that_is_wanted(cli: Cli) -> None:
     assert list(Path("out").rglob("*.json*")) == []
 
 
+def test_questions_over_the_limit_are_not_asked_and_stand_in_the_ledger(cli: Cli) -> None:
+    objects: Boxes = [(NAMES[n % 2], (1 + 6 * (n % 10), 1 + 20 * (n // 10), 5, 18)) for n in range(20)]
+    write_project(Path(), {f"{n}.jpg": objects for n in range(12)}, categories=NAMES)
+    kinds = "augment.questions=['region', 'none']"
+    assert cli("prepare").exit_code == 0
+
+    def asked(limit: int) -> tuple[dict[str, Any], list[int]]:
+        done = cli("augment", "--json", "--set", kinds, "--set", f"train.max_length={limit}")
+        assert done.exit_code == 0
+        made = json.loads(Path("out/augment/region.json").read_text())
+        lengths_ = [row["messages"][1]["content"].count("<|box_start|>") for row in made]
+        ledger: dict[str, Any] = json.loads(done.stdout)["ledger"]["train"]
+        return ledger, lengths_
+
+    ledger, whole = asked(4000)
+    assert max(whole) > 10
+    assert "over max_length" not in ledger["region"]["dropped"]
+    ledger, short = asked(500)
+    assert ledger["region"]["dropped"]["over max_length"] == len(whole) - len(short) > 0
+    assert max(short) <= 10
+    assert "over max_length" not in ledger["none"]["dropped"]
+
+
 def test_rows_of_test_pictures_stay_as_they_are(cli: Cli) -> None:
     many: Boxes = [(NAMES[n % 2], (n, n, 9, 9)) for n in range(20)]
     write_project(Path(), {f"{n}.jpg": many for n in range(8)}, categories=NAMES)

@@ -129,7 +129,7 @@ def test_files_can_be_named_in_place_of_a_project(cli: Cli) -> None:
     done = cli("prepare", "--images", "data/images")
     assert (done.exit_code, done.stderr) == (
         2,
-        "error: Missing: --annotations, --output\nhint: Without a project file, all three are needed.\n",
+        "error: Missing: --annotations, --output\nhint: Without a project file, they are needed.\n",
     )
 
 

@@ -179,13 +179,12 @@ def prepare(
 
 
 def _project_of_files(session: Session, annotations: Path | None, images: Path | None, output: Path | None) -> Project:
-    given = {"--annotations": annotations, "--images": images, "--output": output}
-    missing = [name for name, value in given.items() if value is None]
-    if len(missing) == len(given):
+    if annotations is images is output is None:
         return session.project()
+    missing = [name for name, value in {"--annotations": annotations, "--output": output}.items() if value is None]
     if missing:
-        raise UsageError(f"Missing: {', '.join(missing)}", hint="Without a project file, all three are needed.")
-    source = {"annotations": str(annotations), "images": str(images)}
+        raise UsageError(f"Missing: {', '.join(missing)}", hint="Without a project file, they are needed.")
+    source = {"annotations": str(annotations), "images": str(images or "")}
     data = {"train": source, "split": {"val": 0.0, "test": 0.0}}
     tree = {"project": {"output": str(output)}, "data": data}
     return Project(Path.cwd(), convert(tree, session.given.sets, "command line"))

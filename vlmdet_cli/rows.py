@@ -25,7 +25,7 @@ from vlmdet_cli import dialects
 from vlmdet_cli.boxes import Boxes, Size, as_boxes, as_sizes
 from vlmdet_cli.dialects import Dialect
 from vlmdet_cli.dialects.base import BOX_PLACE, REF_PLACE, Ints, runs
-from vlmdet_cli.errors import UsageError
+from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.records import Box
 
 _PLACES = re.compile(f"{REF_PLACE}|{BOX_PLACE}")
@@ -102,6 +102,17 @@ def filled(row: Mapping[str, Any], dialect: Dialect, size_wh: Size) -> dict[str,
     texts = {REF_PLACE: iter(refs), BOX_PLACE: iter(boxes)}
     made = [{**one, "content": _PLACES.sub(lambda place: next(texts[place[0]]), _text(one))} for one in messages]
     return {**{key: value for key, value in row.items() if key != "objects"}, "messages": made}
+
+
+def texts(row: Mapping[str, Any], dialect: Dialect, size_wh: Size, where: str) -> tuple[str, str]:
+    """Question and answer of a row in either form, as text. ``DataError`` that names ``where`` it stands."""
+    try:
+        user, assistant = filled(row, dialect, size_wh)["messages"]
+    except ValueError as error:
+        raise DataError(
+            f"A row is malformed: {where}", why=f"{error}.", hint="Run `vlmdet prepare` and `vlmdet augment` again."
+        ) from None
+    return user["content"], assistant["content"]
 
 
 def _text(message: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +44,8 @@ FILES: dict[QuestionKind, str] = {
     "left": "left-of.json",
 }
 SAME, OVER_QUOTA, OVER_MIX = "the same question again", "over per_kind", "over mix"
+TOO_LONG = "over max_length"
+CHAT = 200  # more tokens than the chat form takes
 Rows = list[bytes]
 Hashes = npt.NDArray[np.uint64]
 
@@ -192,8 +194,8 @@ def _ask_kind(
 ) -> tuple[bytes, Asked]:
     times, refused = 1 if kind == "count" else wanted.per_picture, Counter[str]()
     asked = [questions.ask(kind, data, own, how.dialect, number=n, images=how.images) for n in range(times)]
-    kept = list(_different(asked, refused))
     sizes = dict(zip((how.images + one.file_name for one in data.images), data.sizes.tolist(), strict=True))
+    kept = list(_fitting(_different(asked, refused), how, sizes, refused))
     made = [_placed(one, how.dialect, sizes[one.image]) for one in kept] if how.format.rows == "objects" else (
         one.row() for one in kept
     )  # fmt: skip
@@ -219,6 +221,25 @@ def _different(asked: Sequence[Sequence[Sample | Refused]], refused: "Counter[st
             else:
                 prompts.add(one.prompt)
                 yield one
+
+
+def _fitting(
+    asked: Iterator[Sample], how: pieces.Recipe, sizes: Mapping[str, list[float]], refused: "Counter[str]"
+) -> Iterator[Sample]:
+    """Those that are not too long for training: the very most, and only a long text is counted."""
+    if how.split != "train":
+        yield from asked
+        return
+    counter, limit = how.guard
+    most_of_picture = int(counter.pictures(list(sizes.values())).max(initial=0))
+    for one in asked:
+        # a byte is at most a token, and a character at most four bytes; the chat's own words come on top
+        if 4 * (len(one.prompt) + len(one.answer)) + most_of_picture + CHAT > limit and (
+            int(counter.rows([one.prompt], [one.answer], [sizes[one.image]])[0]) > limit
+        ):
+            refused[TOO_LONG] += 1
+        else:
+            yield one
 
 
 def _placed(one: Sample, dialect: Dialect, size_wh: list[float]) -> dict[str, Any]:

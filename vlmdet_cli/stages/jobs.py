@@ -18,7 +18,7 @@ from vlmdet_cli.project import SPLITS, Eval, Format, Infer, Project, Viz
 from vlmdet_cli.questions import kind_of
 from vlmdet_cli.questions.detection import CLASSES
 from vlmdet_cli.records import Answer, Parsed, read_bytes, read_json
-from vlmdet_cli.rows import filled
+from vlmdet_cli.rows import texts
 from vlmdet_cli.stages import evaluate, pieces
 from vlmdet_cli.stages.infer import IMAGE_ENDINGS, Ask, How, InferResult, OnBatch, infer, parse
 from vlmdet_cli.stages.merge import MARKER, merged_model
@@ -198,15 +198,15 @@ def _ask_row(project: Project, row: dict[str, Any], known: dict[str, dataset.Ima
     if image not in known:
         raise DataError(f"A row asks about a picture that is not in its split: {path}", why=image, hint=_AGAIN)
     size = (known[image].width, known[image].height)
-    user, assistant = filled(row, pieces.recipe(project, "test").dialect, size)["messages"]
+    prompt, answer = texts(row, pieces.recipe(project, "test").dialect, size, str(path))
     return Ask(
         image=image,
         path=project.output / image,
-        prompt=user["content"],
-        kind=kind_of(user["content"]),
+        prompt=prompt,
+        kind=kind_of(prompt),
         image_id=known[image].id,
         size=size,
-        expected=assistant["content"],
+        expected=answer,
         asked=row.get("asked"),
     )
 

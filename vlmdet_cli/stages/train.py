@@ -18,11 +18,10 @@ import tomli_w
 
 from vlmdet_cli import __version__, dialects, lengths, runs, swift
 from vlmdet_cli.dataset import leaves
-from vlmdet_cli.dialects import Dialect
 from vlmdet_cli.errors import DataError, EngineError, UsageError, counted, first_few
 from vlmdet_cli.project import Project
 from vlmdet_cli.records import lock, read_bytes, read_json, whole_file, write_json
-from vlmdet_cli.rows import filled
+from vlmdet_cli.rows import texts
 from vlmdet_cli.stages import pieces
 from vlmdet_cli.stages.watching import Report, RowCount, Watcher
 
@@ -202,13 +201,11 @@ def check_rows(project: Project, dataset: Path) -> tuple[int, list[tuple[int, in
         pieces.recipe(project, "train"),
     )
     dialect, count = recipe.dialect, recipe.guard.counter
-    measured = (_measured(row, dialect, sizes[row["images"][0]]) for row in rows)
+    measured = [
+        (*texts(row, dialect, size := sizes[row["images"][0]], f"{dataset}, line {number}"), size)
+        for number, row in enumerate(rows, 1)
+    ]
     return len(rows), lengths.too_long(measured, count, project.config.train.max_length), count.exact
-
-
-def _measured(row: dict[str, Any], dialect: Dialect, size_wh: tuple[int, int]) -> tuple[str, str, tuple[int, int]]:
-    user, assistant = filled(row, dialect, size_wh)["messages"]
-    return user["content"], assistant["content"], size_wh
 
 
 def read_rows(dataset: Path) -> Iterator[dict[str, Any]]:
