@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -240,7 +241,28 @@ def test_the_largest_boxes_are_kept_as_many_as_fit_in_their_order(seed: int, man
         more = sorted([*plan.chosen, sizes.index(max(left))])
         longer = plan._replace(chosen=more)
         guard = Guard(lengths.counter("no folder", None), limit)
-        assert maker.measure([longer], [maker.answer(longer)], guard.counter)[0] > limit
+        assert maker.measure([longer], [maker.answer(longer)], guard)[0] > limit
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(500, 1500))
+def test_counting_only_what_may_be_long_finds_the_same_long_rows_and_the_longest(
+    seed: int, many: list[int], limit: int
+) -> None:
+    parts = [next(iter(crowded(seed + n, count).pictures())) for n, count in enumerate(many)]
+    data = dataset.of_pictures([msgspec.structs.replace(one, image_id=n) for n, one in enumerate(parts)], NAMES)
+    wanted = Format()
+    maker = Maker(data, targets(data, QWEN2, "position"), QWEN2, wanted, 0)
+    planned = list(plans(data, maker.found, wanted, 0))
+    texts = [maker.answer(plan) for plan in planned]
+    counter = lengths.counter("no folder", None)
+    whole = maker.measure(planned, texts, Guard(counter, limit))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vlmdet_cli.questions.fitting.BATCH", 2)
+        some = maker.measure(planned, texts, Guard(counter, limit, all=False))
+    assert some.max() == whole.max()
+    assert (some >= whole).all()
+    assert ((some > limit) == (whole > limit)).all()
 
 
 def long_row(cli: Cli, policy: str, limit: int) -> Any:

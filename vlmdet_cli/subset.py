@@ -84,8 +84,10 @@ def _wanted_first(data: Dataset, rules: Subset, source: Path) -> Dataset:
 
 def _judged(data: Dataset, rules: Subset) -> Dataset:
     """With each object's state: why it is no target, if it is none. Sides are measured inside the picture."""
-    left, top, right, bottom = data.clipped.T
-    shortest = np.minimum(right - left, bottom - top)
+    (x, y, w, h), (wide, high) = data.xywh.T, data.sizes.T
+    across = np.minimum(x + w, wide[data.image]) - np.maximum(x, 0)
+    down = np.minimum(y + h, high[data.image]) - np.maximum(y, 0)
+    shortest = np.minimum(across, down)
     crowd = data.crowd if rules.crowd != "keep" else np.zeros_like(data.crowd)
     state = data.state.copy()
     state[(state == 0) & ((shortest <= 0) | (shortest < rules.min_box_size))] = SMALL

@@ -21,17 +21,23 @@ from vlmdet_cli.project import Format
 from vlmdet_cli.questions.detection import Plan, Targets, worded
 
 Tokens = npt.NDArray[np.int64]
+BATCH = 256  # rows counted at a time, the longest first
 
 
 class Guard(NamedTuple):
-    """What a row may measure: ``limit`` tokens, counted by ``counter``."""
+    """What a row may measure: ``limit`` tokens, counted by ``counter``. Without ``all`` only those rows are counted
+    that may be over it, or the longest.
+    """
 
     counter: Counter
     limit: int
+    all: bool = True
 
 
 class Fitted(NamedTuple):
-    """The rows that fit with their tokens; ``long``: rows that did not; ``dropped``: those of them without a row."""
+    """The rows that fit with their tokens, of those not counted an upper bound that the longest row reaches, too.
+    ``long``: rows that did not fit; ``dropped``: those of them without a row.
+    """
 
     plans: list[Plan]
     answers: list[str]
@@ -57,9 +63,24 @@ class Maker(NamedTuple):
             return "".join(texts[places.start : places.stop]) or self.dialect.empty
         return "".join([texts[one] for one in places]) or self.dialect.empty
 
-    def measure(self, plans: Sequence[Plan], answers: Sequence[str], counter: Counter) -> Tokens:
+    def measure(self, plans: Sequence[Plan], answers: Sequence[str], guard: Guard) -> Tokens:
+        """``(R,)`` tokens of rows."""
         sizes = self.data.sizes[[plan.place for plan in plans]]
-        return counter.rows([f"<image>{plan.prompt}" for plan in plans], answers, sizes)
+        questions = [f"<image>{plan.prompt}" for plan in plans]
+        if guard.all or not plans:
+            return guard.counter.rows(questions, answers, sizes)
+        bound = guard.counter.most(questions, answers, sizes)
+        tokens, longest = bound.copy(), 0
+        order = np.argsort(-bound, kind="stable")
+        for start in range(0, len(order), BATCH):
+            if bound[order[start]] <= min(longest, guard.limit):
+                break
+            some = order[start : start + BATCH]
+            texts = [questions[n] for n in some.tolist()], [answers[n] for n in some.tolist()]
+            tokens[some] = guard.counter.rows(*texts, sizes[some])
+            longest = max(longest, int(tokens[some].max()))
+        counted: Tokens = np.minimum(tokens, longest)
+        return counted
 
 
 def fit(maker: Maker, plans: Sequence[Plan], guard: Guard, *, mend: bool) -> Fitted:
@@ -68,7 +89,7 @@ def fit(maker: Maker, plans: Sequence[Plan], guard: Guard, *, mend: bool) -> Fit
     With ``stop`` they are counted, not mended: the caller stops.
     """
     answers = [maker.answer(plan) for plan in plans]
-    tokens = maker.measure(plans, answers, guard.counter)
+    tokens = maker.measure(plans, answers, guard)
     over = np.flatnonzero(tokens > guard.limit)
     if not mend or not len(over):
         return Fitted(list(plans), answers, tokens, 0, 0)
@@ -80,7 +101,7 @@ def fit(maker: Maker, plans: Sequence[Plan], guard: Guard, *, mend: bool) -> Fit
         return Fitted(list(plans), answers, tokens, len(over), len(over))
     whole = [one for place, plan in enumerate(plans) for one in made.get(place, [plan])]
     again = [maker.answer(plan) for plan in whole]
-    return Fitted(whole, again, maker.measure(whole, again, guard.counter), len(over), dropped)
+    return Fitted(whole, again, maker.measure(whole, again, guard), len(over), dropped)
 
 
 def _mended(maker: Maker, plan: Plan, guard: Guard) -> Iterator[Plan]:
@@ -92,7 +113,7 @@ def _mended(maker: Maker, plan: Plan, guard: Guard) -> Iterator[Plan]:
 
 
 def _fits(maker: Maker, plan: Plan, guard: Guard) -> bool:
-    return int(maker.measure([plan], [maker.answer(plan)], guard.counter)[0]) <= guard.limit
+    return int(maker.measure([plan], [maker.answer(plan)], guard)[0]) <= guard.limit
 
 
 def _split(maker: Maker, plan: Plan, guard: Guard) -> Iterator[Plan]:

@@ -230,7 +230,7 @@ def _fitting(
     if how.split != "train":
         yield from asked
         return
-    counter, limit = how.guard
+    counter, limit = how.guard.counter, how.max_length
     most_of_picture = int(counter.pictures(list(sizes.values())).max(initial=0))
     for one in asked:
         # a byte is at most a token, and a character at most four bytes; the chat's own words come on top

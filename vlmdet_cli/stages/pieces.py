@@ -25,7 +25,9 @@ PICTURES = 8192  # of a piece
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a piece is made from beside its pictures. ``images``: what stands before file names in rows."""
+    """All that a piece is made from beside its pictures. ``images``: what stands before file names in rows.
+    ``count_all``: whether the tokens of every row are wanted.
+    """
 
     split: str
     images: str
@@ -34,6 +36,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     max_pixels: int | None
     max_length: int
+    count_all: bool = False
 
     @property
     def dialect(self) -> Dialect:
@@ -41,7 +44,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def guard(self) -> Guard:
-        return Guard(lengths.counter(self.model, self.max_pixels, self.dialect.token_side), self.max_length)
+        counter = lengths.counter(self.model, self.max_pixels, self.dialect.token_side)
+        return Guard(counter, self.max_length, self.count_all)
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +65,7 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     silent: int
 
 
-def recipe(project: Project, split: str) -> Recipe:
+def recipe(project: Project, split: str, *, count_all: bool = False) -> Recipe:
     config = project.config
     return Recipe(
         split=split,
@@ -71,6 +75,7 @@ def recipe(project: Project, split: str) -> Recipe:
         model=project.model(config.train.model),
         max_pixels=lengths.pixel_limit(project.model(config.train.model), config.train.swift.get("max_pixels")),
         max_length=config.train.max_length,
+        count_all=count_all,
     )
 
 

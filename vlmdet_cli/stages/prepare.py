@@ -24,6 +24,7 @@ from vlmdet_cli.questions.detection import CLASSES
 from vlmdet_cli.records import Ledger, lock, no_collection, whole_file, write_json, write_jsonl
 from vlmdet_cli.stages import gather, pieces
 from vlmdet_cli.stages.gather import Choice, Progress, no_progress
+from vlmdet_cli.stages.pieces import Recipe
 from vlmdet_cli.stages.report import DataReport, mix_of
 from vlmdet_cli.stages.report import report as data_report
 from vlmdet_cli.workers import Crew
@@ -72,7 +73,8 @@ def _write_all(
 ) -> PrepareResult:
     results, tokens = dict[str, SplitResult](), dict[str, Any]()
     for one in chosen:
-        results[one.split], tokens[one.split] = _write(project, one, crew, progress)
+        how = pieces.recipe(project, one.split, count_all=report)
+        results[one.split], tokens[one.split] = _write(project, one, how, crew, progress)
     if "yolo" in project.config.format.also:
         _write_yolo(project, chosen)
     made = _report(project, chosen, tokens, progress) if report else None
@@ -120,10 +122,10 @@ def _check_format(project: Project) -> None:
         )
 
 
-def _write(project: Project, choice: Choice, crew: Crew, progress: Progress) -> tuple[SplitResult, Any]:
+def _write(project: Project, choice: Choice, how: Recipe, crew: Crew, progress: Progress) -> tuple[SplitResult, Any]:
     split, data, ledger = choice.split, choice.data, choice.ledger
     brought = _bring_images(project, choice, progress)
-    made = _write_texts(project, choice, crew, progress)
+    made = _write_texts(project, choice, how, crew, progress)
     _account(made, data, ledger)
     tokens = np.concatenate([np.empty(0, np.int64), *(pieces.tokens_of(one) for one in made)])
     targets = data.where(data.target)
@@ -138,16 +140,16 @@ def _write(project: Project, choice: Choice, crew: Crew, progress: Progress) -> 
         **brought,
         categories=dict(zip(data.categories, counts, strict=False)),
         tokens=int(tokens.max(initial=0)),
-        exact=pieces.recipe(project, split).guard.counter.exact,
+        exact=how.guard.counter.exact,
         ledger=ledger.as_dict(),
         skipped=_skipped(project, choice),
     )
     return result, tokens
 
 
-def _write_texts(project: Project, choice: Choice, crew: Crew, progress: Progress) -> list[pieces.Piece]:
+def _write_texts(project: Project, choice: Choice, how: Recipe, crew: Crew, progress: Progress) -> list[pieces.Piece]:
     """Write the split's three files, piece by piece, and give the account of each piece."""
-    split, how = choice.split, pieces.recipe(project, choice.split)
+    split = choice.split
     parts, made = pieces.Parts(choice.data), list[pieces.Piece]()
     with contextlib.ExitStack() as files:
         paths = (project.subset(split), project.detections(split), project.rows(split))
