@@ -67,13 +67,13 @@ _EVERY = 100  # pictures between two reports of progress
 
 def missing(paths: Sequence[str]) -> list[int]:
     """Places of the paths that are no files. A folder of which much is wanted is listed, not asked file by file."""
-    folders: dict[str, list[int]] = {}
-    for place, path in enumerate(paths):
-        folders.setdefault(os.path.dirname(path), []).append(place)  # noqa: PTH120
+    folders: dict[str, list[tuple[int, str]]] = {}
+    for place, (folder, _, name) in enumerate(path.rpartition("/") for path in paths):
+        folders.setdefault(folder, []).append((place, name))
     out: list[int] = []
-    for folder, places in folders.items():
-        there = _files(folder) if len(places) >= _WORTH_LISTING else set[str]()
-        out += [n for n in places if os.path.basename(paths[n]) not in there and not os.path.isfile(paths[n])]  # noqa: PTH113, PTH119
+    for folder, wanted in folders.items():
+        there = _files(folder) if len(wanted) >= _WORTH_LISTING else set[str]()
+        out += [n for n, name in wanted if name not in there and not os.path.isfile(paths[n])]  # noqa: PTH113
     return sorted(out)
 
 

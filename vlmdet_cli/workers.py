@@ -62,7 +62,9 @@ class Relay:
 
 
 class Crew:
-    """Processes that share the pieces of one job: ``wanted`` of them, or, with 0, one for each core where that pays."""
+    """Processes that share the pieces of one job, this one among them: ``wanted``, or, with 0, one for each core where
+    that pays.
+    """
 
     def __init__(self, wanted: int, module: str) -> None:
         """``module``: what the work needs imported."""
@@ -91,9 +93,9 @@ class Crew:
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
-                self._count(), mp_context=self._context, initializer=_begin, initargs=(*self._relay, self._module)
+                self._count() - 1, mp_context=self._context, initializer=_begin, initargs=(*self._relay, self._module)
             )
-            for _ in range(self._count()):
+            for _ in range(self._count() - 1):
                 self._pool.submit(_nothing)
         return self._pool
 
@@ -105,13 +107,29 @@ class Crew:
         Yields what it returns beside them. The files must be there; what they have already stays.
         """
         Relay(*self._relay).begin([file.stat().st_size for file in files])
-        work = partial(_written, function, files)
-        few = len(items) < (2 if self._wanted else WORTH_IT)
+        _begin(*self._relay, "")
+        work, few = partial(_written, function, files), len(items) < (2 if self._wanted else WORTH_IT)
         if self._count() < 2 or few:
-            _begin(*self._relay, "")
             yield from map(work, range(len(items)), items)
         else:
-            yield from self._start().map(work, range(len(items)), items)
+            yield from self._shared(work, items)
+
+    def _shared(self, work: Callable[[int, Given], Made], items: Sequence[Given]) -> Iterator[Made]:
+        """Each last of ``count`` pieces is made here, the others by the pool."""
+        pool, count, many = self._start(), self._count(), len(items)
+        others = {n: pool.submit(work, n, items[n]) for n in range(many) if n % count != count - 1}
+        done = 0
+        for own in range(count - 1, many, count):
+            try:
+                mine = work(own, items[own])
+            except RuntimeError:
+                for number in range(done, own):
+                    others[number].result()  # raises what went wrong there
+                raise
+            yield from (others[number].result() for number in range(done, own))
+            yield mine
+            done = own + 1
+        yield from (others[number].result() for number in range(done, many))
 
 
 _relay: Relay

@@ -303,12 +303,13 @@ def _columns(
     by_id = {key: number[name] for key, name in categories.items()} if categories is not None else {}
     nowhere = itertools.repeat(-2)
     # 7.0 hashes and compares as 7: float ids find their place as they are
-    image = np.array(list(map(places.get, map(_IMAGE, given), nowhere)), np.int64)
-    label = np.array(
-        [number[one.category] for one in given]
+    image = np.fromiter(map(places.get, map(_IMAGE, given), nowhere), np.int64, len(given))
+    label = np.fromiter(
+        (number[one.category] for one in given)
         if categories is None
-        else list(map(by_id.get, map(_CATEGORY, given), nowhere)),
+        else map(by_id.get, map(_CATEGORY, given), nowhere),
         np.int64,
+        len(given),
     )
     flat = itertools.chain.from_iterable(map(_BOX, given))
     xywh = np.fromiter(flat, np.float64, 4 * len(given)).reshape(-1, 4)
@@ -323,11 +324,19 @@ def _columns(
         "image": image,
         "label": label,
         "xywh": xywh,
-        "area": np.array(list(map(_AREA, given)), np.float64),  # None becomes nan
-        "crowd": np.array(list(map(_CROWD, given)), np.float64) > 0,
+        "area": _numbers(list(map(_AREA, given))),
+        "crowd": _numbers(list(map(_CROWD, given))) > 0,
         "state": np.zeros(len(given), np.int8) if categories is not None else _states(given),
     } | ({} if ids is None else {"ids": ids})
     return columns if good.all() else {name: column[good] for name, column in columns.items()}
+
+
+def _numbers(values: Sequence[float | None]) -> Any:
+    """Floats; None is nan."""
+    try:
+        return np.fromiter(values, np.float64, len(values))
+    except TypeError:
+        return np.array(values, np.float64)
 
 
 def _states(given: Sequence[_Annotation]) -> Any:
@@ -336,9 +345,10 @@ def _states(given: Sequence[_Annotation]) -> Any:
 
 def _ids(given: Sequence[_Annotation]) -> Any:
     """Annotation ids, where all are whole numbers and no two the same; None elsewhere."""
-    with contextlib.suppress(ValueError, OverflowError):
-        ids = np.array(list(map(_ID, given)))
-        if ids.dtype.kind == "i" and np.diff(np.sort(ids)).all():
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        values = list(map(_ID, given))
+        ids = np.fromiter(values, np.int64, len(values))
+        if np.diff(np.sort(ids)).all() and set(map(type, values)) <= {int}:
             return ids
     return None
 

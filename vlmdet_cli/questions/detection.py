@@ -38,11 +38,12 @@ class Plan(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """The targets of each picture in the answer's order: their labels, their boxes in whole numbers of the frame (T, 4)
-    and in pixels, cut off at the borders (T, 4). Picture p's stand at ``starts[p]:starts[p + 1]``. ``texts``: what each
-    is in an answer, for dialects that put them together as they are.
+    """The targets of each picture in the answer's order: their labels by number (T,) and name, their boxes in whole
+    numbers of the frame (T, 4) and in pixels, cut off at the borders (T, 4). Picture p's stand at
+    ``starts[p]:starts[p + 1]``. ``texts``: what each is in an answer, for dialects that put them together as they are.
     """
 
+    numbers: Column
     labels: list[str]
     ints: Column
     pixels: Column
@@ -75,9 +76,10 @@ def targets(data: Dataset, dialect: Dialect, order: str) -> Targets:
         sort = np.lexsort((-(pixels[:, 2] - pixels[:, 0]) * (pixels[:, 3] - pixels[:, 1]), image))
     else:
         sort = np.arange(len(places))
-    labels, ints = [data.labels[number] for number in data.label[places[sort]].tolist()], ints[sort]
+    numbers, ints = data.label[places[sort]], ints[sort]
+    labels = [data.labels[number] for number in numbers.tolist()]
     starts = np.searchsorted(image, np.arange(len(data.images) + 1)).tolist()
-    return Targets(labels, ints, pixels[sort], starts, dialect.objects(labels, ints))
+    return Targets(numbers, labels, ints, pixels[sort], starts, dialect.objects(labels, ints))
 
 
 def plans(data: Dataset, found: Targets, how: Format, seed: int) -> Iterator[Plan]:

@@ -19,7 +19,7 @@ from vlmdet_cli.formats import coco
 from vlmdet_cli.project import Format, Project
 from vlmdet_cli.questions.detection import Plan, Targets, plans, targets
 from vlmdet_cli.questions.fitting import Fitted, Guard, Maker, fit
-from vlmdet_cli.records import no_collection
+from vlmdet_cli.records import Sample, no_collection
 
 PICTURES = 8192  # of a piece
 
@@ -101,14 +101,8 @@ def detection_rows(data: Dataset, how: Recipe) -> Rows:
 def _written(maker: Maker, fitted: Fitted, how: Recipe) -> Iterator[dict[str, Any]]:
     images, naming = maker.data.images, how.split != "train"
     for plan, answer in zip(fitted.plans, fitted.answers, strict=True):
-        row = {
-            "messages": [
-                {"role": "user", "content": f"<image>{plan.prompt}"},
-                {"role": "assistant", "content": answer},
-            ],
-            "images": [how.images + images[plan.place].file_name],
-        }
-        yield row | {"asked": plan.asked} if naming and plan.asked is not None else row
+        sample = Sample(image=how.images + images[plan.place].file_name, prompt=f"<image>{plan.prompt}", answer=answer)
+        yield sample.row() | {"asked": plan.asked} if naming and plan.asked is not None else sample.row()
 
 
 def _placed(maker: Maker, fitted: Fitted, how: Recipe) -> Iterator[dict[str, Any]]:
@@ -149,17 +143,22 @@ def _piece(how: Recipe, data: Dataset) -> tuple[tuple[bytes, bytes, bytes], Piec
 
 
 def _detections(data: Dataset, found: Targets, how: Recipe) -> Iterator[str]:
-    """The entries of detection JSON, each with a comma behind it."""
-    names = {name: _json(name) for name in data.labels}
+    """The entries of detection JSON, each with a comma behind it; a picture's labels are in the data set's order."""
+    names, start = [_json(name) for name in data.labels], _json(how.images)[:-1]
+    key = np.repeat(np.arange(len(data.images)), np.diff(found.starts)) * len(names) + found.numbers
+    order = np.argsort(key, kind="stable")
+    firsts = np.flatnonzero(np.diff(key[order], prepend=-1))  # of each picture's boxes of one label
+    group = key[order[firsts]]
     # all boxes as one list, [[1.5,2.0,3.0,4.0],…], cut apart
-    text = orjson.dumps(found.pixels.round(2), option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].decode()
-    boxes = text.split("],[") if text else []
-    for image, first, last in zip(data.images, found.starts, found.starts[1:], strict=False):
-        objects: dict[str, list[str]] = {}
-        for label, box in zip(found.labels[first:last], boxes[first:last], strict=True):
-            objects.setdefault(label, []).append(box)
-        inside = ",".join([f"{names[label]}:[[{'],['.join(ones)}]]" for label, ones in objects.items()])
-        yield f'{{"image_path":{_json(how.images + image.file_name)},"object":{{{inside}}}}},'
+    text = orjson.dumps(found.pixels[order].round(2), option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].decode()
+    boxes, ends = text.split("],["), [*firsts.tolist(), len(order)]
+    texts = [
+        f"{names[label]}:[[{'],['.join(boxes[first:end])}]]"
+        for label, first, end in zip((group % len(names)).tolist(), ends, ends[1:], strict=False)
+    ]
+    places = np.searchsorted(group, np.arange(len(data.images) + 1) * len(names)).tolist()
+    for image, first, end in zip(data.images, places, places[1:], strict=False):
+        yield f'{{"image_path":{start}{_json(image.file_name)[1:]},"object":{{{",".join(texts[first:end])}}}}},'
 
 
 def _json(text: str) -> str:

@@ -128,15 +128,15 @@ def _write(project: Project, choice: Choice, how: Recipe, crew: Crew, progress: 
     made = _write_texts(project, choice, how, crew, progress)
     _account(made, data, ledger)
     tokens = np.concatenate([np.empty(0, np.int64), *(pieces.tokens_of(one) for one in made)])
-    targets = data.where(data.target)
-    counts = np.bincount(targets.label, minlength=len(data.labels)).tolist()
+    named = data.target
+    counts = np.bincount(data.label[named], minlength=len(data.labels)).tolist()
     result = SplitResult(
         annotations=str(project.subset(split)),
         detections=str(project.detections(split)),
         rows=str(project.rows(split)),
         pictures=len(data.images),
-        boxes=len(targets.ids),
-        empty=int(np.count_nonzero(np.bincount(targets.image, minlength=len(data.images)) == 0)),
+        boxes=sum(counts),
+        empty=int(np.count_nonzero(np.bincount(data.image[named], minlength=len(data.images)) == 0)),
         **brought,
         categories=dict(zip(data.categories, counts, strict=False)),
         tokens=int(tokens.max(initial=0)),
