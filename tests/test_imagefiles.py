@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 
 from vlmdet_cli import imagefiles
 from vlmdet_cli.errors import DataError
-from vlmdet_cli.imagefiles import Header, Unreadable, bring, bring_all, broken, cut, header, headers, mend
+from vlmdet_cli.imagefiles import Header, Unreadable, broken, cut, header, headers
+from vlmdet_cli.mending import bring, bring_all, mend
 
 ORIENTATION = 0x0112
 TURNS = [2, 3, 4, 5, 6, 7, 8]

@@ -1,8 +1,4 @@
-"""Picture files on disk: what their headers say, whether they can be decoded, and how they get to where rows name them.
-
-ms-swift opens a picture with Pillow, does not heed EXIF's orientation, and makes it RGB, by which 16-bit grey clips to
-white; of an animation it takes the first frame. Most annotations are of the upright picture. ``mend`` says what is
-needed so that a model sees what was annotated, and ``bring`` does it.
+"""Picture files on disk: what their headers say, and whether they can be decoded.
 
 A file that is no good is told by a reason: short and the same for all such files, so that a ledger counts by it. Bad
 files raise nothing but ``Unreadable``. Pillow's own limit on pixels holds, at the size where it begins to warn.
@@ -10,28 +6,19 @@ Pillow's warnings are silenced for the whole process while a function here runs:
 no thread, so ``quiet`` goes around a pool of threads, never into it.
 
 Headers are read on threads. That pays where files come from a disk (5,000 a second on two cores, one thread 1,500 to
-3,400) and costs where they are in memory already (12,000 a second, one thread 20,000). Hard links are made on one
-thread: two are not faster. Pictures are decoded on as many threads as there are cores.
+3,400) and costs where they are in memory already (12,000 a second, one thread 20,000). Pictures are decoded on as many
+threads as there are cores.
 """
 
 import contextlib
-import filecmp
-import io
 import os
-import shutil
 import stat
 import struct
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
-
-import numpy as np
-
-from vlmdet_cli.errors import DataError
-from vlmdet_cli.records import whole_file
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,8 +27,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 Progress = Callable[[int, int], None]  # done, of how many
-How = Literal["link", "copy"]
-Done = Literal["linked", "copied", "mended"]
 
 MISSING = "not on disk"
 EMPTY = "empty file"
@@ -52,9 +37,6 @@ BOMB = "too many pixels (a decompression bomb)"
 FORBIDDEN = "cannot be read"
 OTHER_SIZE = "size differs from the annotations"
 
-TURNED = "turned upright"
-EIGHT_BITS = "16 bits made 8"
-
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # grey of more than 8 bits, in Pillow's words
 
 _ORIENTATION = 0x0112  # EXIF's tag
@@ -62,7 +44,7 @@ _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _TAIL = 64  # bytes at a file's end in which its end marker must stand
 _MOST_THREADS = 8
 _WORTH_LISTING = 1000  # wanted files of a folder
-_EVERY = 100  # pictures between two reports of progress
+EVERY = 100  # pictures between two reports of progress
 
 
 def missing(paths: Sequence[str]) -> list[int]:
@@ -192,7 +174,7 @@ def in_threads(work: Callable[[T], R], items: Sequence[T], progress: Progress) -
     with ThreadPool(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
         for number, result in enumerate(pool.imap(work, items, chunksize=16), 1):
             yield result
-            if number % _EVERY == 0 or number == len(items):
+            if number % EVERY == 0 or number == len(items):
                 progress(number, len(items))
 
 
@@ -276,155 +258,3 @@ def cut(path: Path) -> bool:
     if start.startswith(_JPEG):
         return b"\xff\xd9" not in tail
     return start == _PNG and b"IEND" not in tail
-
-
-def mend(header: Header, size_wh: tuple[int, int]) -> str:
-    """What a picture needs so that a model sees what was annotated at ``size_wh`` pixels; empty for nothing.
-
-    A picture on its side whose stored size is the annotated one stays as it is. Raises ``Unreadable`` if the
-    annotated size is neither the stored nor the upright one.
-    """
-    stored = header.width, header.height
-    if size_wh not in (stored, header.upright):
-        raise Unreadable(OTHER_SIZE)
-    needs = [
-        TURNED if header.orientation != 1 and size_wh == header.upright else "",
-        EIGHT_BITS if header.mode in DEEP_MODES else "",
-    ]
-    return ", ".join(filter(None, needs))
-
-
-def upright(image: "Image.Image") -> "Image.Image":
-    """The decoded picture as a viewer shows it."""
-    from PIL import ImageOps
-
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block is as good as none
-        return image
-
-
-def eight_bits(image: "Image.Image") -> "Image.Image":
-    """A picture of deeper grey as RGB: 0…65535 becomes 0…255; other ranges are stretched from darkest to brightest."""
-    from PIL import Image
-
-    values = np.asarray(image, np.float64)  # (height, width)
-    known = np.isfinite(values)
-    low, high = 0.0, 65535.0
-    if image.mode == "F" or (image.mode == "I" and ((values < low) | (values > high)).any()):
-        low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 0.0)
-    scaled = (np.where(known, values, low) - low) * 255.0 / ((high - low) or 1.0)
-    return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
-
-
-def bring(source: Path, target: Path, how: How, mending: str) -> Done:
-    """Put a picture at ``target`` as a hard link (a copy where the file system refuses), a copy, or mended.
-
-    ``mending`` is what ``mend`` said; a mended picture keeps its name and, where Pillow writes it without loss or it is
-    JPEG, its format (else it is PNG). A target that is right already stays. Raises ``DataError``.
-    """
-    with quiet():
-        return _bring(source, target, how, mending)
-
-
-def bring_all(pairs: Sequence[tuple[Path, Path, str]], how: How, progress: Progress = no_progress) -> dict[str, int]:
-    """``bring`` for each source, target and mending; how many were linked, copied, mended. Raises ``DataError``."""
-    plain, ill = [one for one in pairs if not one[2]], [one for one in pairs if one[2]]
-
-    def work(one: tuple[Path, Path, str]) -> Done:
-        return _bring(one[0], one[1], how, one[2])
-
-    done = Counter[str](linked=0, copied=0, mended=0)
-    with quiet():
-        for number, one in enumerate(plain, 1):
-            done[work(one)] += 1
-            if number % _EVERY == 0 or number == len(pairs):
-                progress(number, len(pairs))
-        done.update(in_threads(work, ill, lambda number, _total: progress(len(plain) + number, len(pairs))))
-    return dict(done)
-
-
-def _bring(source: Path, target: Path, how: How, mending: str) -> Done:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if mending:
-            _put(target, _mended(source, mending))
-            return "mended"
-        if how == "link" and _link(source, target):
-            return "linked"
-        _copy(source, target)
-    except (OSError, Unreadable) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise DataError(
-            f"Cannot bring the picture to the subset: {source}",
-            why=f"{why}: {target}",
-            hint="Check the file, and the room and the rights in the output folder.",
-        ) from None
-    return "copied"
-
-
-def _link(source: Path, target: Path) -> bool:
-    """Make ``target`` a hard link of ``source``; False where the file system refuses."""
-    real = source.resolve() if source.is_symlink() else source
-    try:
-        os.link(real, target)
-    except FileExistsError:
-        return _same(real, target) or _link_over(real, target)
-    except OSError:
-        return False
-    return True
-
-
-def _link_over(source: Path, target: Path) -> bool:
-    try:
-        with whole_file(target) as temporary:
-            os.link(source, temporary)
-    except OSError:
-        return False
-    return True
-
-
-def _same(source: Path, target: Path) -> bool:
-    """Whether the target is itself the source's file, not by way of a symbolic link."""
-    return os.path.samestat(source.stat(), target.lstat())
-
-
-def _copy(source: Path, target: Path) -> None:
-    there = target.is_file() and not target.is_symlink()
-    if there and not _same(source, target) and filecmp.cmp(source, target, shallow=False):
-        return
-    with whole_file(target) as temporary:
-        shutil.copyfile(source, temporary)
-
-
-def _put(target: Path, content: bytes) -> None:
-    if target.is_file() and target.read_bytes() == content:
-        return
-    with whole_file(target) as temporary:
-        temporary.write_bytes(content)
-
-
-def _mended(source: Path, mending: str) -> bytes:
-    """The mended picture as a file's content, without EXIF data: readers that heed it would turn it once more."""
-    with opened(source) as image:
-        image.load()
-        style = _style(image)
-        pixels = upright(image) if TURNED in mending else image
-        if EIGHT_BITS in mending:
-            pixels = eight_bits(pixels)
-        pixels.info = {name: value for name, value in pixels.info.items() if name == "transparency"}
-        content = io.BytesIO()
-        pixels.save(content, **style)
-    return content.getvalue()
-
-
-def _style(image: "Image.Image") -> dict[str, Any]:
-    """How to write a picture as it was read."""
-    profile = {"icc_profile": image.info["icc_profile"]} if image.info.get("icc_profile") else {}
-    if image.mode in DEEP_MODES:
-        profile = {}  # a profile for grey does not fit RGB
-    if image.format in ("JPEG", "MPO"):
-        return {"format": "JPEG", "quality": 95, **profile}
-    if image.format == "WEBP":
-        return {"format": "WEBP", "lossless": True, "exact": True, **profile}
-    return {"format": "TIFF" if image.format == "TIFF" else "PNG", **profile}

@@ -20,13 +20,12 @@ from vlmdet_cli.imagefiles import (
     DEEP_MODES,
     Progress,
     Unreadable,
-    eight_bits,
     in_threads,
     no_progress,
     opened,
     quiet,
-    upright,
 )
+from vlmdet_cli.mending import eight_bits, upright
 
 Where = tuple[str, str]  # split, file name
 Hashes = npt.NDArray[np.uint64]

@@ -1,4 +1,4 @@
-"""COCO instances JSON, and LVIS, which is COCO with a word on what was looked for, to a ``Dataset`` and back.
+"""COCO instances JSON, and LVIS, which is COCO with a word on what was looked for, to a ``Dataset``.
 
 Reads with one typed pass over the mapped file: keys that are not needed (segmentations among them) are passed over and
 cost no memory. Where that pass meets a wrong type, entries are read one by one, so that each wrong one is named and
@@ -7,9 +7,7 @@ the others stay. Knows nothing of projects.
 Decisions: ids may be whole numbers, whole floats or text; a missing or empty ``iscrowd`` is 0, a missing ``area`` the
 box's; a missing ``bbox`` is that of the segmentation; boxes are kept as annotated, not clipped. LVIS names a picture
 by ``coco_url``; a category is verified in it where it has objects or stands in ``neg_category_ids``, and not in
-``not_exhaustive_category_ids``. A file written by ``write`` may carry a list ``ignored`` beside ``annotations``
-(annotated objects that are no targets, each with its category's name and the reason) and ``verified`` on an image.
-Other readers of COCO pass over both.
+``not_exhaustive_category_ids``. What ``coco_file`` writes beside COCO's own lists is read, too.
 """
 
 import contextlib
@@ -18,14 +16,14 @@ import mmap
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
 from vlmdet_cli.dataset import LEFT_OUT, OTHER, REASONS, Dataset, Flaw, Image, build, leaves
 from vlmdet_cli.errors import DataError, UsageError
-from vlmdet_cli.records import ImageId, no_collection, whole_file
+from vlmdet_cli.records import ImageId, no_collection
 
 WHAT = "annotation file"
 Id = int | str | float
@@ -384,85 +382,3 @@ def _verified(
         if names is not None:
             images[place] = msgspec.structs.replace(images[place], verified=tuple(sorted(names)))
     return msgspec.structs.replace(data, images=images)
-
-
-# --- back to a file ------------------------------------------------------------------------------------------
-
-
-class _Written(msgspec.Struct, gc=False):
-    id: int
-    image_id: ImageId
-    category_id: ImageId
-    bbox: list[float]
-    area: float
-    iscrowd: int
-    segmentation: tuple[()] = ()
-
-
-class _Ignored(msgspec.Struct, gc=False):
-    id: int
-    image_id: ImageId
-    category_id: ImageId
-    bbox: list[float]
-    area: float
-    iscrowd: int
-    category: str
-    reason: str
-
-
-class Pieces(NamedTuple):
-    """The insides of a file's lists, for some of its pictures, each entry with a comma behind it."""
-
-    images: bytes
-    annotations: bytes
-    ignored: bytes
-
-
-def pieces(data: Dataset) -> Pieces:
-    """A data set as the insides of JSON lists, so that several can be put together to one file."""
-    ids = [one.id for one in data.images]
-    whole = not data.state.any()  # the rule: nothing to sort out
-    kept = data if whole else data.where(data.state == 0)
-    left = data.where(data.state != 0)
-    names, why = [data.labels[n] for n in left.label.tolist()], [REASONS[n] for n in left.state.tolist()]
-    return Pieces(
-        images=_inside(data.images),
-        annotations=_inside(list(map(_Written, *_values(kept, ids)))),
-        ignored=_inside(list(map(_Ignored, *_values(left, ids), names, why))),
-    )
-
-
-def _values(data: Dataset, ids: Sequence[ImageId]) -> list[list[Any]]:
-    return [
-        data.ids.tolist(),
-        [ids[n] for n in data.image.tolist()],
-        [data.label_ids[n] for n in data.label.tolist()],
-        data.xywh.tolist(),
-        data.area.tolist(),
-        data.crowd.astype(int).tolist(),
-    ]
-
-
-def _inside(records: Sequence[Any]) -> bytes:
-    return msgspec.json.encode(records)[1:-1] + b"," if records else b""
-
-
-def head(data: Dataset) -> bytes:
-    """A file's beginning; annotations are to follow. Any COCO reader takes it. Segmentations are not kept."""
-    categories = [{"id": i, "name": name} for i, name in data.category_ids.items()]
-    start = b'{"info":{"description":"A subset written by vlmdet"},"categories":'
-    return start + msgspec.json.encode(categories) + b',"annotations":['
-
-
-def tail(made: Sequence[Pieces]) -> bytes:
-    """A file's end, behind the last annotation."""
-    images = b"".join(one.images for one in made).rstrip(b",")
-    ignored = b"".join(one.ignored for one in made).rstrip(b",")
-    return b'],"images":[' + images + b'],"ignored":[' + ignored + b"]}\n"
-
-
-def write(path: Path, data: Dataset) -> None:
-    """Write a data set whole."""
-    made = pieces(data)
-    with whole_file(path) as temporary:
-        temporary.write_bytes(head(data) + made.annotations.rstrip(b",") + tail([made]))

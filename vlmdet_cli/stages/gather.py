@@ -14,6 +14,7 @@ import numpy as np
 from vlmdet_cli import dataset, formats, imagefiles, subset
 from vlmdet_cli.dataset import Dataset, Flaw
 from vlmdet_cli.errors import DataError, UsageError, first_few, nearest
+from vlmdet_cli.mending import mend
 from vlmdet_cli.project import SPLITS, Project, Source, Split
 from vlmdet_cli.records import Ledger
 
@@ -180,7 +181,7 @@ def _look(
     found = imagefiles.headers(files, lambda done, total: progress(f"{choice.split}: headers", done, total))
     for place, (one, image) in enumerate(zip(found, images, strict=True)):
         try:
-            needs = imagefiles.mend(_header(one), (image.width, image.height))
+            needs = mend(_header(one), (image.width, image.height))
         except imagefiles.Unreadable as error:
             reasons[place] = str(error)
             continue

@@ -15,7 +15,7 @@ import orjson
 from vlmdet_cli import dialects, lengths, rows
 from vlmdet_cli.dataset import Dataset
 from vlmdet_cli.dialects import Dialect
-from vlmdet_cli.formats import coco
+from vlmdet_cli.formats import coco_file
 from vlmdet_cli.project import Format, Project
 from vlmdet_cli.questions.detection import Plan, Targets, plans, targets
 from vlmdet_cli.questions.fitting import Fitted, Guard, Maker, fit
@@ -55,7 +55,7 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     ``long``: rows over the limit, of which ``dropped`` have no row. ``silent``: pictures that ask for nothing.
     """
 
-    subset: coco.Pieces
+    subset: coco_file.Pieces
     tokens: bytes
     targets: int
     asked: int
@@ -126,7 +126,7 @@ def piece(how: Recipe, data: Dataset) -> tuple[tuple[bytes, bytes, bytes], Piece
 
 
 def _piece(how: Recipe, data: Dataset) -> tuple[tuple[bytes, bytes, bytes], Piece]:
-    made, subset = detection_rows(data, how), coco.pieces(data)
+    made, subset = detection_rows(data, how), coco_file.pieces(data)
     detections = "".join(_detections(data, made.found, how)).encode()
     rows_ = b"".join([orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in made.rows])
     told = Piece(

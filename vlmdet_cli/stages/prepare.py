@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vlmdet_cli import dialects, formats, imagefiles, likeness, rows, workers
+from vlmdet_cli import dialects, formats, likeness, rows, workers
 from vlmdet_cli.dataset import LEFT_OUT, Dataset
 from vlmdet_cli.errors import DataError, UsageError
-from vlmdet_cli.formats import coco, yolo
+from vlmdet_cli.formats import coco_file, yolo
+from vlmdet_cli.mending import bring_all
 from vlmdet_cli.project import SPLITS, Project
 from vlmdet_cli.questions.detection import CLASSES
 from vlmdet_cli.records import Ledger, lock, no_collection, whole_file, write_json, write_jsonl
@@ -154,14 +155,14 @@ def _write_texts(project: Project, choice: Choice, how: Recipe, crew: Crew, prog
     with contextlib.ExitStack() as files:
         paths = (project.subset(split), project.detections(split), project.rows(split))
         written = [files.enter_context(whole_file(path)) for path in paths]
-        for file, head in zip(written, (coco.head(choice.data), b"[", b""), strict=True):
+        for file, head in zip(written, (coco_file.head(choice.data), b"[", b""), strict=True):
             file.write_bytes(head)
         for one in crew.written(functools.partial(pieces.piece, how), parts, written):
             if one.long and how.format.too_long == "stop" and split == "train":
                 raise _too_long(one, how)
             made.append(one)
             progress(f"{split}: rows", parts.ends()[len(made) - 1], len(choice.data.images))
-        _end(written[0], coco.tail([one.subset for one in made]))
+        _end(written[0], coco_file.tail([one.subset for one in made]))
         _end(written[1], b"]\n")
     return made
 
@@ -237,7 +238,7 @@ def _bring_images(project: Project, choice: Choice, progress: Progress) -> dict[
         (Path(path), folder / name, choice.mending.get(name, ""))
         for path, name in zip(choice.paths(), names, strict=True)
     ]
-    brought = imagefiles.bring_all(pairs, how, lambda done, total: progress(f"{choice.split}: images", done, total))
+    brought = bring_all(pairs, how, lambda done, total: progress(f"{choice.split}: images", done, total))
     if project.shard is None:  # other shards bring theirs to the same folder
         _clean(folder, set(names))
     return brought
