@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks import made_coco
-from benchmarks.timing import Pair, paired, process, vlmdet
+from benchmarks.timing import Cost, Pair, paired, process, vlmdet
 
 PICTURES = 118_287  # of COCO 2017 train
 LINKS = 50_000  # to one file, at most; file systems allow some 65,000
@@ -87,32 +87,21 @@ def run(folder: Path) -> Iterator[Pair]:
     write(full, PICTURES)
     bare, peer = [sys.executable, "bare.py"], [sys.executable, "peer.py"]
 
-    def timed(*arguments: str) -> Pair:
-        return Pair("", process(vlmdet(*arguments, "-q"), full), process(bare, full))
+    def prepare(*arguments: str) -> Cost:
+        """Into an empty output folder, as the first time."""
+        shutil.rmtree(full / "out", ignore_errors=True)
+        return process(vlmdet("prepare", "-q", *arguments), full)
 
-    prepare = vlmdet("prepare", "-q")
-    yield paired(
-        "prepare, COCO train, against the bare decode",
-        lambda: process(prepare, full),
-        lambda: process(bare, full),
-        3,
-    )
-    yield paired(
-        "prepare, against pycocotools' mere load", lambda: process(prepare, full), lambda: process(peer, full), 1
-    )
+    yield paired("prepare, COCO train, against the bare decode", prepare, lambda: process(bare, full), 5)
+    yield paired("prepare, against pycocotools' mere load", prepare, lambda: process(peer, full), 1)
     yield paired(
         "augment, four kinds, all pictures, against prepare",
         lambda: process(vlmdet("augment", "-q"), full),
-        lambda: process(prepare, full),
+        lambda: process(vlmdet("prepare", "-q"), full),
         3,
     )
-    for name, sets in (
-        ("prepare with hard links", ("data.images=link",)),
-        ("prepare with a look into each header", ("data.check=header",)),
-    ):
-        given = [part for one in sets for part in ("--set", one)]
-        yield timed("prepare", *given)._replace(name=f"{name}, against the bare decode")
-        shutil.rmtree(full / "out", ignore_errors=True)
+    for name, setting in (("hard links", "data.images=link"), ("a look into each header", "data.check=header")):
+        yield Pair(f"prepare with {name}, against the bare decode", prepare("--set", setting), process(bare, full))
     shutil.rmtree(full)
     yield from _growth(folder)
 

@@ -1,5 +1,6 @@
 """Work shared by processes: order, places in files, failures, and an owner that is killed."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmdet_cli.workers import LARGE, Crew, size_of
+from vlmdet_cli.workers import MANY, Crew
 
 
 def doubled(number: int) -> tuple[list[bytes], int]:
@@ -57,9 +58,12 @@ def test_no_piece_at_all_writes_nothing(tmp_path: Path) -> None:
     assert paths[0].read_bytes() == b"head"
 
 
-def test_sizes_add_up_and_what_is_not_there_counts_nothing(tmp_path: Path) -> None:
-    assert size_of([*files(tmp_path, (b"12345", b"1")), tmp_path / "none"]) == 6
-    assert LARGE > 1_000_000
+def test_processes_start_early_only_for_very_many_pictures() -> None:
+    with Crew(2, "tests.test_workers") as crew:
+        crew.expect(MANY - 1)
+        assert not multiprocessing.active_children()
+        crew.expect(MANY)
+        assert len(multiprocessing.active_children()) == 1
 
 
 OWNER = """

@@ -5,7 +5,6 @@ must be picklable: functions of modules, records, arrays. What becomes of a file
 process that made it: sent through a pipe to be written here, it would cost as much again.
 """
 
-import contextlib
 import importlib
 import multiprocessing
 import os
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 WORTH_IT = 4  # with fewer pieces, starting processes costs more than it saves
-LARGE = 20_000_000  # bytes of input, from which on there will surely be many pieces
+MANY = 50_000  # pictures, of which there will surely be many pieces
 MOST_FILES = 16
 BROKEN = -1
 
@@ -85,9 +84,12 @@ class Crew:
     def _count(self) -> int:
         return self._wanted or len(os.sched_getaffinity(0))
 
-    def expect(self, size: int) -> None:
-        """Start already, while this process still reads its input of so many bytes, if that is surely worth it."""
-        if size >= LARGE and self._count() > 1:
+    def expect(self, pictures: int) -> None:
+        """Start already if there will surely be many pieces, while this process has other work to do.
+
+        Not before it has read its input, though: cores often share what reading needs most.
+        """
+        if pictures >= MANY and self._count() > 1:
             self._start()
 
     def _start(self) -> ProcessPoolExecutor:
@@ -177,12 +179,3 @@ def _write_at(file: Path, content: bytes, place: int) -> None:
             view, place = view[done:], place + done
     finally:
         os.close(opened)
-
-
-def size_of(paths: Sequence[Path]) -> int:
-    """Bytes of files together; what cannot be read counts nothing."""
-    total = 0
-    for path in paths:
-        with contextlib.suppress(OSError):
-            total += path.stat().st_size
-    return total

@@ -92,7 +92,6 @@ def augment(project: Project, progress: Progress = no_progress) -> AugmentResult
     """Questions for every prepared split; train must be one of them."""
     there = [split for split in SPLITS if split == "train" or project.subset(split).is_file()]
     with workers.Crew(project.config.data.workers, __name__) as crew, no_collection():
-        crew.expect(workers.size_of([project.subset(split) for split in there]))
         read = {split: read_split(project, split) for split in there}
         with lock(project.texts / "augment"):
             ledgers = {split: _split(project, split, data, crew, progress) for split, data in read.items()}

@@ -69,8 +69,13 @@ class _Gathered(msgspec.Struct, frozen=True, kw_only=True):
     named: Path
 
 
-def choices(project: Project, progress: Progress = no_progress) -> list[Choice]:
-    """The choice of each split. Raises ``DataError`` and ``UsageError``; writes nothing."""
+def choices(
+    project: Project, progress: Progress = no_progress, on_read: Callable[[int], None] = lambda _pictures: None
+) -> list[Choice]:
+    """The choice of each split. Raises ``DataError`` and ``UsageError``; writes nothing.
+
+    ``on_read`` is told the number of pictures that there are, as soon as that is known.
+    """
     data, rules, seed = project.config.data, project.config.subset, project.config.project.seed
     given = [split for split in SPLITS if data.sources(split)]
     parts: list[tuple[Split, Dataset, _Gathered, list[Flaw]]] = []
@@ -80,6 +85,7 @@ def choices(project: Project, progress: Progress = no_progress) -> list[Choice]:
         cut = subset.cut(made.data, data.split, given, seed) if split == "train" else {split: made.data}
         parts += [(name, part, made, made.flaws if name == split else []) for name, part in cut.items()]
     _require_names(data.categories, known)
+    on_read(sum(len(part.images) for _, part, _, _ in parts))
     parts.sort(key=lambda part: SPLITS.index(part[0]))
     out: list[Choice] = []
     for name, part, made, flaws in parts:

@@ -20,7 +20,7 @@ from vlmdet_cli.dataset import LEFT_OUT, Dataset
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.formats import coco_file, yolo
 from vlmdet_cli.mending import bring_all
-from vlmdet_cli.project import SPLITS, Project
+from vlmdet_cli.project import Project
 from vlmdet_cli.questions.detection import CLASSES
 from vlmdet_cli.records import Ledger, lock, no_collection, whole_file, write_json, write_jsonl
 from vlmdet_cli.stages import gather, pieces
@@ -61,10 +61,8 @@ def prepare(project: Project, progress: Progress = no_progress, *, report: bool 
     With ``report`` all pictures are decoded, too, and looked at for others that are alike.
     """
     _check_format(project)
-    sources = [one for split in SPLITS for one in project.config.data.sources(split)]
     with workers.Crew(project.config.data.workers, pieces.__name__) as crew, no_collection():
-        crew.expect(workers.size_of([project.path(one.annotations) for one in sources]))
-        chosen = gather.choices(project, progress)
+        chosen = gather.choices(project, progress, crew.expect)
         with lock(project.texts / "data"):
             return _write_all(project, chosen, crew, progress, report=report)
 
