@@ -358,3 +358,19 @@ def test_a_long_answer_is_read_in_linear_time() -> None:
     """A model that never stops: fifty thousand brackets, and a label without end."""
     for text in ("(" * 50_000, "(1," * 50_000, one("cat", 1, 2, 3, 4) * 20_000, REF + "a" * 200_000):
         assert QWEN2.parse(text, None).problems
+
+
+@pytest.mark.parametrize("name", dialects.names())
+@settings(deadline=None)
+@given(scenes())
+def test_the_short_cut_for_very_many_objects_writes_what_write_does(
+    name: str, scene: tuple[tuple[int, int], list[tuple[str, Box]]]
+) -> None:
+    (size, objects), dialect = scene, dialects.get(name)
+    written = [(label, dialect.to_frame(box, size)) for label, box in objects]
+    ints = np.array([box for _, box in written], np.int64).reshape(-1, 4)
+    texts = dialect.objects([label for label, _ in objects], ints)
+    assert name != "qwen2_vl" or texts is not None
+    if texts is not None:
+        assert len(texts) == len(objects)
+        assert ("".join(texts) or dialect.empty) == dialect.write(written)

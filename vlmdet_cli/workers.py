@@ -5,6 +5,8 @@ must be picklable: functions of modules, records, arrays. What becomes of a file
 process that made it: sent through a pipe to be written here, it would cost as much again.
 """
 
+import contextlib
+import ctypes
 import importlib
 import multiprocessing
 import os
@@ -137,8 +139,17 @@ class Crew:
 _relay: Relay
 
 
+def _keep_memory() -> None:
+    """Let glibc keep what was freed for the next piece: to give pages back and ask for them again takes time."""
+    with contextlib.suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((-1, 1 << 30), (-3, 1 << 28)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            mallopt(parameter, value)
+
+
 def _begin(condition: Any, state: Any, module: str) -> None:
     """Make a process ready."""
+    _keep_memory()
     global _relay  # noqa: PLW0603  (what a pool's processes have in common can be given to them only so)
     _relay = Relay(condition, state)
     if module:

@@ -35,7 +35,6 @@ _PLAIN = re.compile(
 )
 _NUMBER = re.compile(r"[0-9]+")
 _BLANK = " \t\r\n,;:."
-_ROUND = bytes.maketrans(b"[]", b"()")
 
 
 class Qwen2VL(Dialect):
@@ -64,11 +63,12 @@ class Qwen2VL(Dialect):
 
         if not len(ints):
             return []
-        # numbers are written as one list of pairs of pairs, [[[1,2],[3,4]],…], and cut apart at the boxes
-        text = orjson.dumps(ints.reshape(-1, 2, 2), option=orjson.OPT_SERIALIZE_NUMPY).translate(_ROUND)[3:-3]
+        # all corners are written as one list, [[531,61],[771,896],…], and cut apart
+        text = orjson.dumps(ints.reshape(-1, 2), option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].decode()
+        corners = iter(text.split("],["))
         return [
-            f"{REF}{label}{_TO_BOX}{box}){BOX_END}"
-            for label, box in zip(labels, text.decode().split(")),(("), strict=True)
+            f"{REF}{label}{_TO_BOX}{first}),({second}){BOX_END}"
+            for label, first, second in zip(labels, corners, corners, strict=True)
         ]
 
     def plain(self, text: str) -> list[tuple[str, Ints]] | None:
