@@ -279,6 +279,19 @@ def test_several_image_folders_can_be_linked_and_brought_back(cli: Cli) -> None:
     assert len(list(Path("one/images").iterdir())) == len(list(Path("two/images").iterdir())) == 2
 
 
+def test_a_link_of_an_earlier_source_is_never_written_through(cli: Cli) -> None:
+    coco_folder("one", TWO)
+    coco_folder("two", TWO)
+    project('images = "folder"\n' + SEVERAL.partition("[data.categories]")[0])
+    assert cli("prepare").exit_code == 0
+    # now one source whose pictures lie in a folder of that source's name
+    write_project(Path(), {"two/turned.jpg": [("cat", (0, 0, 64, 24))]})
+    turned(Path("images/two/turned.jpg"))
+    assert cli("prepare").exit_code == 0
+    assert not Path("out/data/subset/images/train/two").is_symlink()
+    assert sorted(path.name for path in Path("two/images").iterdir()) == ["a.jpg", "b.jpg"]
+
+
 def test_one_process_and_two_write_the_same_bytes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     write_project(Path(), {f"{n}.jpg": [("cat", (n, n, 9, 9)), ("dog", (2, 30 - n, 9, 9))] for n in range(20)})
     monkeypatch.setattr("vlmdet_cli.stages.pieces.PICTURES", 3)

@@ -226,11 +226,10 @@ def _bring_images(project: Project, choice: Choice, progress: Progress) -> dict[
     if how == "folder":
         _link_folders(folder, choice)
         return {"linked": len(choice.data.images), "copied": 0, "mended": 0}
-    if folder.is_symlink():  # never write, or clean, through a link into the user's own folder
-        folder.unlink()
-    for prefix in choice.folders:
-        if prefix and (folder / prefix).is_symlink():
-            (folder / prefix).unlink()
+    # never write, or clean, through a link that an earlier run set to the user's own folder
+    for link in [folder, *(folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ())]:
+        if link.is_symlink():
+            link.unlink()
     names = [image.file_name for image in choice.data.images]
     pairs = [
         (Path(path), folder / name, choice.mending.get(name, ""))
