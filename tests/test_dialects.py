@@ -374,3 +374,15 @@ def test_the_short_cut_for_very_many_objects_writes_what_write_does(
     if texts is not None:
         assert len(texts) == len(objects)
         assert ("".join(texts) or dialect.empty) == dialect.write(written)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl"])
+def test_the_far_border_reads_back_to_the_bit_whatever_the_size(name: str) -> None:
+    dialect = dialects.get(name)
+    sizes = np.array([(side, 6001 - side) for side in range(100, 5900)], np.float64)
+    whole = np.hstack([np.zeros_like(sizes), sizes])
+    back = dialect.from_frames(dialect.to_frames(whole, sizes), sizes)
+    assert (back == whole).all()
+    for side in (1001, 1003, 640):
+        size = (side, 3000 - side)
+        assert dialect.as_written((0, 0, *size), size) == (0, 0, *size)

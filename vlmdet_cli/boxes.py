@@ -98,8 +98,8 @@ def to_frames(xyxy: Any, sizes_wh: Any, frames_wh: Any, last: float) -> WholeBox
 
 def from_frames(numbers: Any, sizes_wh: Any, frames_wh: Any) -> Boxes:
     """Numbers of frames to pixels of pictures; nothing is rounded. Shapes as in ``to_frames``."""
-    unit = as_sizes(sizes_wh) / as_sizes(frames_wh)  # (N, 2)
-    pixels: Boxes = as_boxes(numbers) * np.hstack([unit, unit])
+    sizes, frames = as_sizes(sizes_wh), as_sizes(frames_wh)
+    pixels: Boxes = as_boxes(numbers) * np.hstack([sizes, sizes]) / np.hstack([frames, frames])
     return pixels
 
 

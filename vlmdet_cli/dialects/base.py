@@ -131,10 +131,9 @@ class Dialect(ABC):
         return boxes.to_frames(xyxy, sizes_wh, self.frames(sizes_wh), self.last)
 
     def to_pixels(self, box: Box, size_wh: Size) -> Box:
-        """The frame's numbers to float pixels."""
-        wide, high = self.frame(size_wh)
-        across, down = size_wh[0] / wide, size_wh[1] / high
-        return (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+        """The frame's numbers to float pixels; the far border is the picture's own to the bit."""
+        (wide, high), (width, height) = self.frame(size_wh), size_wh
+        return (box[0] * width / wide, box[1] * height / high, box[2] * width / wide, box[3] * height / high)
 
     def from_frames(self, ints: Any, sizes_wh: Any) -> "Boxes":
         """``to_pixels`` of many boxes: ``(N, 4)`` numbers of the frame and ``(N, 2)`` sizes to ``(N, 4)`` pixels."""
@@ -187,12 +186,14 @@ class Dialect(ABC):
             return None
         wide, high = self.frame(size_wh)
         known = _known(tuple(categories)) if categories is not None else None
-        across, down = (size_wh[0] / wide, size_wh[1] / high) if size_wh else (1, 1)
+        width, height = size_wh or (wide, high)
         found: list[Detection] = []
-        for label, (x1, y1, x2, y2) in pairs:
+        for label, pair in pairs:
+            x1, y1, x2, y2 = pair
             if not (0 <= x1 < x2 <= wide and 0 <= y1 < y2 <= high) or (known is not None and label not in known):
                 return None
-            found.append(Detection(label, (x1 * across, y1 * down, x2 * across, y2 * down)))
+            pixels = (x1 * width / wide, y1 * height / high, x2 * width / wide, y2 * height / high)
+            found.append(Detection(label, pixels if size_wh else pair))
         return Parsed(tuple(found), (), "ok")
 
     def is_empty(self, text: str) -> bool:
