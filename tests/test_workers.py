@@ -51,6 +51,14 @@ def test_a_piece_that_fails_ends_the_job_and_no_other_waits_for_it(tmp_path: Pat
         list(crew.written(failing, range(9), files(tmp_path)))
 
 
+@pytest.mark.timeout(60)
+def test_who_stops_half_way_need_not_wait_for_pieces_that_will_never_come(tmp_path: Path) -> None:
+    with Crew(2, "tests.test_workers") as crew:
+        made = crew.written(doubled, range(40), files(tmp_path))
+        assert [next(made) for _ in range(3)] == [0, 2, 4]
+    assert not multiprocessing.active_children()
+
+
 def test_no_piece_at_all_writes_nothing(tmp_path: Path) -> None:
     paths = files(tmp_path, (b"head", b""))
     with Crew(2, "tests.test_workers") as crew:

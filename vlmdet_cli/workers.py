@@ -54,12 +54,17 @@ class Relay:
             self._condition.notify_all()
         return places
 
+    def end(self) -> None:
+        """No piece has a turn any more."""
+        with self._condition:
+            self._state[0] = BROKEN
+            self._condition.notify_all()
+
     def fail(self, number: int) -> None:
         """No piece shall wait for piece ``number``, which will never come. Those before it still have their turn."""
         with self._condition:
             self._condition.wait_for(lambda: self._state[0] == BROKEN or self._state[0] >= number)
-            self._state[0] = BROKEN
-            self._condition.notify_all()
+            self.end()
 
 
 class Crew:
@@ -71,9 +76,7 @@ class Crew:
         """``module``: what the work needs imported."""
         self._wanted = wanted
         self._module = module
-        context = multiprocessing.get_context("spawn")
-        self._context = context
-        self._relay = (context.Condition(), context.Array("q", MOST_FILES + 1, lock=False))
+        self._relay: tuple[Any, Any] = (threading.Condition(), [0] * (MOST_FILES + 1))  # for this process alone
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Crew":
@@ -81,6 +84,7 @@ class Crew:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         if self._pool is not None:
+            Relay(*self._relay).end()
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _count(self) -> int:
@@ -96,8 +100,10 @@ class Crew:
 
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._relay = (context.Condition(), context.Array("q", MOST_FILES + 1, lock=False))
             self._pool = ProcessPoolExecutor(
-                self._count() - 1, mp_context=self._context, initializer=_begin, initargs=(*self._relay, self._module)
+                self._count() - 1, mp_context=context, initializer=_begin, initargs=(*self._relay, self._module)
             )
             for _ in range(self._count() - 1):
                 self._pool.submit(_nothing)
@@ -110,13 +116,12 @@ class Crew:
 
         Yields what it returns beside them. The files must be there; what they have already stays.
         """
+        work, alone = partial(_written, function, files), self._count() < 2
+        if not alone and len(items) >= (2 if self._wanted else WORTH_IT):
+            self._start()
         Relay(*self._relay).begin([file.stat().st_size for file in files])
         _begin(*self._relay, "")
-        work, few = partial(_written, function, files), len(items) < (2 if self._wanted else WORTH_IT)
-        if self._count() < 2 or few:
-            yield from map(work, range(len(items)), items)
-        else:
-            yield from self._shared(work, items)
+        yield from self._shared(work, items) if self._pool else map(work, range(len(items)), items)
 
     def _shared(self, work: Callable[[int, Given], Made], items: Sequence[Given]) -> Iterator[Made]:
         """Each last of ``count`` pieces is made here, the others by the pool."""
