@@ -51,8 +51,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """What is told of a piece beside its files. ``subset``: what stands at the subset file's end.
 
-    ``tokens``: of each row. Of the ``targets``, ``asked`` are asked for by some row and ``boxes`` stand in answers.
-    ``long``: rows over the limit, of which ``dropped`` have no row. ``silent``: pictures that ask for nothing.
+    ``tokens``: of each row, where not all are counted at most so many. Of the ``targets``, ``asked`` are asked for by
+    some row and ``boxes`` stand in answers. ``long``: rows over the limit, of which ``dropped`` have no row.
+    ``silent``: pictures that ask for nothing.
     """
 
     subset: coco_file.Pieces
