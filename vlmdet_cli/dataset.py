@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from vlmdet_cli.boxes import xywh_to_xyxy
+from vlmdet_cli.boxes import xywh_to_xyxy, xyxy_to_xywh
 from vlmdet_cli.records import ImageId, Object, Picture
 
 Column = npt.NDArray[Any]
@@ -189,18 +189,18 @@ def of_pictures(pictures: Iterable[Picture], categories: Sequence[str]) -> Datas
     """The data set of records; labels that are no category are those of ignored objects."""
     images, rows = list[Image](), list[tuple[int, str, Any, bool, bool]]()
     for place, one in enumerate(pictures):
-        images.append(Image(id=one.image_id, file_name=one.image, width=one.width, height=one.height))
+        size = {"width": one.width, "height": one.height}
+        images.append(Image(id=one.image_id, file_name=one.image, **size, verified=one.verified))
         for state, objects in enumerate((one.objects, one.ignored)):
             rows += [(place, o.label, o.box, o.crowd, bool(state)) for o in objects]
     labels = tuple(dict.fromkeys([*categories, *(row[1] for row in rows)]))
     places = {name: number for number, name in enumerate(labels)}
-    corners = np.array([row[2] for row in rows], np.float64).reshape(-1, 4)
     made = build(
         images,
         labels,
         image=[row[0] for row in rows],
         label=[places[row[1]] for row in rows],
-        xywh=np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]]),
+        xywh=xyxy_to_xywh([row[2] for row in rows]),
         crowd=[row[3] for row in rows],
         state=[row[4] * OTHER for row in rows],
     )
@@ -268,7 +268,7 @@ def joined(parts: Mapping[str, Dataset]) -> Dataset:
         columns.append({
             **{key: getattr(one, key) for key in COLUMNS},
             "image": one.image + first,
-            "label": numbers[one.label] if len(one.label) else one.label,
+            "label": numbers[one.label],
         })  # fmt: skip
         first += len(one.images)
     stacked = {key: np.concatenate([one[key] for one in columns]) for key in COLUMNS}
