@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import Pair, paired, process
-from vlmdet_cli import dialects
+from vlmdet_cli.models import dialects
 
 ANSWERS, BOXES = 100_000, 10
 OURS = """
-from vlmdet_cli import dialects
+from vlmdet_cli.models import dialects
 parse = dialects.get("qwen2_vl").parse
 names = open("names.txt").read().splitlines()
 assert sum(len(parse(line, (640, 480), names).detections) for line in open("answers.txt")) == %d

@@ -16,8 +16,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from vlmdet_cli.core.files import to_builtins
 from vlmdet_cli.errors import DATA, INTERRUPTED, VlmdetError
-from vlmdet_cli.records import to_builtins
 
 INTERNAL = 70
 _SHOWN = {"\n", "\t"}

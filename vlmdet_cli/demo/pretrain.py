@@ -22,13 +22,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vlmdet_cli import dialects, questions
-from vlmdet_cli.boxes import iou
-from vlmdet_cli.dataset import of_pictures
+from vlmdet_cli.core.boxes import iou
+from vlmdet_cli.core.records import Kind, Object, Picture
+from vlmdet_cli.data.dataset import of_pictures
 from vlmdet_cli.demo import tiny
 from vlmdet_cli.demo.worlds import SHAPES, SIZE, STREET, WORLDS, scene
-from vlmdet_cli.questions.detection import targets
-from vlmdet_cli.records import Kind, Object, Picture
+from vlmdet_cli.models import dialects
+from vlmdet_cli.prompts import questions
+from vlmdet_cli.prompts.detection import targets
 
 BATCH, PEAK_RATE, WARM_UP = 32, 1.2e-3, 300
 SIDE, PICTURE_TOKENS = 112, 16

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmdet_cli.demo.worlds import SHAPES
-from vlmdet_cli.questions import space
+from vlmdet_cli.prompts import region_tasks as space
 
 SPECIALS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from vlmdet_cli.records import write_json
+from vlmdet_cli.core.files import write_json
 
 SIZE = 224
 EMPTY_SHARE, CROWD_SHARE = 0.08, 0.06

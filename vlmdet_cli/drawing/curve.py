@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from vlmdet_cli.core.files import read_bytes
 from vlmdet_cli.drawing.lettering import WHITE, Colour, Font, font
 from vlmdet_cli.errors import DataError
-from vlmdet_cli.records import read_bytes
 
 Values = npt.NDArray[np.float64]
 Row = Mapping[str, Any]

@@ -1,17 +1,15 @@
 """What to show of a comparison: pictures judged, put in order, captioned, counted by class. Pure."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
+from vlmdet_cli.core.records import Object, Picture, PredictedBox
 from vlmdet_cli.drawing.lettering import GREY, Colour
 from vlmdet_cli.drawing.page import Class
 from vlmdet_cli.drawing.panel import Mark, State, tally
 from vlmdet_cli.metrics.matching import flat, match, overlapping
-from vlmdet_cli.predictions import Found, Predictions
-from vlmdet_cli.records import Object, Picture
-from vlmdet_cli.truth import Truth
 
 COMPARED: tuple[State, ...] = ("found", "false", "missed")
 COUNTED: Mapping[State, str] = {"truth": "annotated", "aside": "in a crowd"}
@@ -25,17 +23,19 @@ class Judged(msgspec.Struct, frozen=True):
     answered: bool = True
 
 
-def judge(truth: Truth, predictions: Predictions | None, iou: float) -> list[Judged]:
-    """Each picture of the truth with its objects and what was found, matched at ``iou``; without predictions, with
-    its objects alone.
+def judge(
+    pictures: Sequence[Picture], predicted: Sequence[PredictedBox] | None, answered: Collection[int], iou: float
+) -> list[Judged]:
+    """Each picture with its objects and the predictions matched to them at ``iou``; without ``predicted``, with its
+    objects alone. ``answered``: indices of the pictures that have an answer.
     """
-    objects = [(place, one) for place, picture in enumerate(truth.pictures) for one in picture.objects]
-    marks: list[list[Mark]] = [[] for _ in truth.pictures]
-    for place, mark in _compared(objects, predictions.found, iou) if predictions else _annotated(objects):
-        marks[place].append(mark)
+    objects = [(index, target) for index, picture in enumerate(pictures) for target in picture.objects]
+    marks: list[list[Mark]] = [[] for _ in pictures]
+    for index, mark in _annotated(objects) if predicted is None else _compared(objects, predicted, iou):
+        marks[index].append(mark)
     return [
-        Judged(picture, tuple(marks[place]), predictions is None or place in predictions.answered)
-        for place, picture in enumerate(truth.pictures)
+        Judged(picture, tuple(marks[index]), predicted is None or index in answered)
+        for index, picture in enumerate(pictures)
     ]
 
 
@@ -44,7 +44,9 @@ def _annotated(objects: Sequence[tuple[int, Object]]) -> Iterator[tuple[int, Mar
         yield place, Mark(one.label, one.box, "crowd" if one.crowd else "truth")
 
 
-def _compared(objects: Sequence[tuple[int, Object]], found: Sequence[Found], iou: float) -> Iterator[tuple[int, Mark]]:
+def _compared(
+    objects: Sequence[tuple[int, Object]], found: Sequence[PredictedBox], iou: float
+) -> Iterator[tuple[int, Mark]]:
     """The marks of all objects that are not found, and of all predictions, each with its picture's index."""
     names = dict.fromkeys([*(o.label for _, o in objects), *(f.label for f in found)])
     labels = {name: number for number, name in enumerate(names)}

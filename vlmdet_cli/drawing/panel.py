@@ -22,7 +22,8 @@ import msgspec
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from vlmdet_cli import boxes
+from vlmdet_cli.core import boxes
+from vlmdet_cli.core.records import Box
 from vlmdet_cli.drawing.lettering import (
     BLACK,
     GREY,
@@ -39,7 +40,6 @@ from vlmdet_cli.drawing.lettering import (
     shorten,
     wrap,
 )
-from vlmdet_cli.records import Box
 
 Rect = tuple[int, int, int, int]
 State = Literal["truth", "found", "false", "missed", "crowd", "aside"]

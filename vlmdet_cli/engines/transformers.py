@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmdet_cli.boxes import shrunk
+from vlmdet_cli.core.boxes import shrunk
+from vlmdet_cli.core.records import Token
 from vlmdet_cli.engines import Reply
 from vlmdet_cli.errors import EngineError
-from vlmdet_cli.lengths import pixel_limit
-from vlmdet_cli.records import Token
+from vlmdet_cli.prompts.lengths import pixel_limit
 
 SYSTEM = "You are a helpful assistant."
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vlmdet_cli.boxes import xyxy_to_xywh
+from vlmdet_cli.core.boxes import xyxy_to_xywh
 from vlmdet_cli.metrics.matching import Flat, Floats
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")

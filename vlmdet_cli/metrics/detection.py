@@ -31,7 +31,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     ignored: int = 0
 
 
-class Detection(msgspec.Struct, frozen=True, kw_only=True):
+class DetectionMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """Everything at the headline threshold with its matching, and F1 over 0.50:0.05:0.95."""
 
     at: Match
@@ -63,7 +63,7 @@ def _ratio(part: float, whole: float) -> float | None:
 
 def detection(
     predictions: Flat, objects: Flat, names: Sequence[str], iou: float = 0.5, areas: Floats | None = None
-) -> Detection:
+) -> DetectionMetrics:
     """Measures of flat predictions against flat objects; ``names`` are the classes by index.
 
     ``areas``: the objects' areas in square pixels as annotated (COCO sorts sizes by them), else their boxes'.
@@ -75,7 +75,7 @@ def detection(
     targets = ~objects.crowd
     per_class = _by_group(predictions.label, objects.label, at, targets, len(names))
     scores = {name: one for name, one in zip(names, per_class, strict=True) if one.tp + one.fp + one.fn + one.ignored}
-    return Detection(
+    return DetectionMetrics(
         at=at,
         overall=_overall(at, targets),
         macro=_macro([one for one in scores.values() if one.tp + one.fn]),

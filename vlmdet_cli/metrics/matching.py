@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vlmdet_cli.boxes import Boxes
+from vlmdet_cli.core.boxes import Boxes
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -23,7 +23,7 @@ _LEFT = re.compile(r'(?<![\d.,-])(\d{1,6}) objects? of the category "(.*?)" lies
 _COUNT = re.compile(r"\s*(\S.*?)\s*:\s*(\d{1,6})\s*")
 
 
-class Said(NamedTuple):
+class ParsedAnswer(NamedTuple):
     """A sentence's kind and content: a category, a percent or a number, or counts; ``unparsed`` is no known form."""
 
     kind: str
@@ -33,27 +33,27 @@ class Said(NamedTuple):
     counts: tuple[tuple[str, int], ...] = ()
 
 
-def read(text: str) -> Said:
+def read(text: str) -> ParsedAnswer:
     """What a text says; never raises."""
     text = _TOKEN.sub("", text).strip()
     if found := _PARTIAL.search(text):
-        return Said("partial", name(found[1]), percent=int(found[2]))
+        return ParsedAnswer("partial", name(found[1]), percent=int(found[2]))
     if found := _FULL.search(text):
-        return Said("full", name(found[1]))
+        return ParsedAnswer("full", name(found[1]))
     if found := _CLASS.search(text):
-        return Said("class", name(found[1]))
+        return ParsedAnswer("class", name(found[1]))
     if found := _LEFT.search(text):
-        return Said("left", name(found[2]), number=int(found[1]))
-    return Said("none") if _NONE.search(text) else _counts(text)
+        return ParsedAnswer("left", name(found[2]), number=int(found[1]))
+    return ParsedAnswer("none") if _NONE.search(text) else _counts(text)
 
 
-def _counts(text: str) -> Said:
+def _counts(text: str) -> ParsedAnswer:
     lines = [_COUNT.fullmatch(line) for line in text.splitlines()]
     if text.rstrip(".").casefold() in {"no objects", "[]"}:
-        return Said("count")
+        return ParsedAnswer("count")
     if lines and all(lines):
-        return Said("count", counts=tuple((name(line[1]), int(line[2])) for line in lines if line))
-    return Said("unparsed")
+        return ParsedAnswer("count", counts=tuple((name(line[1]), int(line[2])) for line in lines if line))
+    return ParsedAnswer("unparsed")
 
 
 def name(text: str) -> str:

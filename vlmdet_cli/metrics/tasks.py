@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlmdet_cli import dialects
+from vlmdet_cli.core.records import Answer, Detection, Kind, ParsedDetections
 from vlmdet_cli.metrics.counting import errors
 from vlmdet_cli.metrics.detection import score
 from vlmdet_cli.metrics.matching import Bools, Flat, flat, match, overlapping
-from vlmdet_cli.metrics.sentences import Said, name, read
-from vlmdet_cli.records import Answer, Detection, Kind, Parsed
+from vlmdet_cli.metrics.sentences import ParsedAnswer, name, read
+from vlmdet_cli.models import dialects
 
 BOX_KINDS: tuple[Kind, ...] = ("region", "largest")
 IOU = 0.5
@@ -61,14 +61,14 @@ def _summary(right: Sequence[bool], said: Iterable[str]) -> dict[str, Any]:
     return {"n": len(right), "accuracy": sum(right) / len(right), "said": dict(Counter(said).most_common())}
 
 
-def _confusion(pairs: list[tuple[Said, Said]]) -> dict[str, dict[str, int]]:
+def _confusion(pairs: list[tuple[ParsedAnswer, ParsedAnswer]]) -> dict[str, dict[str, int]]:
     table: dict[str, Counter[str]] = defaultdict(Counter)
     for truth, said in pairs:
         table[truth.label][said.label if said.kind == truth.kind else f"({said.kind})"] += 1
     return {label: dict(counts.most_common()) for label, counts in sorted(table.items())}
 
 
-def _right(truth: Said, said: Said) -> bool:
+def _right(truth: ParsedAnswer, said: ParsedAnswer) -> bool:
     if truth.kind != said.kind:
         return False
     if truth.kind == "count":
@@ -77,7 +77,7 @@ def _right(truth: Said, said: Said) -> bool:
     return same and abs(truth.percent - said.percent) <= 10
 
 
-def _count_errors(pairs: list[tuple[Said, Said]]) -> dict[str, Any]:
+def _count_errors(pairs: list[tuple[ParsedAnswer, ParsedAnswer]]) -> dict[str, Any]:
     """Errors over the categories that either side names: said minus true."""
     by_class: dict[str, list[int]] = defaultdict(list)
     for truth, said in pairs:
@@ -87,7 +87,7 @@ def _count_errors(pairs: list[tuple[Said, Said]]) -> dict[str, Any]:
     return _without_n(errors(by_class))
 
 
-def _number_errors(pairs: list[tuple[Said, Said]]) -> dict[str, Any]:
+def _number_errors(pairs: list[tuple[ParsedAnswer, ParsedAnswer]]) -> dict[str, Any]:
     """Errors of the numbers that are said of the right category: said minus true. Silence is no number."""
     by_class: dict[str, list[int]] = defaultdict(list)
     for truth, said in pairs:
@@ -135,7 +135,7 @@ def _drawn(answer: Answer) -> _Drawn:
     return _Drawn("boxes", parsed.detections) if parsed.detections else _Drawn(sentence)
 
 
-def _parsed(answer: Answer, text: str) -> Parsed:
+def _parsed(answer: Answer, text: str) -> ParsedDetections:
     dialect = dialects.get(answer.dialect, max_pixels=answer.max_pixels or None)
     return dialect.parse(text, answer.size if all(answer.size) else None)
 

@@ -21,17 +21,22 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from vlmdet_cli import questions, rows, runs, workers
-from vlmdet_cli.dataset import Dataset, keys
-from vlmdet_cli.dialects import Dialect
-from vlmdet_cli.dialects.base import BOX_PLACE
+from vlmdet_cli.core import workers
+from vlmdet_cli.core.files import file_hash, read_bytes, whole_file, write_json
+from vlmdet_cli.core.ledger import Ledger
+from vlmdet_cli.core.locks import lock
+from vlmdet_cli.core.memory import no_collection
+from vlmdet_cli.core.records import QuestionKind, Sample
+from vlmdet_cli.data.dataset import Dataset, keys
+from vlmdet_cli.models.dialects import Dialect
+from vlmdet_cli.models.dialects.base import BOX_PLACE
 from vlmdet_cli.project import SPLITS, Augment, Project
-from vlmdet_cli.questions import Refused
-from vlmdet_cli.questions.space import scrambled
-from vlmdet_cli.records import Ledger, QuestionKind, Sample, lock, no_collection, read_bytes, whole_file, write_json
-from vlmdet_cli.stages import pieces
-from vlmdet_cli.stages.gather import Progress, no_progress
+from vlmdet_cli.prompts import object_rows, questions
+from vlmdet_cli.prompts.questions import Refused
+from vlmdet_cli.prompts.region_tasks import scrambled
+from vlmdet_cli.stages import chunks
 from vlmdet_cli.stages.prepare import read_split
+from vlmdet_cli.stages.split_selection import Progress, no_progress
 
 FILES: dict[QuestionKind, str] = {
     "count": "count.json",
@@ -124,7 +129,7 @@ def _split(project: Project, split: str, data: Dataset, crew: workers.Crew, prog
             else:
                 (folder / name).unlink(missing_ok=True)
         _write(project.train_file, _mixed(project, list(piles.values()), ledger))
-    write_json(folder / "ledger.json", {"source": runs.fingerprint(project.rows("train")), **ledger.as_dict()})
+    write_json(folder / "ledger.json", {"source": file_hash(project.rows("train")), **ledger.as_dict()})
     return ledger
 
 
@@ -158,8 +163,8 @@ def _ask_all(
     progress: Progress,
 ) -> dict[QuestionKind, Pile]:
     """Rows by kind, in the pictures' order, within the quotas. ``files``: one a kind, for all rows."""
-    recipe, wanted = pieces.recipe(project, split), project.config.augment
-    parts, kinds, asked = pieces.Parts(data), _kinds(project), list[list[Asked]]()
+    recipe, wanted = chunks.row_settings(project, split), project.config.augment
+    parts, kinds, asked = chunks.Parts(data), _kinds(project), list[list[Asked]]()
     for made in crew.written(functools.partial(ask_piece, recipe, wanted), parts, files):
         asked.append(made)
         progress(f"{split}: questions", parts.ends()[len(asked) - 1], len(data.images))
@@ -180,7 +185,7 @@ def _pile(file: Path, asked: Sequence[Asked]) -> Pile:
     return Pile(file, places, np.frombuffer(b"".join(one.hashes for one in asked), np.uint64))
 
 
-def ask_piece(how: pieces.Recipe, wanted: Augment, data: Dataset) -> tuple[list[bytes], list[Asked]]:
+def ask_piece(how: chunks.RowSettings, wanted: Augment, data: Dataset) -> tuple[list[bytes], list[Asked]]:
     """The questions of each kind about some pictures: their rows, and what is told of them."""
     with no_collection():
         own = keys(data.images, how.seed, "questions")
@@ -189,7 +194,7 @@ def ask_piece(how: pieces.Recipe, wanted: Augment, data: Dataset) -> tuple[list[
 
 
 def _ask_kind(
-    kind: QuestionKind, data: Dataset, how: pieces.Recipe, wanted: Augment, own: Hashes
+    kind: QuestionKind, data: Dataset, how: chunks.RowSettings, wanted: Augment, own: Hashes
 ) -> tuple[bytes, Asked]:
     times, refused = 1 if kind == "count" else wanted.per_picture, Counter[str]()
     asked = [questions.ask(kind, data, own, how.dialect, number=n, images=how.images) for n in range(times)]
@@ -223,7 +228,7 @@ def _different(asked: Sequence[Sequence[Sample | Refused]], refused: "Counter[st
 
 
 def _fitting(
-    asked: Iterator[Sample], how: pieces.Recipe, sizes: Mapping[str, list[float]], refused: "Counter[str]"
+    asked: Iterator[Sample], how: chunks.RowSettings, sizes: Mapping[str, list[float]], refused: "Counter[str]"
 ) -> Iterator[Sample]:
     """Those that are not too long for training: the very most, and only a long text is counted."""
     if how.split != "train":
@@ -251,9 +256,9 @@ def _placed(one: Sample, dialect: Dialect, size_wh: list[float]) -> dict[str, An
         prompt = prompt.replace(text, BOX_PLACE)
         answer = answer.replace(text, BOX_PLACE) if one.objects is None else answer
     if one.objects is not None:
-        answer, more = rows.detection(one.objects, dialect)
+        answer, more = object_rows.detection(one.objects, dialect)
         boxes += more
-    return rows.placed(one.image, prompt, answer, boxes, dialect)
+    return object_rows.placed(one.image, prompt, answer, boxes, dialect)
 
 
 def _hashes(made: Sequence[bytes], seed: int) -> Hashes:

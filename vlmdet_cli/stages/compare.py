@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from vlmdet_cli.core.files import read_json
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.metrics import bootstrap
-from vlmdet_cli.records import read_json
 from vlmdet_cli.stages.evaluate import Report
 
 # of the protocol, what must be equal: the rest tells of the predictions, not of how they were measured

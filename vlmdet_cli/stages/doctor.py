@@ -11,9 +11,10 @@ from typing import Literal
 
 import msgspec
 
-from vlmdet_cli import __version__, runs, swift
+from vlmdet_cli import __version__
 from vlmdet_cli.errors import VlmdetError
-from vlmdet_cli.project import FILE_NAME, SPLITS, Project, load
+from vlmdet_cli.project import FILE_NAME, SPLITS, Project, load, runs
+from vlmdet_cli.training import swift
 
 State = Literal["ok", "warning", "problem"]
 STACK = ("torch", "torchvision", "transformers", "ms-swift", "qwen-vl-utils", "decord")

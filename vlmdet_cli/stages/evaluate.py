@@ -13,18 +13,19 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from vlmdet_cli import predictions as reader
-from vlmdet_cli import truth as truth_reader
+from vlmdet_cli.core.ledger import Ledger
+from vlmdet_cli.core.records import Classes, ScoreSource
+from vlmdet_cli.data import ground_truth
+from vlmdet_cli.data.ground_truth import Truth
 from vlmdet_cli.errors import UsageError, first_few
 from vlmdet_cli.metrics import bootstrap, counting
 from vlmdet_cli.metrics.coco_ap import coco_ap
-from vlmdet_cli.metrics.detection import THRESHOLDS, Detection, detection
+from vlmdet_cli.metrics.detection import THRESHOLDS, DetectionMetrics, detection
 from vlmdet_cli.metrics.matching import Flat, Floats, flat
 from vlmdet_cli.metrics.sweep import sweep
 from vlmdet_cli.metrics.tasks import tasks
-from vlmdet_cli.predictions import Predictions
-from vlmdet_cli.records import Classes, Ledger, ScoreSource
-from vlmdet_cli.truth import Truth
+from vlmdet_cli.stages import predictions as reader
+from vlmdet_cli.stages.predictions import Predictions
 
 MATCHING = "greedy by descending IoU, per picture and class; crowds ignored"
 ABSENT = "class absent from the picture"
@@ -32,7 +33,7 @@ NOT_ASKED = "class not asked for"
 PROMPTS = 5  # of an evaluation, that are shown
 
 
-class How(msgspec.Struct, frozen=True, kw_only=True):
+class EvalProtocol(msgspec.Struct, frozen=True, kw_only=True):
     """The protocol: IoU threshold, which classes count in a picture, where scores come from, and the seed of the
     bootstrap. ``config`` is what the report keeps of the project's settings.
     """
@@ -65,12 +66,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     pictures: dict[str, list[float]] = {}
 
 
-def evaluate(truth_file: Path, predictions_file: Path, how: How | None = None) -> Report:
+def evaluate(truth_file: Path, predictions_file: Path, how: EvalProtocol | None = None) -> Report:
     """All measures. Raises ``DataError`` for either file, ``UsageError`` for a threshold out of 0…1."""
-    how = how or How()
+    how = how or EvalProtocol()
     if not 0 < how.iou <= 1:
         raise UsageError(f"The IoU threshold must lie above 0 and up to 1: {how.iou}")
-    truth = truth_reader.read(truth_file)
+    truth = ground_truth.read(truth_file)
     found = reader.read(predictions_file, truth, how.scores)
     names = _names(truth, found)
     everything = _flat_objects(truth, names)
@@ -106,7 +107,7 @@ def evaluate(truth_file: Path, predictions_file: Path, how: How | None = None) -
     )
 
 
-def _overall(measured: Detection) -> dict[str, Any]:
+def _overall(measured: DetectionMetrics) -> dict[str, Any]:
     return {
         **msgspec.to_builtins(measured.overall),
         "macro_precision": measured.macro["precision"],
@@ -120,7 +121,7 @@ def _overall(measured: Detection) -> dict[str, Any]:
 
 
 def _scores(
-    mine: Flat, scores: Floats, theirs: Flat, how: How, calibration: dict[str, Any], source: str
+    mine: Flat, scores: Floats, theirs: Flat, how: EvalProtocol, calibration: dict[str, Any], source: str
 ) -> dict[str, Any]:
     """What scores are worth, where there are any."""
     if source == "constant":
@@ -152,7 +153,9 @@ def _asked_for(objects: Flat, found: Predictions, names: Sequence[str]) -> npt.N
     return np.array([names[label] in found.asked.get(picture, nothing) for picture, label in pairs], bool)
 
 
-def _flat_predictions(found: Predictions, names: Sequence[str], theirs: Flat, how: How) -> tuple[Flat, Floats, int]:
+def _flat_predictions(
+    found: Predictions, names: Sequence[str], theirs: Flat, how: EvalProtocol
+) -> tuple[Flat, Floats, int]:
     """Boxes and scores that count, and how many do not: with ``present``, those of classes the picture lacks."""
     place = {name: number for number, name in enumerate(names)}
     mine = flat([(one.picture, place[one.label], one.box, False) for one in found.found])
@@ -170,7 +173,9 @@ def _flat_objects(truth: Truth, names: Sequence[str]) -> Flat:
     return flat([(index, place[one.label], one.box, one.crowd) for index, p in pictures for one in p.objects])
 
 
-def _protocol(truth: Truth, found: Predictions, theirs: Flat, names: Sequence[str], how: How) -> dict[str, Any]:
+def _protocol(
+    truth: Truth, found: Predictions, theirs: Flat, names: Sequence[str], how: EvalProtocol
+) -> dict[str, Any]:
     asked = Counter(row.prompt for row in found.answers if row.kind == "detection")
     return {
         "truth": truth.path.name,

@@ -15,10 +15,13 @@ from typing import Any
 
 import msgspec
 
-from vlmdet_cli import dialects
+from vlmdet_cli.core.files import read_bytes, read_json, write_json
+from vlmdet_cli.core.ledger import Ledger
+from vlmdet_cli.core.locks import lock
+from vlmdet_cli.core.records import Answer, Kind, ParsedDetections
 from vlmdet_cli.engines import Engine
 from vlmdet_cli.errors import DataError
-from vlmdet_cli.records import Answer, Kind, Ledger, Parsed, lock, read_bytes, read_json, write_json
+from vlmdet_cli.models import dialects
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 OnBatch = Callable[[int, int, float], None]
@@ -37,7 +40,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     asked: list[str] | None = None
 
 
-class How(msgspec.Struct, frozen=True, kw_only=True):
+class InferSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How to ask: ``identity`` says whose answers these are and in what dialect; ``max_pixels`` to what limit pictures
     are shrunk, 0 for none.
     """
@@ -64,7 +67,7 @@ def infer(
     asks: Sequence[Ask],
     engine: Callable[[], Engine],
     answers: Path,
-    how: How,
+    how: InferSettings,
     *,
     categories: Sequence[str] | None = None,
     on_batch: OnBatch = lambda _done, _total, _rate: None,
@@ -88,8 +91,8 @@ def infer(
         return _result(answers, categories, asked=len(asks) - have_before, seconds=round(time.monotonic() - started, 1))
 
 
-def _resume(asks: Sequence[Ask], answers: Path, how: How) -> int:
-    """How many answers stand already. The file is cut back to whole batches, so that the rest is asked in the same
+def _resume(asks: Sequence[Ask], answers: Path, how: InferSettings) -> int:
+    """InferSettings many answers stand already. The file is cut back to whole batches, so that the rest is asked in the same
     company as in an undisturbed run; answers of another model or other questions are put aside.
     """
     meta = answers.with_suffix(".meta.json")
@@ -123,7 +126,7 @@ def _put_aside(answers: Path) -> None:
     answers.rename(answers.with_suffix(f".{number}.jsonl"))
 
 
-def _answered(asks: Sequence[Ask], engine: Engine, how: How) -> Iterator[list[Answer]]:
+def _answered(asks: Sequence[Ask], engine: Engine, how: InferSettings) -> Iterator[list[Answer]]:
     """Answers batch by batch; the next batch's pictures are read while this one is answered."""
     batches = [asks[start : start + how.batch] for start in range(0, len(asks), how.batch)]
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -135,7 +138,9 @@ def _answered(asks: Sequence[Ask], engine: Engine, how: How) -> Iterator[list[An
             yield _answer_batch(group, loading, engine, how)
 
 
-def _answer_batch(group: Sequence[Ask], loading: Sequence["Future[Any]"], engine: Engine, how: How) -> list[Answer]:
+def _answer_batch(
+    group: Sequence[Ask], loading: Sequence["Future[Any]"], engine: Engine, how: InferSettings
+) -> list[Answer]:
     rows: list[Answer | None] = []
     ready: list[tuple[Any, str]] = []
     for ask, future in zip(group, loading, strict=True):
@@ -151,7 +156,7 @@ def _answer_batch(group: Sequence[Ask], loading: Sequence["Future[Any]"], engine
     ]
 
 
-def _answer(ask: Ask, how: How, **values: Any) -> Answer:
+def _answer(ask: Ask, how: InferSettings, **values: Any) -> Answer:
     size = ask.size if any(ask.size) or values["finish"] == "error" else _size(ask.path)
     known = {name: getattr(ask, name) for name in ("image", "image_id", "kind", "prompt", "expected", "asked")}
     return Answer(**known, size=size, dialect=how.dialect, max_pixels=how.max_pixels, **values)
@@ -190,9 +195,9 @@ def _result(answers: Path, categories: Sequence[str] | None, *, asked: int, seco
     )
 
 
-def parse(answer: Answer, categories: Sequence[str] | None = None) -> Parsed:
+def parse(answer: Answer, categories: Sequence[str] | None = None) -> ParsedDetections:
     """What an answer means, in pixels of its picture."""
     if answer.finish == "error":
-        return Parsed((), (), "empty")
+        return ParsedDetections((), (), "empty")
     size = answer.size if all(answer.size) else None
     return dialects.get(answer.dialect, answer.max_pixels or None).parse(answer.text, size, categories, answer.tokens)

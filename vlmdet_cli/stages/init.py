@@ -4,11 +4,11 @@ from pathlib import Path
 
 import msgspec
 
+from vlmdet_cli.core.files import whole_file
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import FILE_NAME
-from vlmdet_cli.records import whole_file
 
-TEMPLATE = Path(__file__).parent.parent / "template.toml"
+TEMPLATE = Path(__file__).parent.parent / "project" / "template.toml"
 
 
 class InitResult(msgspec.Struct, frozen=True, kw_only=True):

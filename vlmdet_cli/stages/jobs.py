@@ -11,16 +11,18 @@ from typing import Any
 import msgspec
 import orjson
 
-from vlmdet_cli import dataset, lengths, runs
+from vlmdet_cli.core.files import file_hash, read_bytes, read_json
+from vlmdet_cli.core.records import Answer, ParsedDetections
+from vlmdet_cli.data import dataset
 from vlmdet_cli.engines import Engine
 from vlmdet_cli.errors import DataError, UsageError
-from vlmdet_cli.project import SPLITS, Eval, Format, Infer, Project, Viz
-from vlmdet_cli.questions import kind_of
-from vlmdet_cli.questions.detection import CLASSES
-from vlmdet_cli.records import Answer, Parsed, read_bytes, read_json
-from vlmdet_cli.rows import texts
-from vlmdet_cli.stages import evaluate, pieces
-from vlmdet_cli.stages.infer import IMAGE_ENDINGS, Ask, How, InferResult, OnBatch, infer, parse
+from vlmdet_cli.project import SPLITS, Eval, Format, Infer, Project, Viz, runs
+from vlmdet_cli.prompts import lengths
+from vlmdet_cli.prompts.detection import CLASSES
+from vlmdet_cli.prompts.object_rows import texts
+from vlmdet_cli.prompts.questions import kind_of
+from vlmdet_cli.stages import chunks, evaluate
+from vlmdet_cli.stages.infer import IMAGE_ENDINGS, Ask, InferResult, InferSettings, OnBatch, infer, parse
 from vlmdet_cli.stages.merge import MARKER, merged_model
 from vlmdet_cli.stages.prepare import read_split
 
@@ -35,7 +37,7 @@ class InferJob(msgspec.Struct, frozen=True, kw_only=True):
     scores: bool
     max_pixels: int | None
     answers: Path
-    how: How
+    how: InferSettings
     categories: tuple[str, ...] | None
     warning: str = ""
 
@@ -83,7 +85,7 @@ def infer_job(
         "scores": infer_.scores,
         "max_pixels": (max_pixels := _max_pixels(loaded, folder)),
     }
-    how = How(
+    how = InferSettings(
         batch=infer_.batch,
         max_tokens=infer_.max_tokens,
         dialect=format_.dialect,
@@ -110,7 +112,7 @@ def found(job: InferJob) -> list[dict[str, Any]]:
     return [_found(row, parse(row, job.categories)) for row in rows]
 
 
-def _found(row: Answer, parsed: Parsed) -> dict[str, Any]:
+def _found(row: Answer, parsed: ParsedDetections) -> dict[str, Any]:
     values = {
         "image": row.image,
         "size": row.size,
@@ -146,7 +148,7 @@ def _max_pixels(project: Project | None, model: Path) -> int | None:
 def _identity(folder: Path) -> dict[str, Any]:
     """A model by content: sizes and hashes of its weights; a copy elsewhere is the same model."""
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"])
-    return {path.name: runs.fingerprint(path) for path in files if path.is_file()}
+    return {path.name: file_hash(path) for path in files if path.is_file()}
 
 
 def _pictures(images: Iterable[Path]) -> list[Path]:
@@ -198,7 +200,7 @@ def _ask_row(project: Project, row: dict[str, Any], known: dict[str, dataset.Ima
     if image not in known:
         raise DataError(f"A row asks about a picture that is not in its split: {path}", why=image, hint=_AGAIN)
     size = (known[image].width, known[image].height)
-    prompt, answer = texts(row, pieces.recipe(project, "test").dialect, size, str(path))
+    prompt, answer = texts(row, chunks.row_settings(project, "test").dialect, size, str(path))
     return Ask(
         image=image,
         path=project.output / image,
@@ -217,7 +219,7 @@ _AGAIN = "Run `vlmdet prepare` and `vlmdet augment` again."
 class EvalJob(msgspec.Struct, frozen=True, kw_only=True):
     truth: Path
     predictions: Path
-    how: evaluate.How
+    how: evaluate.EvalProtocol
     gates: tuple[str, ...]
     report: Path | None
 
@@ -238,7 +240,9 @@ def eval_job(project: GetProject, *, truth: Path | None, predictions: Path | Non
     return EvalJob(
         truth=truth,
         predictions=predictions,
-        how=msgspec.convert(plain | {key: value for key, value in how.items() if value is not None}, evaluate.How),
+        how=msgspec.convert(
+            plain | {key: value for key, value in how.items() if value is not None}, evaluate.EvalProtocol
+        ),
         gates=settings.fail_under,
         report=loaded.report(predictions.stem) if loaded else None,
     )
@@ -248,7 +252,7 @@ def _settings(project: Project, predictions: Path) -> dict[str, Any]:
     """The project's settings and whose answers these are: what a comparison tells runs apart by."""
     made: dict[str, Any] = msgspec.to_builtins(project.config)
     meta = predictions.with_suffix(".meta.json")
-    return made | {"answered_by": runs.fingerprint(meta)[:12] if meta.is_file() else None}
+    return made | {"answered_by": file_hash(meta)[:12] if meta.is_file() else None}
 
 
 def _prepared_truth(project: Project) -> Path:

@@ -13,10 +13,11 @@ from typing import Any
 
 import msgspec
 
-from vlmdet_cli import runs, swift
+from vlmdet_cli.core.files import file_hash, read_json, write_json
+from vlmdet_cli.core.locks import lock
 from vlmdet_cli.errors import DataError, EngineError, UsageError
-from vlmdet_cli.project import Project
-from vlmdet_cli.records import lock, read_json, write_json
+from vlmdet_cli.project import Project, runs
+from vlmdet_cli.training import swift
 
 MARKER = "vlmdet.json"
 HINT = "The log tells more; `vlmdet doctor` checks the machine."
@@ -75,7 +76,7 @@ def _publish(project: Project, source: Path) -> None:
     marker = {
         "max_pixels": project.config.train.swift.get("max_pixels"),
         "checkpoint": str(source.relative_to(project.output) if source.is_relative_to(project.output) else source),
-        "adapter": runs.fingerprint(weights) if weights.is_file() else None,
+        "adapter": file_hash(weights) if weights.is_file() else None,
         "merged": when,
     }
     work, old = _work(project), project.output / "merging" / "old"
@@ -98,6 +99,6 @@ def merged_model(project: Project) -> tuple[Path, str]:
     except UsageError:
         return project.merged, ""
     weights = newest / "adapter_model.safetensors"
-    if weights.is_file() and made.get("adapter") not in {None, runs.fingerprint(weights)}:
+    if weights.is_file() and made.get("adapter") not in {None, file_hash(weights)}:
         return project.merged, f"the merged model is of {made['checkpoint']}, and {newest.name} is newer."
     return project.merged, ""

@@ -13,9 +13,10 @@ from typing import Annotated, Any
 import msgspec
 import orjson
 
-from vlmdet_cli import dialects
+from vlmdet_cli.core.files import read_bytes
+from vlmdet_cli.core.records import ParsedDetections
 from vlmdet_cli.errors import DataError, UsageError
-from vlmdet_cli.records import Parsed, read_bytes
+from vlmdet_cli.models import dialects
 
 Side = Annotated[float, msgspec.Meta(gt=0)]
 WHAT = "answers"
@@ -45,7 +46,7 @@ def parse_file(
         yield orjson.dumps(as_dict(_parse(line, default, number))).decode()
 
 
-def as_dict(parsed: Parsed) -> dict[str, Any]:
+def as_dict(parsed: ParsedDetections) -> dict[str, Any]:
     """``{"object": …, "problems": …, "health": …}``."""
     problems = [{"kind": one.kind, "text": one.text} for one in parsed.problems]
     return {"object": parsed.by_label(), "problems": problems, "health": parsed.health}
@@ -60,7 +61,7 @@ def _size(text: str) -> tuple[float, float] | None:
     return (float(width), float(height))
 
 
-def _parse(line: bytes, default: Line, number: int) -> Parsed:
+def _parse(line: bytes, default: Line, number: int) -> ParsedDetections:
     one = _line(line.rstrip(b"\r\n"), number)
     text = one.text if one.text is not None else one.response or ""
     dialect = dialects.get(one.dialect or default.dialect or "qwen2_vl", one.max_pixels)

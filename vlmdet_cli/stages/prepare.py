@@ -15,20 +15,26 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vlmdet_cli import dialects, formats, likeness, rows, workers
-from vlmdet_cli.dataset import LEFT_OUT, Dataset
+from vlmdet_cli.core import workers
+from vlmdet_cli.core.files import whole_file, write_json, write_jsonl
+from vlmdet_cli.core.ledger import Ledger
+from vlmdet_cli.core.locks import lock
+from vlmdet_cli.core.memory import no_collection
+from vlmdet_cli.core.workers import Crew
+from vlmdet_cli.data import duplicates, formats
+from vlmdet_cli.data.dataset import LEFT_OUT, Dataset
+from vlmdet_cli.data.formats import coco_file, yolo
+from vlmdet_cli.data.image_import import materialize_all
 from vlmdet_cli.errors import DataError, UsageError
-from vlmdet_cli.formats import coco_file, yolo
-from vlmdet_cli.mending import bring_all
+from vlmdet_cli.models import dialects
 from vlmdet_cli.project import Project
-from vlmdet_cli.questions.detection import CLASSES
-from vlmdet_cli.records import Ledger, lock, no_collection, whole_file, write_json, write_jsonl
-from vlmdet_cli.stages import gather, pieces
-from vlmdet_cli.stages.gather import Choice, Progress, no_progress
-from vlmdet_cli.stages.pieces import Recipe
-from vlmdet_cli.stages.report import DataReport, mix_of
-from vlmdet_cli.stages.report import report as data_report
-from vlmdet_cli.workers import Crew
+from vlmdet_cli.prompts import object_rows
+from vlmdet_cli.prompts.detection import CLASSES
+from vlmdet_cli.stages import chunks, split_selection
+from vlmdet_cli.stages.chunks import RowSettings
+from vlmdet_cli.stages.data_report import DataReport, mix_of
+from vlmdet_cli.stages.data_report import report as data_report
+from vlmdet_cli.stages.split_selection import Progress, SplitSelection, no_progress
 
 
 class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,18 +67,18 @@ def prepare(project: Project, progress: Progress = no_progress, *, report: bool 
     With ``report`` all pictures are decoded, too, and looked at for others that are alike.
     """
     _check_format(project)
-    with workers.Crew(project.config.data.workers, pieces.__name__) as crew, no_collection():
-        chosen = gather.choices(project, progress, crew.expect)
+    with workers.Crew(project.config.data.workers, chunks.__name__) as crew, no_collection():
+        chosen = split_selection.choices(project, progress, crew.expect)
         with lock(project.texts / "data"):
             return _write_all(project, chosen, crew, progress, report=report)
 
 
 def _write_all(
-    project: Project, chosen: list[Choice], crew: Crew, progress: Progress, *, report: bool
+    project: Project, chosen: list[SplitSelection], crew: Crew, progress: Progress, *, report: bool
 ) -> PrepareResult:
     results, tokens = dict[str, SplitResult](), dict[str, Any]()
     for one in chosen:
-        how = pieces.recipe(project, one.split, count_all=report)
+        how = chunks.row_settings(project, one.split, count_all=report)
         results[one.split], tokens[one.split] = _write(project, one, how, crew, progress)
     if "yolo" in project.config.format.also:
         _write_yolo(project, chosen)
@@ -80,13 +86,13 @@ def _write_all(
     return PrepareResult(splits=results, report=made)
 
 
-def _report(project: Project, chosen: list[Choice], tokens: dict[str, Any], progress: Progress) -> DataReport:
+def _report(project: Project, chosen: list[SplitSelection], tokens: dict[str, Any], progress: Progress) -> DataReport:
     pictures: dict[str, list[tuple[str, Path]]] = {
         one.split: [(image.file_name, Path(path)) for image, path in zip(one.data.images, one.paths(), strict=True)]
         for one in chosen
     }
-    alike = likeness.find(pictures, lambda done, total: progress("alike", done, total))
-    counter = pieces.recipe(project, "train").guard.counter
+    alike = duplicates.find_duplicates(pictures, lambda done, total: progress("alike", done, total))
+    counter = chunks.row_settings(project, "train").guard.counter
     made = data_report(
         {one.split: one.data for one in chosen},
         tokens,
@@ -99,7 +105,7 @@ def _report(project: Project, chosen: list[Choice], tokens: dict[str, Any], prog
     return made
 
 
-def _write_yolo(project: Project, chosen: list[Choice]) -> None:
+def _write_yolo(project: Project, chosen: list[SplitSelection]) -> None:
     """Labels, ``data.yaml``, and links to the pictures where readers of YOLO look for them."""
     for one in chosen:
         yolo.write_labels(project.yolo / "labels" / one.split, one.data)
@@ -112,7 +118,7 @@ def _check_format(project: Project) -> None:
     wanted = project.config.format
     dialect = dialects.get(wanted.dialect)
     if wanted.rows == "objects":
-        rows.check(dialect)
+        object_rows.check(dialect)
     names = wanted.ask != "all" or wanted.too_long == "split"
     wrong = [text for text in wanted.class_prompts if CLASSES not in text]
     if names and wrong:
@@ -121,12 +127,14 @@ def _check_format(project: Project) -> None:
         )
 
 
-def _write(project: Project, choice: Choice, how: Recipe, crew: Crew, progress: Progress) -> tuple[SplitResult, Any]:
+def _write(
+    project: Project, choice: SplitSelection, how: RowSettings, crew: Crew, progress: Progress
+) -> tuple[SplitResult, Any]:
     split, data, ledger = choice.split, choice.data, choice.ledger
     brought = _bring_images(project, choice, progress)
     made = _write_texts(project, choice, how, crew, progress)
     _account(made, data, ledger)
-    tokens = np.concatenate([np.empty(0, np.int64), *(pieces.tokens_of(one) for one in made)])
+    tokens = np.concatenate([np.empty(0, np.int64), *(chunks.tokens_of(one) for one in made)])
     named = data.target
     counts = np.bincount(data.label[named], minlength=len(data.labels)).tolist()
     result = SplitResult(
@@ -146,16 +154,18 @@ def _write(project: Project, choice: Choice, how: Recipe, crew: Crew, progress: 
     return result, tokens
 
 
-def _write_texts(project: Project, choice: Choice, how: Recipe, crew: Crew, progress: Progress) -> list[pieces.Piece]:
+def _write_texts(
+    project: Project, choice: SplitSelection, how: RowSettings, crew: Crew, progress: Progress
+) -> list[chunks.ChunkStats]:
     """Write the split's three files, piece by piece, and give the account of each piece."""
     split = choice.split
-    parts, made = pieces.Parts(choice.data), list[pieces.Piece]()
+    parts, made = chunks.Parts(choice.data), list[chunks.ChunkStats]()
     with contextlib.ExitStack() as files:
         paths = (project.subset(split), project.detections(split), project.rows(split))
         written = [files.enter_context(whole_file(path)) for path in paths]
         for file, head in zip(written, (coco_file.head(choice.data), b"[", b""), strict=True):
             file.write_bytes(head)
-        for one in crew.written(functools.partial(pieces.piece, how), parts, written):
+        for one in crew.written(functools.partial(chunks.piece, how), parts, written):
             if one.long and how.format.too_long == "stop" and split == "train":
                 raise _too_long(one, how)
             made.append(one)
@@ -174,24 +184,24 @@ def _end(file: Path, tail: bytes) -> None:
         opened.truncate()
 
 
-def _too_long(one: pieces.Piece, how: pieces.Recipe) -> DataError:
+def _too_long(one: chunks.ChunkStats, how: chunks.RowSettings) -> DataError:
     sure = "" if how.guard.counter.exact else " or may be"
     return DataError(
         f"Rows are{sure} longer than train.max_length = {how.max_length} tokens: {one.long:,} and perhaps more",
-        why=f"The longest has {int(pieces.tokens_of(one).max()):,} tokens.",
+        why=f"The longest has {int(chunks.tokens_of(one).max()):,} tokens.",
         hint='Raise train.max_length, lower subset.max_objects, or set format.too_long = "split".',
     )
 
 
-def _account(made: list[pieces.Piece], data: Dataset, ledger: Ledger) -> None:
+def _account(made: list[chunks.ChunkStats], data: Dataset, ledger: Ledger) -> None:
     """Rows and the boxes in them: every one is kept, or dropped for a reason."""
     names = ("targets", "asked", "boxes", "long", "dropped", "silent")
     total = {name: sum(getattr(one, name) for one in made) for name in names}
-    ledger.keep("rows", sum(len(pieces.tokens_of(one)) for one in made))
+    ledger.keep("rows", sum(len(chunks.tokens_of(one)) for one in made))
     ledger.drop("rows", "over max_length", total["dropped"])
     ledger.drop("rows", "no class to ask for", total["silent"])
     ledger.keep("boxes in answers", total["boxes"])
-    ledger.drop("boxes in answers", "crowd", int(np.count_nonzero((data.state == 0) & data.crowd)))
+    ledger.drop("boxes in answers", "crowd", int(np.count_nonzero((data.drop_reason == 0) & data.crowd)))
     ledger.drop("boxes in answers", "class not asked for", total["targets"] - total["asked"])
     ledger.drop("boxes in answers", "over max_length", total["asked"] - total["boxes"])
     if total["long"]:
@@ -199,13 +209,13 @@ def _account(made: list[pieces.Piece], data: Dataset, ledger: Ledger) -> None:
         ledger.drop("rows over max_length", "dropped", total["dropped"])
 
 
-def _skipped(project: Project, choice: Choice) -> str | None:
+def _skipped(project: Project, choice: SplitSelection) -> str | None:
     """The list of all that was left out as wrong, one a line."""
     path = project.skipped(choice.split)
-    if not choice.flaws:
+    if not choice.issues:
         path.unlink(missing_ok=True)
         return None
-    write_jsonl(path, [one._asdict() for one in choice.flaws if one.reason != LEFT_OUT])
+    write_jsonl(path, [one._asdict() for one in choice.issues if one.reason != LEFT_OUT])
     return str(path)
 
 
@@ -220,7 +230,7 @@ def read_split(project: Project, split: str) -> Dataset:
 # --- images --------------------------------------------------------------------------------------------------
 
 
-def _bring_images(project: Project, choice: Choice, progress: Progress) -> dict[str, int]:
+def _bring_images(project: Project, choice: SplitSelection, progress: Progress) -> dict[str, int]:
     """Link, copy or mend the chosen images; what an earlier run left there and is not chosen now goes."""
     folder, how = project.images(choice.split), project.config.data.images
     if how == "folder":
@@ -235,7 +245,7 @@ def _bring_images(project: Project, choice: Choice, progress: Progress) -> dict[
         (Path(path), folder / name, choice.mending.get(name, ""))
         for path, name in zip(choice.paths(), names, strict=True)
     ]
-    brought = bring_all(pairs, how, lambda done, total: progress(f"{choice.split}: images", done, total))
+    brought = materialize_all(pairs, how, lambda done, total: progress(f"{choice.split}: images", done, total))
     if project.shard is None:  # other shards bring theirs to the same folder
         _clean(folder, set(names))
     return brought
@@ -250,7 +260,7 @@ def _clean(folder: Path, names: set[str]) -> None:
                 (Path(place) / name).unlink()
 
 
-def _link_folders(folder: Path, choice: Choice) -> None:
+def _link_folders(folder: Path, choice: SplitSelection) -> None:
     """Symbolic links to the image folders, relative, so that the project can be moved together with them."""
     if folder.exists() and not folder.is_symlink():
         shutil.rmtree(folder)

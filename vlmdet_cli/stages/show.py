@@ -19,12 +19,15 @@ from typing import Any
 import msgspec
 import orjson
 
-from vlmdet_cli import dialects, imagefiles, questions, rows
-from vlmdet_cli.dialects import Dialect
+from vlmdet_cli.core.files import read_json, whole_file
+from vlmdet_cli.core.records import QUESTION_KINDS, Answer, Box, Detection, Kind, ParsedDetections, Problem
+from vlmdet_cli.data import image_files
 from vlmdet_cli.errors import DataError, UsageError, nearest
-from vlmdet_cli.lengths import Counter
 from vlmdet_cli.metrics.tasks import BOX_KINDS
-from vlmdet_cli.records import QUESTION_KINDS, Answer, Box, Detection, Kind, Parsed, Problem, read_json, whole_file
+from vlmdet_cli.models import dialects
+from vlmdet_cli.models.dialects import Dialect
+from vlmdet_cli.prompts import object_rows, questions
+from vlmdet_cli.prompts.lengths import TokenCounter
 
 WHAT = "rows"
 FIRST = 5  # rows that are shown where none is named
@@ -65,7 +68,7 @@ def show(
     dialect: str = "qwen2_vl",
     root: Path | None = None,
     draw: Path | None = None,
-    counter: Counter | None = None,
+    counter: TokenCounter | None = None,
 ) -> list[Shown]:
     """The first five rows, or the ``number``-th (from 1), of all or of one ``kind``; ``draw`` names a picture to write.
 
@@ -203,7 +206,7 @@ class _Reader(msgspec.Struct, frozen=True):
     file: Path
     dialect: Dialect
     root: Path | None
-    counter: Counter | None
+    counter: TokenCounter | None
 
     def path(self, image: str) -> Path | None:
         """Where a picture is, None where it is nowhere."""
@@ -255,7 +258,7 @@ class _Reader(msgspec.Struct, frozen=True):
         texts = [row.question, *([] if row.truth is None else [row.truth])]
         messages = [{"role": "user", "content": text} for text in texts]
         try:
-            made = rows.filled({"messages": messages, "objects": row.objects}, self.dialect, size)["messages"]
+            made = object_rows.filled({"messages": messages, "objects": row.objects}, self.dialect, size)["messages"]
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(
                 f"A row with wrong `objects`: {self.file}, row {number:,}",
@@ -267,7 +270,7 @@ class _Reader(msgspec.Struct, frozen=True):
     def _read(self, made: Shown, dialect: Dialect, row: Answer | None) -> Shown:
         """With boxes, areas, problems and tokens."""
         size = made.size if all(made.size) else None
-        parsed = Parsed((), (), "empty")
+        parsed = ParsedDetections((), (), "empty")
         if made.kind in {"detection", *BOX_KINDS}:
             parsed = dialect.parse(made.answer, size, None, row.tokens if row else ())
         tokens = self.counter.row(made.question, made.answer, made.size) if self.counter and size else None
@@ -284,10 +287,10 @@ class _Reader(msgspec.Struct, frozen=True):
         """A picture's size as it is stored, or why it is not known."""
         path = self.path(image)
         if not image or path is None:
-            return (0, 0), f"The picture is {imagefiles.MISSING}" if image else "The row has no picture"
+            return (0, 0), f"The picture is {image_files.MISSING}" if image else "The row has no picture"
         try:
-            found = imagefiles.header(path)
-        except imagefiles.Unreadable as error:
+            found = image_files.header(path)
+        except image_files.Unreadable as error:
             return (0, 0), f"The picture cannot be read: {error}"
         return (found.width, found.height), ""
 
@@ -346,8 +349,8 @@ def _drawn(row: Shown, path: Path) -> Any:
     marks += [Mark("area", box, "truth") for box in row.areas]
     labels = list(dict.fromkeys(one.label for one in row.boxes))
     try:
-        with imagefiles.quiet(), imagefiles.opened(path) as image:
+        with image_files.quiet(), image_files.opened(path) as image:
             picture = rgb(image)
-    except imagefiles.Unreadable as error:
+    except image_files.Unreadable as error:
         raise DataError(f"The picture cannot be read: {path}", why=f"{error}.") from None
     return draw_panel(picture, marks, palette(labels), frame=row.size)

@@ -16,14 +16,18 @@ import msgspec
 import orjson
 import tomli_w
 
-from vlmdet_cli import __version__, dialects, lengths, runs, swift
-from vlmdet_cli.dataset import leaves
+from vlmdet_cli import __version__
+from vlmdet_cli.core.files import file_hash, read_bytes, read_json, whole_file, write_json
+from vlmdet_cli.core.locks import lock
+from vlmdet_cli.data.dataset import leaves
 from vlmdet_cli.errors import DataError, EngineError, UsageError, counted, first_few
-from vlmdet_cli.project import Project
-from vlmdet_cli.records import lock, read_bytes, read_json, whole_file, write_json
-from vlmdet_cli.rows import texts
-from vlmdet_cli.stages import pieces
-from vlmdet_cli.stages.watching import Report, RowCount, Watcher
+from vlmdet_cli.models import dialects
+from vlmdet_cli.project import Project, runs
+from vlmdet_cli.prompts import lengths
+from vlmdet_cli.prompts.object_rows import texts
+from vlmdet_cli.stages import chunks
+from vlmdet_cli.training import swift
+from vlmdet_cli.training.log_reader import Report, RowCount, Watcher
 
 STACK = ("ms-swift", "torch", "torchvision", "transformers", "peft", "accelerate", "qwen-vl-utils")
 HINT = "The log tells more; `vlmdet doctor` checks the machine."
@@ -88,7 +92,7 @@ def dataset_of(project: Project) -> Path:
         return rows
     account = project.output / "augment" / "ledger.json"
     made = read_json(account, "account of augment") if account.is_file() else {}  # none beside a file put together
-    if made and rows.is_file() and made.get("source") != runs.fingerprint(rows):
+    if made and rows.is_file() and made.get("source") != file_hash(rows):
         raise UsageError(f"The augmented rows were made from other data: {mixed}", hint="Run `vlmdet augment` again.")
     return mixed
 
@@ -175,7 +179,7 @@ def _record(planned: Plan, rows: int) -> dict[str, Any]:
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": planned.command.quoted(),
         "resumed_from": str(planned.resumed) if planned.resumed else None,
-        "dataset": {"file": str(planned.dataset), "rows": rows, "blake2b": runs.fingerprint(planned.dataset)},
+        "dataset": {"file": str(planned.dataset), "rows": rows, "blake2b": file_hash(planned.dataset)},
         "versions": {"vlmdet": __version__, **installed(STACK)},
     }
 
@@ -198,7 +202,7 @@ def check_rows(project: Project, dataset: Path) -> tuple[int, list[tuple[int, in
         raise DataError(f"No rows to train on: {dataset}", hint="Run `vlmdet prepare` again.")
     sizes, recipe = (
         picture_sizes(project.output, [row["images"][0] for row in rows], dataset),
-        pieces.recipe(project, "train"),
+        chunks.row_settings(project, "train"),
     )
     dialect, count = recipe.dialect, recipe.guard.counter
     measured = [

@@ -19,7 +19,12 @@ from typing import Any, Literal
 import msgspec
 from PIL import Image, UnidentifiedImageError
 
-from vlmdet_cli.dataset import leaves
+from vlmdet_cli.core.files import whole_file
+from vlmdet_cli.core.ledger import Ledger
+from vlmdet_cli.core.locks import lock
+from vlmdet_cli.data.dataset import leaves
+from vlmdet_cli.data.ground_truth import Truth
+from vlmdet_cli.data.ground_truth import read as read_truth
 from vlmdet_cli.drawing import gallery
 from vlmdet_cli.drawing.curve import Row, has_loss, read_log, training_curve
 from vlmdet_cli.drawing.gallery import Judged
@@ -28,10 +33,7 @@ from vlmdet_cli.drawing.page import Figure, Page, render
 from vlmdet_cli.drawing.panel import State, draw_panel, draw_unreadable, rgb, upright
 from vlmdet_cli.drawing.sheet import LINES, MOST, WORDS, Tile, contact_sheet, tile_size
 from vlmdet_cli.errors import DataError, first_few
-from vlmdet_cli.predictions import read as read_predictions
-from vlmdet_cli.records import Ledger, lock, whole_file
-from vlmdet_cli.truth import Truth
-from vlmdet_cli.truth import read as read_truth
+from vlmdet_cli.stages.predictions import read as read_predictions
 
 INDEX, SHEET, CURVE, PANELS = "index.html", "sheet.jpg", "curve.png", "panels"
 _OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 90, "subsampling": 0}, "PNG": {"optimize": True}}
@@ -88,7 +90,8 @@ def draw(  # noqa: PLR0913  (the command's options, by name)
     true = read_truth(truth)
     _check(true, images)
     log = read_log(curve) if curve else None
-    judged = gallery.judge(true, read_predictions(predictions, true) if predictions else None, iou)
+    found = read_predictions(predictions, true) if predictions else None
+    judged = gallery.judge(true.pictures, found.found if found else None, found.answered if found else (), iou)
     worst = order == "worst" and predictions is not None
     chosen = (gallery.worst_first(judged) if worst else judged)[: limit or None]
     title = _title(len(chosen), len(judged), worst=worst, iou=iou if predictions else None)

@@ -1,0 +1,422 @@
+"""The whole job for real: ms-swift, the demo's model, and files; and what happens when it is disturbed.
+
+The demo runs once for all tests of this module, by the very script that ``make demo`` runs.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from vlmdet_cli.demo import HERE
+from vlmdet_cli.models import dialects
+from vlmdet_cli.project import runs
+from vlmdet_cli.prompts import lengths
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),  # the first of these tests waits for the whole demo
+    pytest.mark.skipif(shutil.which("swift") is None and not (Path(sys.executable).parent / "swift").exists(),
+                       reason="needs the extra `train`"),
+]  # fmt: skip
+
+Run = subprocess.CompletedProcess[str]
+
+
+def environment() -> dict[str, str]:
+    """As in a plain shell: the environment's own programs first on PATH, wide tables."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "100"}
+
+
+def vlmdet(cwd: Path, *arguments: str, code: int = 0) -> Run:
+    command = [sys.executable, "-m", "vlmdet_cli", *arguments]
+    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The demo's folder after its script, and what the script printed."""
+    folder = tmp_path_factory.mktemp("run")
+    script = ["sh", str(HERE / "run.sh"), "demo"]
+    done = subprocess.run(script, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "demo", done.stdout
+
+
+def report(folder: Path, name: str) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads((folder / "out" / "reports" / f"{name}.json").read_text())
+    return made
+
+
+def answers(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "out" / "answers" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_the_demo_learns_what_the_base_model_cannot(demo: tuple[Path, str]) -> None:
+    folder, shown = demo
+    base, tuned = report(folder, "base"), report(folder, "test")
+    assert base["overall"]["f1"] < 0.3
+    assert tuned["overall"]["f1"] >= 0.75
+    assert tuned["protocol"]["pictures"] == base["protocol"]["pictures"] == 120
+    accuracy = {kind: (base["tasks"][kind]["accuracy"], one["accuracy"]) for kind, one in tuned["tasks"].items()}
+    assert set(accuracy) == {"count", "full", "partial", "none"}
+    for kind in ("count", "full", "partial"):
+        assert accuracy[kind][1] > accuracy[kind][0] + 0.1, kind
+    assert accuracy["none"][1] > 0.9
+    last = shown[shown.rindex("measure") :]
+    assert f"{base['overall']['f1']:.3f}" in last
+    assert f"{tuned['overall']['f1']:.3f}" in last
+    assert shown.rstrip().endswith("Pictures: demo/out/viz/test/index.html")
+
+
+def test_every_artefact_of_a_run_is_there(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    for name in (
+        "data/subset/train.json", "data/detections_test.json", "data/coco_final_val.jsonl", "augment/count.json",
+        "augment/fully-overlapped.json", "augment/partial-overlapped.json", "augment/non-overlapping.json",
+        "augment/train.jsonl", "train/run-001/vlmdet.toml", "train/run-001/run.json", "train/run-001/swift.log",
+        "merged/config.json", "answers/test.jsonl", "answers/test.detections.json", "viz/test/index.html",
+        "viz/test/curve.png", "viz/test/sheet.jpg",
+    ):  # fmt: skip
+        assert (folder / "out" / name).is_file(), name
+    run = json.loads((folder / "out" / "train" / "run-001" / "run.json").read_text())
+    assert run["state"] == "done"
+    assert run["dataset"]["rows"] == len((folder / "out" / "augment" / "train.jsonl").read_text().splitlines())
+    assert {"vlmdet", "ms-swift", "torch", "transformers"} <= set(run["versions"])
+
+
+def test_swift_read_every_row_that_was_written(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    run = json.loads((folder / "out" / "train" / "run-001" / "run.json").read_text())
+    log = (folder / "out" / "train" / "run-001" / "swift.log").read_text()
+    told = re.search(r"train_dataset: Dataset\(\{.*?num_rows: (\d+)", log, re.S)
+    assert told is not None
+    assert int(told[1]) == run["dataset"]["rows"]
+
+
+def test_the_merged_model_answers_as_the_adapter_does(demo: tuple[Path, str]) -> None:
+    """Merging has changed results between versions of swift."""
+    folder, _ = demo
+    adapter = str(runs.latest_checkpoint(folder / "out" / "train"))
+    vlmdet(folder, "infer", "--adapter", adapter, "--name", "adapter")
+    texts = [[row["text"] for row in answers(folder, name)] for name in ("test", "adapter")]
+    same = sum(one == two for one, two in zip(*texts, strict=True))
+    assert same >= 0.97 * len(texts[0])  # float32 sums in another order may tip a digit
+    vlmdet(folder, "eval", "--name", "adapter", "-q")
+    assert abs(report(folder, "adapter")["overall"]["f1"] - report(folder, "test")["overall"]["f1"]) < 0.02
+
+
+def test_texts_token_ids_pictures_and_lengths_are_as_swifts_own_template_makes_them(
+    demo: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, _ = demo
+    document = json.loads((folder / "out" / "data" / "subset" / "test.json").read_text())
+    names = {one["id"]: one["name"] for one in document["categories"]}
+    rows: list[dict[str, Any]] = []
+    for image in document["images"][:25]:
+        found = [a for a in document["annotations"] if a["image_id"] == image["id"] and not a["iscrowd"]]
+        boxes = [(x, y, x + w, y + h) for x, y, w, h in (a["bbox"] for a in found)]
+        pairs = [(names[a["category_id"]], box) for a, box in zip(found, boxes, strict=True)]
+        text = dialects.get("qwen2_vl").render(pairs, (image["width"], image["height"]))
+        rows.append(
+            {
+                "messages": [{"role": "user", "content": "<image>Draw the bounding box of objects"},
+                             {"role": "assistant", "content": text}],
+                "images": [str(folder / "out" / "data" / "subset" / "images" / "test" / image["file_name"])],
+                "placeholders": "<ref-object><bbox>" * len(pairs) or "No objects.",
+                "objects": {"ref": [label for label, _ in pairs], "bbox": boxes},
+            }
+        )  # fmt: skip
+    script = [sys.executable, str(Path(__file__).parent / "swift_encode.py"), str(folder / "model"), "made.json"]
+    done = subprocess.run(script, cwd=tmp_path, input=json.dumps(rows), env=environment(), capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    from transformers import AutoTokenizer
+
+    from vlmdet_cli.engines.transformers import TransformersEngine
+
+    engine = TransformersEngine(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    count = lengths.counter(str(folder / "model"), lengths.own_limit(folder / "model"))
+    assert count.exact
+    for row, made in zip(rows, json.loads((tmp_path / "made.json").read_text()), strict=True):
+        question, answer = (turn["content"] for turn in row["messages"])
+        assert made["ids"] == made["objects"]
+        assert made["ids"].count(pad) == 16
+        assert made["patches"] == 64
+        assert count.row(question, answer, (224, 224)) == len(made["ids"])
+        assert tokenizer.decode(made["labels"]) == f"{answer}<|im_end|>\n"
+        assert _pixels(engine, row["images"][0]) == pytest.approx(made["pixels"], abs=1e-4)
+        assert _prompt_ids(tokenizer, question) == [one for one in made["prompt"] if one != pad]
+
+
+def _pixels(engine: Any, path: str) -> list[float]:
+    """Every hundredth number of what our engine feeds for a picture."""
+    inputs = engine.inputs([(engine.load(Path(path)), "x")])
+    return inputs["pixel_values"].flatten()[::100].tolist()  # type: ignore[no-any-return]
+
+
+def _prompt_ids(tokenizer: Any, question: str) -> list[int]:
+    """What our engine feeds, without picture tokens."""
+    from vlmdet_cli.engines.transformers import chat
+
+    pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    return [one for one in tokenizer(chat(question.replace("<image>", "")))["input_ids"] if one != pad]
+
+
+def test_pictures_reach_the_model(demo: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = demo
+    Image.new("RGB", (224, 224), (128, 128, 128)).save(tmp_path / "grey.png")
+    shutil.copy(next((folder / "images" / "test").glob("*.jpg")), tmp_path / "real.jpg")
+    done = vlmdet(tmp_path, "infer", "--model", str(folder / "out" / "merged"), "grey.png", "real.jpg", "--json")
+    grey, real = json.loads(done.stdout)
+    assert grey["object"] == {}
+    assert real["object"] or real["health"] == "empty"
+
+
+def test_pieces_of_an_answer_are_its_text_and_rank_its_boxes(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    for row in answers(folder, "test"):
+        assert "".join(text for text, _ in row["tokens"]) == row["text"]
+        assert all(chance <= 0 for _, chance in row["tokens"])
+    made = report(folder, "test")
+    assert made["scores"]["source"] == "logprob"
+    files = ("--truth", "out/data/subset/test.json", "--predictions", "out/answers/test.jsonl", "--json")
+    constant = json.loads(vlmdet(folder, "eval", *files, "--scores", "constant").stdout)
+    assert made["coco"]["AP50"] > constant["coco"]["AP50"]
+    assert made["overall"] == constant["overall"]
+
+
+def test_one_picture_gives_one_json_document(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    full = next(
+        row for row in answers(folder, "test") if row.get("kind", "detection") == "detection" and "(" in row["text"]
+    )
+    done = vlmdet(folder, "infer", "--model", "out/merged", f"out/{full['image']}", "--json")
+    made = json.loads(done.stdout)
+    assert made["text"] == full["text"]
+    assert made["size"] == [224, 224]
+    assert all(len(box) == 4 for boxes in made["object"].values() for box in boxes)
+
+
+def test_a_bad_picture_is_recorded_and_the_others_go_on(demo: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = demo
+    for number, source in enumerate(sorted((folder / "images" / "test").glob("*.jpg"))[:3]):
+        shutil.copy(source, tmp_path / f"{number}.jpg")
+    data = (tmp_path / "1.jpg").read_bytes()
+    (tmp_path / "1.jpg").write_bytes(data[: len(data) // 3])
+    (tmp_path / "2.jpg").write_bytes(b"")
+    done = vlmdet(tmp_path, "infer", "--model", str(folder / "out" / "merged"), ".", "--json")
+    made = json.loads(done.stdout)
+    assert [one["finish"] for one in made] == ["stop", "error", "error"]
+    assert all(one["error"] for one in made[1:])
+
+
+def start(cwd: Path, *arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "vlmdet_cli", *arguments]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def until(condition: Any, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_inference_killed_half_way_goes_on_and_ends_with_the_same_bytes(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    file = folder / "out" / "answers" / "again.jsonl"
+    process = start(folder, "infer", "--name", "again", "--set", "infer.batch=8")
+    until(lambda: file.exists() and file.stat().st_size > 0)
+    process.kill()
+    process.communicate()
+    stopped = file.read_bytes()
+    vlmdet(folder, "infer", "--name", "again", "--set", "infer.batch=8")
+    vlmdet(folder, "infer", "--name", "whole", "--set", "infer.batch=8")
+    assert len(stopped) < len(file.read_bytes())
+    assert file.read_bytes() == (folder / "out" / "answers" / "whole.jsonl").read_bytes()
+
+
+def test_an_interrupted_training_ends_swift_and_resumes(demo: tuple[Path, str], tmp_path: Path) -> None:
+    folder = _copy(demo[0], tmp_path)
+    sets = (
+        "--set",
+        "train.save_steps=5",
+        "--set",
+        "train.swift.save_only_model=false",
+        "--set",
+        "train.logging_steps=1",
+    )
+    process = start(folder, "train", *sets, "--", "--max_steps", "400")
+    until(lambda: list((folder / "out" / "train").glob("run-002/*/checkpoint-5/trainer_state.json")), 240)
+    children = _family(process.pid)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert re.search(r"error: Interrupted\nhint: `vlmdet train --resume` goes on from checkpoint-\d+\.\n$", err), err
+    assert len(children) >= 1
+    assert not any(_runs(pid) for pid in children)
+    state = json.loads((folder / "out" / "train" / "run-002" / "run.json").read_text())["state"]
+    assert state == "interrupted"
+    made = json.loads(vlmdet(folder, "train", "--resume", "--json", *sets, "--", "--max_steps", "12").stdout)
+    assert made["steps"] == 12
+    assert Path(made["run"]).name == "run-002"
+    log = (folder / "out" / "train" / "run-002" / "swift.log").read_text()
+    assert re.search(r"resume_from_checkpoint='?\S*run-002\S*checkpoint-\d+", log)
+
+
+def _copy(demo: Path, to: Path) -> Path:
+    """A project that is moved still trains: rows name no machine."""
+    return Path(shutil.copytree(demo, to / "moved"))
+
+
+def _family(pid: int) -> list[int]:
+    children = [int(one) for file in Path(f"/proc/{pid}/task").glob("*/children") for one in file.read_text().split()]
+    return [*children, *(one for child in children for one in _family(child))]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_flag_that_swift_does_not_know_shows_its_words_and_its_log(demo: tuple[Path, str], tmp_path: Path) -> None:
+    folder = _copy(demo[0], tmp_path)
+    done = vlmdet(folder, "train", "--", "--no_such_flag", "1", code=4)
+    assert done.stderr.splitlines()[1].startswith("error: swift sft failed: exit code 1")
+    assert "no_such_flag" in done.stderr
+    assert "The whole log: " in done.stderr
+    assert runs.latest_checkpoint(folder / "out" / "train").parent.parent.name == "run-001"
+
+
+def test_rows_that_swift_does_not_take_stop_the_training(demo: tuple[Path, str], tmp_path: Path) -> None:
+    """Here swift is told to take the first fifty; it does the same to rows that it does not like."""
+    folder = _copy(demo[0], tmp_path)
+    rows = folder / "out" / "augment" / "train.jsonl"
+    many = len(rows.read_text().splitlines())
+    done = vlmdet(folder, "train", "--", "--dataset", f"{rows}#50", code=4)
+    assert f"error: swift took 50 of {many:,} rows\n" in done.stderr
+    run = sorted((folder / "out" / "train").glob("run-*"))[-1]
+    assert json.loads((run / "run.json").read_text())["state"] == "failed"
+    assert not list(run.rglob("checkpoint-*"))
+
+
+def test_swift_trains_on_rows_in_its_own_form_as_on_text(demo: tuple[Path, str], tmp_path: Path) -> None:
+    """The same tokens in, so the same loss out, to the last digit that swift prints."""
+    folder = _copy(demo[0], tmp_path)
+    shutil.rmtree(folder / "out" / "augment")
+    sets = ["train.num_train_epochs=1", "train.swift.max_steps=4", "train.logging_steps=1", "subset.pictures=40"]
+    losses = []
+    for form in ("text", "objects"):
+        given = [part for one in [*sets, f"format.rows={form}"] for part in ("--set", one)]
+        for step in ("prepare", "train"):
+            vlmdet(folder, step, *given)
+        log = next(runs.run_folders(folder / "out" / "train")[-1].glob("*/logging.jsonl"))
+        losses.append([row["loss"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row])
+    first = (folder / "out" / "data" / "coco_final_train.jsonl").read_text().splitlines()[0]
+    assert "objects" in json.loads(first)
+    assert len(losses[0]) >= 4
+    assert losses[0] == losses[1]
+
+
+def test_a_failed_merge_leaves_the_merged_model_as_it_was(demo: tuple[Path, str], tmp_path: Path) -> None:
+    folder = _copy(demo[0], tmp_path)
+    before = (folder / "out" / "merged" / "model.safetensors").read_bytes()
+    adapter = runs.latest_checkpoint(folder / "out" / "train") / "adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:1000])
+    vlmdet(folder, "merge", code=4)
+    assert (folder / "out" / "merged" / "model.safetensors").read_bytes() == before
+    shutil.rmtree(folder / "out" / "merged")
+    done = vlmdet(folder, "infer", code=2)
+    assert done.stderr.startswith(f"error: No merged model: {folder}/out/merged\n")
+
+
+def test_swifts_own_answers_are_read_and_scored_alike(demo: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = demo
+    rows = (folder / "out" / "data" / "coco_final_test.jsonl").read_text().splitlines()
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows[:40]) + "\n")
+    command = [
+        "swift", "infer", "--model", str(folder / "out" / "merged"), "--model_type", "qwen2_vl", "--template",
+        "vlmdet_demo", "--external_plugins", str(folder / "plugin.py"), "--val_dataset", "rows.jsonl",
+        "--result_path", "result.jsonl", "--max_batch_size", "16", "--temperature", "0", "--max_new_tokens", "256",
+        "--torch_dtype", "float32", "--max_pixels", str(112 * 112),
+    ]  # fmt: skip
+    env = {**environment(), "ROOT_IMAGE_DIR": str(folder / "out")}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    theirs = [json.loads(line)["response"] for line in (tmp_path / "result.jsonl").read_text().splitlines()]
+    mine = [row["text"] for row in answers(folder, "test") if row.get("kind", "detection") == "detection"][:40]
+    assert sum(one == two for one, two in zip(mine, theirs, strict=True)) >= 38
+    truth = str(folder / "out" / "data" / "subset" / "test.json")
+    made = json.loads(vlmdet(tmp_path, "eval", "--truth", truth, "--predictions", "result.jsonl", "--json").stdout)
+    assert made["protocol"]["form"] == "swift infer"
+    assert made["ledger"]["pictures"]["kept"] == 40
+    assert made["overall"]["precision"] > 0.6
+
+
+def test_real_coco_pictures_go_through_all_seven_commands(
+    demo: tuple[Path, str], tiny_coco: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(demo[0] / "model", tmp_path / "model")
+    shutil.copy(demo[0] / "plugin.py", tmp_path)
+    (tmp_path / "vlmdet.toml").write_text(
+        '[project]\noutput = "out"\n'
+        + "".join(
+            f'[data.{split}]\nannotations = "{tiny_coco}/annotations/instances_{name}.json"\n'
+            f'images = "{tiny_coco}/images/{name}"\n'
+            for split, name in (("train", "train2017"), ("test", "val2017"))
+        )
+        + "[data.split]\nval = 0.1\n[subset]\nempty = 0.2\n"
+        '[train]\nmodel = "model"\nnum_train_epochs = 1\nlogging_steps = 1\n'
+        '[train.swift]\nmodel_type = "qwen2_vl"\ntemplate = "vlmdet_demo"\nexternal_plugins = "plugin.py"\n'
+        "[infer]\nmax_tokens = 64\n"
+    )
+    for step in ("prepare", "augment", "train", "merge", "infer", "eval", "viz"):
+        made = json.loads(vlmdet(tmp_path, step, "--json").stdout)
+        for account in made.get("ledger", {}).values():
+            if "in" in account:
+                assert account["in"] == account["kept"] + sum(account["dropped"].values())
+    scored = report(tmp_path, "test")
+    assert scored["ledger"]["pictures"]["dropped"] == {}
+    assert scored["overall"]["fn"] + scored["overall"]["tp"] == scored["protocol"]["objects"] > 0
+    said = answers(tmp_path, "test")
+    assert {row.get("finish", "stop") for row in said} <= {"stop", "length"}
+    assert sum(row.get("kind", "detection") == "detection" for row in said) == scored["protocol"]["pictures"]
+
+
+def test_the_wheel_runs_where_swift_is_not_on_path(tmp_path: Path) -> None:
+    """As pipx installs it: an environment of its own whose programs are not on PATH."""
+    built = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), "."]
+    root = Path(__file__).parents[2]
+    subprocess.run(built, cwd=root, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("vlmdet-*.whl")
+    target = tmp_path / "installed"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    env = {**os.environ, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(target)}
+    command = [sys.executable, "-c", "from vlmdet_cli.cli import main; main()"]
+    made = [*command, "init", "--demo", "d"]
+    subprocess.run(made, cwd=tmp_path, env=env, check=True, capture_output=True)
+    for step in ("prepare", "augment"):
+        subprocess.run([*command, step, "-q"], cwd=tmp_path / "d", env=env, check=True, capture_output=True)
+    done = subprocess.run([*command, "train", "--dry-run"], cwd=tmp_path / "d", env=env, capture_output=True, text=True,
+                          check=True)  # fmt: skip
+    assert str(Path(sys.executable).parent / "swift") in done.stdout

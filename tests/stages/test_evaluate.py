@@ -1,0 +1,242 @@
+"""eval through the command line: every form of predictions, every bad input, gates."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Boxes, Cli, coco_document
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+PROMPT = "<image>Draw the bounding box of objects"
+# the worked example of docs/metrics.md
+EXAMPLE: dict[str, Boxes] = {"a.jpg": [("cat", (0, 0, 10, 10)), ("cat", (20, 0, 10, 10)), ("dog", (0, 20, 10, 10))]}
+DETECTIONS = [{"image_path": "x/a.jpg", "object": {"cat": [[0, 0, 10, 8], [1, 0, 11, 10]], "dog": [[40, 40, 50, 50]]}}]
+
+
+def write(name: str, document: Any) -> str:
+    Path(name).write_text(document if isinstance(document, str) else json.dumps(document))
+    return name
+
+
+def truth(**pictures: Any) -> str:
+    return write("truth.json", coco_document(pictures or EXAMPLE, size=(100, 100)))
+
+
+def report(cli: Cli, truth_file: str, predictions: str) -> dict[str, Any]:
+    done = cli("eval", "--truth", truth_file, "--predictions", predictions, "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    made: dict[str, Any] = json.loads(done.stdout)
+    return made
+
+
+def test_the_worked_example_of_the_documents_holds(cli: Cli) -> None:
+    made = report(cli, truth(), write("p.json", DETECTIONS))
+    rows = {"all": made["overall"], **made["per_class"]}
+    lines = DOCS.read_text().partition("<!-- example -->")[2].splitlines()[3:6]
+    for line in lines:
+        name, *values = [part.strip() for part in line.strip("| ").split("|")]
+        one = rows[name]
+        shown = [one["tp"], one["fp"], one["fn"], one["precision"], one["recall"], one["f1"], one["mean_iou"]]
+        texts = ["–" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in shown]
+        assert texts == values, name
+    assert [line.split("|")[1].strip() for line in lines] == ["all", "cat", "dog"]
+
+
+def answer(image: str, text: str, **more: Any) -> str:
+    return json.dumps({"image": image, "text": text, "prompt": PROMPT, **more})
+
+
+def test_all_forms_of_the_same_predictions_give_the_same_numbers(cli: Cli) -> None:
+    text = "cat(0,0),(100,80)cat(10,0),(110,100)dog(400,400),(500,500)"
+    swift = {"response": text, "messages": [{"role": "user", "content": PROMPT}], "images": [{"path": "/y/a.jpg"}]}
+    results = [
+        {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 8], "score": 1},
+        {"image_id": 1, "category_id": 1, "bbox": [1, 0, 10, 10], "score": 1},
+        {"image_id": 1, "category_id": 2, "bbox": [40, 40, 10, 10], "score": 1},
+    ]
+    forms = {
+        "detection JSON": write("any.txt", DETECTIONS),
+        "COCO results": write("b", results),
+        "answers": write("c.json", answer("data/a.jpg", text, image_id=1) + "\n"),
+        "swift infer": write("d.dat", json.dumps(swift) + "\n"),
+    }
+    made = {form: report(cli, truth(), name) for form, name in forms.items()}
+    assert {form: one["protocol"]["form"] for form, one in made.items()} == {form: form for form in forms}
+    curves = {form: one["overall"].pop("f1_by_iou") for form, one in made.items()}
+    first = made["detection JSON"]
+    for form, one in made.items():
+        assert one["overall"] == pytest.approx(first["overall"]), form
+        assert curves[form] == pytest.approx(curves["detection JSON"]), form
+        assert {k: v for k, v in one["coco"].items() if k != "score_source"} == {
+            k: v for k, v in first["coco"].items() if k != "score_source"
+        }, form
+    assert made["answers"]["protocol"]["prompt"] == ["Draw the bounding box of objects"]
+    assert [made[form]["protocol"]["score_source"] for form in ("answers", "COCO results")] == ["constant", "file"]
+
+
+def test_the_report_has_the_documented_fields(cli: Cli) -> None:
+    made = report(cli, truth(), write("p.jsonl", answer("a.jpg", "cat(0,0),(100,80)") + "\n"))
+    text = re.sub(r"\s+", " ", DOCS.read_text().partition("## `eval --json`")[2])
+    for part in ("protocol", "overall", "answers"):
+        documented = re.search(rf'"{part}": {{([^}}]*)}}', text)
+        assert documented
+        assert set(documented[1].replace(" ", "").split(",")) == set(made[part]), part
+    assert list(made) == [
+        "schema", "protocol", "overall", "intervals", "per_class", "sizes", "coco", "errors", "confusion", "counting",
+        "scores", "tasks", "answers", "ledger", "config", "pictures",
+    ]  # fmt: skip
+
+
+def test_health_problems_unknown_labels_and_unanswered_pictures_are_counted(cli: Cli) -> None:
+    pictures = {f"{name}.jpg": [("cat", (0, 0, 50, 50))] for name in "abcd"} | {"e.jpg": []}
+    rows = [
+        answer("a.jpg", "cat(0,0),(500,500)cat(0,0),(500,500)"),
+        answer("b.jpg", "sorry"),
+        answer("c.jpg", "unicorn(0,0),(500,500)", finish="length"),
+        answer("e.jpg", "No objects."),
+    ]
+    made = report(cli, truth(**pictures), write("p.jsonl", "\n".join(rows) + "\n"))
+    assert (made["overall"]["tp"], made["overall"]["fp"], made["overall"]["fn"]) == (1, 1, 3)
+    assert made["answers"]["health"] == {"partial": 2, "unparsed": 1, "empty": 1}
+    assert made["answers"]["problems"] == {"duplicate": 1, "unparsed": 1, "unknown_label": 1}
+    assert made["answers"]["finish"] == {"stop": 3, "length": 1}
+    assert made["per_class"]["unicorn"]["fp"] == 1
+    assert made["ledger"]["pictures"] == {
+        "in": 5, "kept": 4, "dropped": {"no answer, their objects count as missed": 1},
+    }  # fmt: skip
+
+
+def test_false_boxes_in_empty_pictures_count(cli: Cli) -> None:
+    rows = [answer("a.jpg", "cat(0,0),(500,500)"), answer("b.jpg", "cat(0,0),(500,500)dog(0,0),(9,9)")]
+    pictures = {"a.jpg": [("cat", (0, 0, 50, 50))], "b.jpg": []}
+    made = report(cli, truth(**pictures), write("p.jsonl", "\n".join(rows) + "\n"))
+    assert (made["overall"]["fp_in_empty_pictures"], made["overall"]["precision"]) == (2, pytest.approx(1 / 3))
+
+
+def test_questions_are_scored_by_what_they_say(cli: Cli) -> None:
+    full = 'The area X fully contains a "cat".'
+    partial = 'The area X partially contains a "dog", about 60% is visible.'
+    rows = [
+        answer("a.jpg", "cat(0,0),(100,100)"),
+        answer("a.jpg", full.replace("X", "(1,2),(3,4)"), kind="full", expected=full),
+        answer("a.jpg", full.replace("cat", "dog"), kind="full", expected=full),
+        answer("a.jpg", partial.replace("60", "70"), kind="partial", expected=partial),
+        answer("a.jpg", partial.replace("60", "80"), kind="partial", expected=partial),
+        answer("a.jpg", "cat: 3\ndog: 1", kind="count", expected="cat: 2\ndog: 1"),
+        answer("a.jpg", "hm", kind="none", expected="The area X does not contain any object from the COCO categories."),
+    ]
+    made = report(cli, truth(), write("p.jsonl", "\n".join(rows) + "\n"))["tasks"]
+    assert {kind: (one["n"], one["accuracy"]) for kind, one in made.items()} == {
+        "full": (2, 0.5), "partial": (2, 0.5), "count": (1, 0.0), "none": (1, 0.0),
+    }  # fmt: skip
+    assert (made["count"]["mean_absolute_error"], made["count"]["bias"]) == (0.5, 0.5)
+    assert made["none"]["said"] == {"unparsed": 1}
+
+
+def test_gates_decide_the_exit_code_and_say_so(cli: Cli) -> None:
+    given = ("eval", "--truth", truth(), "--predictions", write("p.json", DETECTIONS))
+    passed = cli(*given, "--fail-under", "f1=0.3", "--fail-under", "per_class.cat.recall=0.5")
+    assert passed.exit_code == 0
+    assert "gate passed: per_class.cat.recall = 0.5000 ≥ 0.5" in passed.stdout
+    missed = cli(*given, "--fail-under", "f1=0.3", "--fail-under", "per_class.dog.mean_iou=0.1")
+    assert missed.exit_code == 1
+    assert "gate MISSED: per_class.dog.mean_iou = undefined < 0.1" in missed.stdout
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ("f1", "error: Not a gate: f1\nhint: A gate is METRIC=VALUE, such as f1=0.5.\n"),
+        ("mean_iuo=0.5", "error: The report has no such measure: mean_iuo=0.5\nhint: Known here: mean_iou.\n"),
+        ("zzz.a=0.5", "error: The report has no such measure: zzz.a=0.5\nhint: Known here: precision, recall, f1, "
+                      "mean_iou, tp, fp, fn, ignored.\n"),
+        ("coco.AP5=0.5", "error: The report has no such measure: coco.AP5=0.5\nhint: Known here: AP75, AP50, AP.\n"),
+        ("per_class=1", "error: Not a number in the report: per_class=1\nhint: Name a measure, such as f1 or "
+                        "coco.AP50.\n"),
+    ],
+)  # fmt: skip
+def test_a_wrong_gate_is_a_usage_error(cli: Cli, wish: str, message: str) -> None:
+    done = cli("eval", "--truth", truth(), "--predictions", write("p.json", DETECTIONS), "--fail-under", wish)
+    assert (done.exit_code, done.stdout, done.stderr) == (2, "", message)
+
+
+GOOD = answer("a.jpg", "cat(0,0),(100,80)")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "error: The predictions file is empty: p\nhint: Did the run that writes it end early?\n"),
+        (GOOD + '\n{"image": "a', "error: The predictions file has a line that is not valid JSON: p\n"
+         "  Line 2, the last one, column 13: unexpected end of data.\n"
+         "hint: Run `vlmdet infer` again: it goes on where it was.\n"),
+        (GOOD + "\n" + GOOD, "error: The predictions file has 1 answer to a picture that is answered already: p\n"
+         "  a.jpg, 2 times\n"
+         "hint: Keep one answer a picture.\n"),
+        (answer("z.jpg", "") + "\n" + answer("y.jpg", ""), "error: The predictions file has 2 answers for pictures "
+         "that the truth does not have: p\n  z.jpg\n  y.jpg\n  Truth: truth.json\nhint: Are both of the same split?\n"),
+        ('[{"image_path": "a.jpg", "object": {"cat": [[5, 5, 1, 9]]}}]', "error: The predictions file has 1 box that "
+         "is none: p\n  a.jpg cat [5.0, 5.0, 1.0, 9.0]\nhint: A box needs finite numbers and no negative side.\n"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, -5]}]', "error: The predictions file has 1 box that "
+         "is none: p\n  row 0: bbox [0.0, 0.0, 5.0, -5.0]\nhint: A box needs finite numbers and no negative side.\n"),
+        ('[{"image_id": 1, "category_id": 8, "bbox": [0, 0, 5, 5]}]', "error: The predictions file has 1 box of "
+         "unknown categories: p\n  category_id 8\n"),
+        ('[{"image_id": 1, "category_id": "1", "bbox": [0, 0, 5, 5]}]', "error: The predictions file has a wrong "
+         "entry: p\n  Expected `int`, got `str` - at `$[0].category_id`.\n"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, NaN, 5]}]', "error: The predictions file is not valid "
+         "JSON: p\n  Line 1, column 51: unexpected character, expected a JSON value.\n"
+         "hint: Was it cut while being copied? Check the file's end.\n"),
+        ('[{"image_id": "1", "category_id": 1, "bbox": [0, 0, 5, 5]}]', "error: The predictions file has 1 answer for "
+         "pictures that the truth does not have: p\n  image_id '1'\n  Truth: truth.json\nhint: Are both of the same "
+         "split?\n"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 1}, '
+         '{"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5]}]', "error: The predictions file has 1 row without a "
+         "number as score: p\n  row 1: no score\n"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5]}, {"image_path": "a.jpg", "object": {}}]',
+         "error: The predictions file has a wrong entry: p\n  Object missing required field `image_id` - at `$[1]`.\n"),
+        (GOOD + '\n{"image_path": "a.jpg", "object": {}}', "error: The predictions file has none of the known forms: "
+         "p\n"
+         "hint: Known are answers (JSONL), swift infer's result file, detection JSON and COCO results.\n"),
+        ('[{"a": 1}]', "error: The predictions file has none of the known forms: p\nhint: Known are answers (JSONL), "
+         "swift infer's result file, detection JSON and COCO results.\n"),
+        ('[{"image_id": 1,', "error: The predictions file is not valid JSON: p\n  Line 1, column 17: unexpected end of "
+         "data.\nhint: Was it cut while being copied? Check the file's end.\n"),
+    ],
+)  # fmt: skip
+def test_bad_predictions_are_told_whole(cli: Cli, content: str, message: str) -> None:
+    done = cli("eval", "--truth", truth(), "--predictions", write("p", content))
+    assert (done.exit_code, done.stdout, done.stderr) == (3, "", message)
+
+
+def test_a_file_that_is_not_there_is_named(cli: Cli) -> None:
+    done = cli("eval", "--truth", truth(), "--predictions", "nope.jsonl")
+    assert (done.exit_code, done.stderr) == (
+        3,
+        "error: Cannot read the predictions file: nope.jsonl\n  No such file or directory.\nhint: Check the path.\n",
+    )
+
+
+def test_detection_json_can_be_the_truth(cli: Cli) -> None:
+    made = report(cli, write("t.json", DETECTIONS), write("p.json", DETECTIONS))
+    assert (made["overall"]["f1"], made["coco"]["AP"]) == (1.0, pytest.approx(1.0))
+    done = cli("eval", "--truth", "t.json", "--predictions", write("raw.jsonl", answer("a.jpg", "cat(1,1),(5,5)")))
+    assert (done.exit_code, done.stderr) == (
+        3,
+        "error: The size of a picture is not known: a.jpg\n"
+        "  Neither t.json nor raw.jsonl has it, and answers are in thousandths of it.\n"
+        "hint: Give the truth as COCO instances JSON.\n",
+    )
+
+
+def test_a_table_of_markup_and_escapes_shows_them_as_written(cli: Cli) -> None:
+    labels = {"[red]x[/red]": [[1, 1, 5, 5]], "\x1b[31mred": [[1, 1, 5, 5]]}
+    done = cli(
+        "eval", "--truth", truth(), "--predictions", write("p.json", [{"image_path": "a.jpg", "object": labels}])
+    )
+    assert done.exit_code == 0
+    assert "[red]x[/red]" in done.stdout
+    assert "\\x1b[31mred" in done.stdout
+    assert "\x1b" not in done.stdout

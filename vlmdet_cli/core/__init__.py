@@ -1,0 +1,1 @@
+"""What every room stands on: boxes, records, the ledger, files, locks, processes."""

@@ -1,0 +1,1 @@
+"""What is known of model families: their dialects, and how they are asked."""

@@ -1,0 +1,102 @@
+"""The project file ``vlmdet.toml`` as frozen records.
+
+The records' fields, types and defaults *are* the format; a check beyond the type is a ``Literal`` or a
+``msgspec.Meta`` bound at the field. The records of a room's own settings are defined in that room.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from vlmdet_cli.core.records import Classes, ScoreSource
+from vlmdet_cli.core.settings import Count, Positive, Table, Text
+from vlmdet_cli.data.settings import Split, SplitShares, Subset
+from vlmdet_cli.prompts.settings import Augment, Format
+from vlmdet_cli.training.settings import Flag, Train
+
+FormatName = Literal["auto", "coco", "lvis", "yolo", "voc", "open_images", "swift_rows", "detections"]
+
+
+class About(Table, frozen=True, kw_only=True):
+    output: Text
+    name: Text = "vlmdet"
+    seed: Count = 0
+
+
+class Source(Table, frozen=True, kw_only=True):
+    """Annotations and the folder of their images. ``format``: ``auto`` looks into the file. ``name`` stands before the
+    file names of a split that has several sources.
+    """
+
+    annotations: Text
+    images: str = ""
+    format: FormatName = "auto"
+    name: str = ""
+
+
+Sources = Source | tuple[Source, ...]
+
+
+class Data(Table, frozen=True, kw_only=True):
+    """``images``: how pictures come into the project. ``check``: how closely they are looked at. ``categories``: names
+    to other names; several with the same one become one category, an empty one leaves the category out.
+    """
+
+    train: Sources | None = None
+    val: Sources | None = None
+    test: Sources | None = None
+    split: SplitShares = SplitShares()
+    categories: dict[str, str] = msgspec.field(default_factory=dict)
+    on_error: Literal["stop", "skip"] = "stop"
+    images: Literal["link", "copy", "folder"] = "link"
+    check: Literal["none", "header", "pixels"] = "header"
+    workers: Count = 0
+
+    def sources(self, split: Split) -> tuple[Source, ...]:
+        """The sources of a split, () where it has none of its own."""
+        given: Sources | None = getattr(self, split)
+        return () if given is None else given if isinstance(given, tuple) else (given,)
+
+
+class Merge(Table, frozen=True, kw_only=True):
+    """``checkpoint``: a folder, or a step of the latest run; empty for the latest checkpoint."""
+
+    checkpoint: str = ""
+    swift: dict[str, Flag] = msgspec.field(default_factory=dict)
+
+
+class Infer(Table, frozen=True, kw_only=True):
+    engine: Literal["transformers"] = "transformers"
+    split: Literal["val", "test", "train"] = "test"
+    batch: Positive = 16
+    max_tokens: Positive = 1024
+    device: str = "auto"
+    questions: bool = True
+    scores: bool = False
+
+
+class Eval(Table, frozen=True, kw_only=True):
+    iou: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    classes: Classes = "all"
+    scores: ScoreSource = "auto"
+    fail_under: tuple[str, ...] = ()
+
+
+class Viz(Table, frozen=True, kw_only=True):
+    pictures: Count = 24
+    order: Literal["worst", "first"] = "worst"
+
+
+class Config(Table, frozen=True, kw_only=True):
+    """The whole file."""
+
+    project: About
+    data: Data
+    subset: Subset = Subset()
+    format: Format = Format()
+    augment: Augment = Augment()
+    train: Train = Train()
+    merge: Merge = Merge()
+    infer: Infer = Infer()
+    eval: Eval = Eval()
+    viz: Viz = Viz()

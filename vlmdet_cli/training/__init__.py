@@ -1,0 +1,1 @@
+"""ms-swift from outside: its arguments, its processes, its logs."""

@@ -1,0 +1,41 @@
+"""The settings of training: the documented run of ``swift sft``."""
+
+from typing import Literal
+
+import msgspec
+
+from vlmdet_cli.core.settings import AboveZero, Count, Positive, Share, Table, Text
+
+Flag = bool | int | float | str | list[str | int | float]
+
+
+class Train(Table, frozen=True, kw_only=True):
+    """The documented run. All but ``gpus``, ``nproc_per_node``, ``rows_must_match`` and ``swift`` are swift's flags."""
+
+    model: Text = "Qwen/Qwen2-VL-2B-Instruct"
+    gpus: str = "0"
+    nproc_per_node: Positive = 1
+    tuner_type: Literal["lora", "full", "longlora", "adalora", "vera", "boft", "fourierft", "bone"] = "lora"
+    lora_rank: Positive = 32
+    lora_alpha: Positive = 64
+    target_modules: Text = "all-linear"
+    freeze_vit: bool = False
+    freeze_aligner: bool = False
+    freeze_llm: bool = False
+    per_device_train_batch_size: Positive = 1
+    gradient_accumulation_steps: Positive = 4
+    num_train_epochs: AboveZero = 10
+    learning_rate: AboveZero = 5e-5
+    lr_scheduler_type: Text = "cosine"
+    warmup_ratio: Share = 0.05
+    max_length: Positive = 2048
+    torch_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    split_dataset_ratio: Share = 0.0
+    dataset_num_proc: Positive = 1
+    lazy_tokenize: bool = True
+    dataloader_num_workers: Count = 0
+    save_steps: Positive = 500
+    logging_steps: Positive = 5
+    add_version: bool = True
+    rows_must_match: bool = True
+    swift: dict[str, Flag] = msgspec.field(default_factory=dict)
