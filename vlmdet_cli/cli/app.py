@@ -279,10 +279,10 @@ def infer(
     ] = None,
 ) -> None:
     """Let the model answer; keep raw answers and parsed boxes."""
-    from vlmdet_cli.stages import jobs
+    from vlmdet_cli.stages import infer_inputs
 
     with session.talk.progress() as bars, tempfile.TemporaryDirectory() as temporary:
-        job = jobs.infer_job(
+        job = infer_inputs.infer_job(
             session.project,
             images or (),
             model=model,
@@ -293,7 +293,7 @@ def infer(
         )
         session.warn(job.warning)
         made = job.run(lambda done, total, rate: bars("infer", done, total, f"{rate:.1f} rows/s"))
-        found = jobs.found(job) if images else []
+        found = infer_inputs.found(job) if images else []
     if images:
         session.talk.result(found[0] if len(found) == 1 else found, *tables.found(found))
     else:
@@ -332,12 +332,12 @@ def eval_(
 ) -> int:
     """Score the answers: precision, recall, F1, mean IoU, COCO AP."""
     from vlmdet_cli.cli import exports
-    from vlmdet_cli.stages import evaluate, jobs
+    from vlmdet_cli.stages import eval_inputs, evaluate
     from vlmdet_cli.stages import gates as gating
 
     if csv + markdown + session.given.json > 1:
         raise UsageError("--json, --csv and --markdown are three forms of one result", hint="Choose one.")
-    job = jobs.eval_job(
+    job = eval_inputs.eval_job(
         session.project, truth=truth, predictions=predictions, name=name, iou=iou, classes=classes, scores=scores
     )
     report = evaluate.evaluate(job.truth, job.predictions, job.how)
@@ -370,10 +370,12 @@ def viz(
     ] = None,
 ) -> None:
     """Draw predictions and truth, a contact sheet and the training curve."""
-    from vlmdet_cli.stages import jobs
     from vlmdet_cli.stages import viz as stage
+    from vlmdet_cli.stages import viz_inputs
 
-    job = jobs.viz_job(session.project, truth=truth, predictions=predictions, images=images, output=output, name=name)
+    job = viz_inputs.viz_job(
+        session.project, truth=truth, predictions=predictions, images=images, output=output, name=name
+    )
     with session.talk.progress() as bars:
         made = stage.draw(
             job.truth,

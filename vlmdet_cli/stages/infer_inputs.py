@@ -1,8 +1,4 @@
-"""What infer, eval and viz work on: files named on the command line, or those of the project.
-
-Each function takes ``project``, a call that loads the project, so that a command whose files are all named
-needs none.
-"""
+"""What ``infer`` works on: pictures named on the command line or a prepared split, and the model to ask."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,17 +12,17 @@ from vlmdet_cli.core.records import Answer, ParsedDetections
 from vlmdet_cli.data import dataset
 from vlmdet_cli.engines import Engine
 from vlmdet_cli.errors import DataError, UsageError
-from vlmdet_cli.project import SPLITS, Eval, Format, Infer, Project, Viz, runs
+from vlmdet_cli.project import SPLITS, Format, Infer, Project
 from vlmdet_cli.prompts import lengths
 from vlmdet_cli.prompts.detection import CLASSES
 from vlmdet_cli.prompts.object_rows import texts
 from vlmdet_cli.prompts.questions import kind_of
-from vlmdet_cli.stages import chunks, evaluate
+from vlmdet_cli.stages import chunks
 from vlmdet_cli.stages.infer import IMAGE_ENDINGS, Ask, InferResult, InferSettings, OnBatch, infer, parse
 from vlmdet_cli.stages.merge import MARKER, merged_model
 from vlmdet_cli.stages.prepare import read_split
 
-GetProject = Callable[[], Project]
+GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none
 
 
 class InferJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,109 +210,3 @@ def _ask_row(project: Project, row: dict[str, Any], known: dict[str, dataset.Ima
 
 
 _AGAIN = "Run `vlmdet prepare` and `vlmdet augment` again."
-
-
-class EvalJob(msgspec.Struct, frozen=True, kw_only=True):
-    truth: Path
-    predictions: Path
-    how: evaluate.EvalProtocol
-    gates: tuple[str, ...]
-    report: Path | None
-
-
-def eval_job(project: GetProject, *, truth: Path | None, predictions: Path | None, name: str, **how: Any) -> EvalJob:
-    """The two files to compare; both named, or the missing one from the project. ``how``: what overrides settings."""
-    loaded = None if truth and predictions else project()
-    settings = loaded.config.eval if loaded else Eval()
-    if loaded:
-        truth = truth or _prepared_truth(loaded)
-        name = name or loaded.config.infer.split
-        predictions = predictions or _answers(loaded, name)
-    assert truth is not None  # noqa: S101  (named, or the project's)
-    assert predictions is not None  # noqa: S101
-    plain: dict[str, Any] = {"iou": settings.iou, "classes": settings.classes, "scores": settings.scores}
-    if loaded:
-        plain |= {"seed": loaded.config.project.seed, "config": _settings(loaded, predictions)}
-    return EvalJob(
-        truth=truth,
-        predictions=predictions,
-        how=msgspec.convert(
-            plain | {key: value for key, value in how.items() if value is not None}, evaluate.EvalProtocol
-        ),
-        gates=settings.fail_under,
-        report=loaded.report(predictions.stem) if loaded else None,
-    )
-
-
-def _settings(project: Project, predictions: Path) -> dict[str, Any]:
-    """The project's settings and whose answers these are: what a comparison tells runs apart by."""
-    made: dict[str, Any] = msgspec.to_builtins(project.config)
-    meta = predictions.with_suffix(".meta.json")
-    return made | {"answered_by": file_hash(meta)[:12] if meta.is_file() else None}
-
-
-def _prepared_truth(project: Project) -> Path:
-    split = project.config.infer.split
-    if not project.subset(split).is_file():
-        raise UsageError(f"The split {split} is not prepared: {project.subset(split)}", hint="Run `vlmdet prepare`.")
-    return project.subset(split)
-
-
-def _answers(project: Project, name: str) -> Path:
-    path = project.answers(name)
-    if not path.is_file():
-        raise UsageError(f"No answers: {path}", hint="Run `vlmdet infer` first, or name a file with --predictions.")
-    return path
-
-
-class VizJob(msgspec.Struct, frozen=True, kw_only=True):
-    truth: Path
-    predictions: Path | None
-    images: Path
-    output: Path
-    settings: Viz
-    iou: float
-    curve: Path | None
-
-
-def viz_job(
-    project: GetProject,
-    *,
-    truth: Path | None,
-    predictions: Path | None,
-    images: Path | None,
-    output: Path | None,
-    name: str,
-) -> VizJob:
-    """What to draw: named files, or the project's prepared split with its answers and its latest run's curve."""
-    if truth and images:
-        settings = Viz()
-        return VizJob(
-            truth=truth,
-            predictions=predictions,
-            images=images,
-            output=output or Path("viz"),
-            settings=settings,
-            iou=0.5,
-            curve=None,
-        )
-    loaded = project()
-    name = name or loaded.config.infer.split
-    split = loaded.config.infer.split
-    return VizJob(
-        truth=truth or _prepared_truth(loaded),
-        predictions=predictions or (path if (path := loaded.answers(name)).is_file() else None),
-        images=images or loaded.images(split),
-        output=output or loaded.viz(name),
-        settings=loaded.config.viz,
-        iou=loaded.config.eval.iou,
-        curve=_curve(loaded),
-    )
-
-
-def _curve(project: Project) -> Path | None:
-    """The training log of the newest run that has one."""
-    for run in reversed(runs.run_folders(project.runs)):
-        if logs := sorted(run.glob("*/logging.jsonl")):
-            return logs[-1]
-    return None
