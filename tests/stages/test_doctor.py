@@ -35,6 +35,12 @@ def test_a_sound_project_has_no_problem_and_a_wrong_path_is_one(cli: Cli) -> Non
     assert states(cli, "--set", "train.lora_rnak=1", code=1)["project"][0] == "problem"
 
 
+def test_the_environment_names_the_project_file(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_project(tmp_path / "elsewhere", {"a.jpg": [("cat", (1, 2, 30, 40))]})
+    monkeypatch.setenv("VLMDET_PROJECT", str(file))
+    assert states(cli)["project"] == ("ok", str(file), "")
+
+
 def test_memory_of_gpus_is_told_and_too_little_is_a_warning(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(swift, "gpu_memory", lambda: [84.9, 84.9])
     assert states(cli)["GPU"] == ("ok", "2 with 85 GB, 85 GB", "")

@@ -228,7 +228,7 @@ def test_a_terminated_vlmdet_leaves_no_swift_behind(tmp_path: Path) -> None:
     """SIGTERM to the tool itself, as a scheduler sends it."""
     script = (
         "import sys;from pathlib import Path;from vlmdet_cli.training import swift;import signal;"
-        "from vlmdet_cli.cli.app import _interrupt;signal.signal(signal.SIGTERM, _interrupt);"
+        "from vlmdet_cli.cli.command_line import _interrupt;signal.signal(signal.SIGTERM, _interrupt);"
         'child=\'import os,time;open("pid","w").write(str(os.getpid()));time.sleep(600)\';'
         "c=swift.Command((sys.executable,'-c',child),{});"
         "swift.run(c,Path('log'),cwd=Path('.'),watch=lambda:None,hint='')"

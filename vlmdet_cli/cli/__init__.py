@@ -1,5 +1,5 @@
 """The command line."""
 
-from vlmdet_cli.cli.app import app, main
+from vlmdet_cli.cli.command_line import app, main
 
 __all__ = ["app", "main"]

@@ -171,8 +171,8 @@ def viz(made: "VizResult") -> Views:
     yield line("page", near(made.index))
 
 
-def found(pictures: "Iterable[Mapping[str, Any]]") -> Views:
-    """What was found in pictures named on the command line."""
+def detections(pictures: "Iterable[Mapping[str, Any]]") -> Views:
+    """The detections of pictures named on the command line: a table a picture, then its problems."""
     for one in pictures:
         made = table(safe(one["image"]), "left", "top", "right", "bottom")
         for label, boxes in one["object"].items():

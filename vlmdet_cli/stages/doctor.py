@@ -13,7 +13,7 @@ import msgspec
 
 from vlmdet_cli import __version__
 from vlmdet_cli.errors import VlmdetError
-from vlmdet_cli.project import FILE_NAME, SPLITS, Project, load, runs
+from vlmdet_cli.project import SPLITS, Project, load, runs
 from vlmdet_cli.training import swift
 
 State = Literal["ok", "warning", "problem"]
@@ -30,9 +30,8 @@ class Check(msgspec.Struct, frozen=True):
     hint: str = ""
 
 
-def doctor(project_file: Path | None, overrides: Sequence[str] = ()) -> tuple[Check, ...]:
-    """All checks; those of the project only where there is a project file. Raises nothing for what it finds."""
-    project_file = project_file or Path(FILE_NAME)
+def doctor(project_file: Path, overrides: Sequence[str] = ()) -> tuple[Check, ...]:
+    """All checks; those of the project only where ``project_file`` exists. A problem is a check, never an error."""
     project_checks = _project(project_file, overrides) if project_file.exists() else _no_project(project_file)
     return (*_programs(), *_stack(), _swift_flags(), _memory(), _gpu(), *project_checks)
 

@@ -1,0 +1,101 @@
+"""The commands on data: ``prepare``, ``augment``, ``show``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+
+from vlmdet_cli.cli import tables
+from vlmdet_cli.cli.session import Session
+from vlmdet_cli.errors import UsageError
+from vlmdet_cli.project import Project, convert
+
+Shard = Annotated[
+    str, typer.Option(metavar="I/N", help="Work on the I-th of N parts of the pictures.", show_default="all")
+]
+
+
+def prepare(
+    context: typer.Context,
+    annotations: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Annotations, in place of a project.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of their pictures.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="The output folder.")] = None,
+    report: Annotated[
+        bool, typer.Option("--report", metavar="", help="Describe the data, and search for duplicate pictures.")
+    ] = False,
+    shard: Shard = "",
+) -> None:
+    """Choose a subset of the data and write it as instruction rows."""
+    from vlmdet_cli.stages import prepare as stage
+
+    session: Session = context.obj
+    project = _sharded(_project_of_files(session, annotations, images, output), shard)
+    with session.talk.progress() as bars:
+        result = stage.prepare(project, bars, report=report)
+    session.talk.result(result, *tables.prepare(result), *_data_report(result.report))
+
+
+def _project_of_files(session: Session, annotations: Path | None, images: Path | None, output: Path | None) -> Project:
+    """The project file's project, or one of the files that the command line names."""
+    if annotations is images is output is None:
+        return session.project()
+    missing = [name for name, value in {"--annotations": annotations, "--output": output}.items() if value is None]
+    if missing:
+        raise UsageError(f"Missing: {', '.join(missing)}", hint="Without a project file, they are needed.")
+    source = {"annotations": str(annotations), "images": str(images or "")}
+    data = {"train": source, "split": {"val": 0.0, "test": 0.0}}
+    tree = {"project": {"output": str(output)}, "data": data}
+    return Project(Path.cwd(), convert(tree, session.options.sets, "command line"))
+
+
+def _data_report(report: Any) -> Iterator[RenderableType]:
+    if report is not None:
+        from vlmdet_cli.cli import data_tables
+
+        yield from data_tables.report(report)
+
+
+def _sharded(project: Project, shard: str) -> Project:
+    """The project, limited to a shard. Raises ``UsageError`` where ``shard`` is not I/N with 1 ≤ I ≤ N."""
+    if not shard:
+        return project
+    number, slash, total = shard.partition("/")
+    if not (slash and number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
+        raise UsageError(f"No such shard: {shard}", hint="Name it as I/N, from 1/N to N/N.")
+    return Project(project.root, project.config, (int(number), int(total)))
+
+
+def augment(context: typer.Context, shard: Shard = "") -> None:
+    """Add questions that teach counting and space; mix the train file."""
+    from vlmdet_cli.stages import augment as stage
+
+    session: Session = context.obj
+    project = _sharded(session.project(), shard)
+    with session.talk.progress() as bars:
+        result = stage.augment(project, bars)
+    session.talk.result(result, *tables.augment(result))
+
+
+def show(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Rows, answers, or swift infer's result file.")],
+    number: Annotated[
+        int | None, typer.Argument(metavar="N", min=1, help="The row's number.", show_default="the first five rows")
+    ] = None,
+    kind: Annotated[str, typer.Option(metavar="KIND", help="Only rows of this kind.", show_default="every kind")] = "",
+    dialect: Annotated[str, typer.Option(metavar="NAME", help="The model family's way to write boxes.")] = "qwen2_vl",
+    draw: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the row's picture with its boxes: PNG or JPEG.")
+    ] = None,
+) -> None:
+    """Show rows as a person reads them, and draw a row's picture."""
+    from vlmdet_cli.cli import data_tables
+    from vlmdet_cli.stages import show as stage
+
+    session: Session = context.obj
+    rows = stage.show(file, number, kind=kind, dialect=dialect, draw=draw)
+    session.talk.result(rows, *data_tables.show(rows))

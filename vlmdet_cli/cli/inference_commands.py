@@ -1,0 +1,173 @@
+"""The commands on answers: ``infer``, ``eval``, ``viz``, ``compare``, ``parse``."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlmdet_cli.cli import tables
+from vlmdet_cli.cli.session import Session
+from vlmdet_cli.core.files import write_json, write_text
+from vlmdet_cli.core.records import Classes, ScoreSource
+from vlmdet_cli.errors import UsageError
+
+AnswersName = Annotated[str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="infer.split")]
+
+
+def infer(
+    context: typer.Context,
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="IMAGE|DIR", help="Pictures.", show_default="a prepared split")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Any local model folder.", show_default="the merged model")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A LoRA checkpoint to put on the model, unmerged.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(metavar="SPLIT", help="The prepared split to answer.", show_default="infer.split")
+    ] = "",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="the split")] = "",
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the answers to named pictures in this file.")
+    ] = None,
+) -> None:
+    """Let the model answer; keep raw answers and parsed boxes."""
+    from vlmdet_cli.stages import infer_inputs
+
+    session: Session = context.obj
+    with session.talk.progress() as bars, tempfile.TemporaryDirectory() as temporary:
+        job = infer_inputs.infer_job(
+            session.project,
+            images or (),
+            model=model,
+            adapter=adapter,
+            split=split,
+            answers=output or (Path(temporary) / "answers.jsonl" if images else None),
+            name=name,
+        )
+        session.warn(job.warning)
+        result = job.run(lambda done, total, rate: bars("infer", done, total, f"{rate:.1f} rows/s"))
+        detections = infer_inputs.found(job) if images else []
+    if images:
+        session.talk.result(detections[0] if len(detections) == 1 else detections, *tables.detections(detections))
+    else:
+        session.talk.result(result, *tables.infer(result))
+
+
+def evaluate(
+    context: typer.Context,
+    truth: Annotated[Path | None, typer.Option(metavar="FILE", help="COCO or detection JSON.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Answers, detection JSON, COCO results or swift infer's file.")
+    ] = None,
+    name: AnswersName = "",
+    iou: Annotated[float | None, typer.Option(metavar="IOU", help="IoU threshold.", show_default="eval.iou")] = None,
+    classes: Annotated[
+        Classes | None, typer.Option(help="Which classes count in a picture.", show_default="eval.classes")
+    ] = None,
+    scores: Annotated[
+        ScoreSource | None, typer.Option(help="Where boxes' scores come from.", show_default="eval.scores")
+    ] = None,
+    fail_under: Annotated[
+        list[str] | None, typer.Option(metavar="METRIC=VALUE", help="Exit 1 if a metric is lower; repeatable.")
+    ] = None,
+    no_worse_than: Annotated[
+        Path | None, typer.Option(metavar="REPORT", help="Exit 1 if F1, macro F1 or AP is lower than there.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(metavar="NUMBER", help="How much lower than --no-worse-than is allowed.")
+    ] = 0.0,
+    csv: Annotated[bool, typer.Option("--csv", metavar="", help="Print the classes as CSV.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", metavar="", help="Print a summary as Markdown.")] = False,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the gates as JUnit XML.")] = None,
+) -> int:
+    """Score the answers: precision, recall, F1, mean IoU, COCO AP."""
+    from vlmdet_cli.cli import exports
+    from vlmdet_cli.stages import eval_inputs
+    from vlmdet_cli.stages import evaluate as stage
+    from vlmdet_cli.stages import gates as gating
+
+    session: Session = context.obj
+    if csv + markdown + session.options.json > 1:
+        raise UsageError("--json, --csv and --markdown are three forms of one result", hint="Choose one.")
+    job = eval_inputs.eval_job(
+        session.project, truth=truth, predictions=predictions, name=name, iou=iou, classes=classes, scores=scores
+    )
+    report = stage.evaluate(job.truth, job.predictions, job.how)
+    gates = gating.gates(report, [*job.gates, *(fail_under or ())])
+    if no_worse_than:
+        gates += gating.not_worse(report, no_worse_than, tolerance)
+    if job.report:
+        write_json(job.report, report)
+    if junit:
+        write_text(junit, exports.junit(gates))
+    if csv or markdown:
+        session.talk.data((exports.per_class_csv(report) if csv else exports.markdown(report, gates)).rstrip())
+    else:
+        session.talk.result(report, *tables.report(report, gates))
+    return int(not all(gate.passed for gate in gates))
+
+
+def viz(
+    context: typer.Context,
+    truth: Annotated[Path | None, typer.Option(metavar="FILE", help="COCO or detection JSON.")] = None,
+    predictions: Annotated[Path | None, typer.Option(metavar="FILE", help="The same files as for eval.")] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the pictures.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder for the drawings.")] = None,
+    name: AnswersName = "",
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="How many pictures to draw.", show_default="viz.pictures")
+    ] = None,
+) -> None:
+    """Draw predictions and truth, a contact sheet and the training curve."""
+    from vlmdet_cli.stages import viz as stage
+    from vlmdet_cli.stages import viz_inputs
+
+    session: Session = context.obj
+    job = viz_inputs.viz_job(
+        session.project, truth=truth, predictions=predictions, images=images, output=output, name=name
+    )
+    with session.talk.progress() as bars:
+        result = stage.draw(
+            job.truth,
+            job.predictions,
+            job.images,
+            job.output,
+            limit=limit or job.settings.pictures,
+            order=job.settings.order,
+            iou=job.iou,
+            curve=job.curve,
+            on_progress=lambda done, total: bars("draw", done, total),
+        )
+    session.talk.result(result, *tables.viz(result))
+
+
+def compare(
+    context: typer.Context,
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT", help="Reports of `vlmdet eval`.")],
+    force: Annotated[bool, typer.Option("--force", metavar="", help="Even if their protocols differ.")] = False,
+) -> None:
+    """Compare reports side by side."""
+    from vlmdet_cli.stages import compare as stage
+
+    session: Session = context.obj
+    result = stage.compare(reports, force=force)
+    session.talk.result(result, *tables.compare(result))
+
+
+def parse(
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE|-", help="Raw answers.", show_default="stdin")] = None,
+    dialect: Annotated[str, typer.Option(metavar="NAME", help="The model family's way to write boxes.")] = "qwen2_vl",
+    size: Annotated[str, typer.Option(metavar="WxH", help="Picture size: gives boxes in pixels.")] = "",
+    categories: Annotated[list[str] | None, typer.Option("--category", help="A known category; repeatable.")] = None,
+) -> None:
+    """Read raw model text; print a JSON line for each line."""
+    from vlmdet_cli.stages import parse as stage
+
+    session: Session = context.obj
+    for line in stage.parse_file(file, dialect=dialect, size=size, categories=categories or None):
+        session.talk.data(line)

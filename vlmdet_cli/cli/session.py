@@ -1,0 +1,95 @@
+"""What every command shares: the global options, the session made of them, and the class of a command.
+
+The global options are declared once, on the app (``command_line.global_options``). ``Command`` accepts the same
+options behind the command's name and hands the command a ``Session`` as ``context.obj``.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand
+
+from vlmdet_cli.console import Talk, guard
+from vlmdet_cli.project import FILE_NAME, Project, load
+
+_PANEL = "Global options"
+ProjectFile = Annotated[
+    Path | None,
+    typer.Option("-p", "--project", metavar="FILE", rich_help_panel=_PANEL, help="Project file, or its folder."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", rich_help_panel=_PANEL, help="Override one setting; repeatable."),
+]
+Json = Annotated[
+    bool, typer.Option("--json", metavar="", rich_help_panel=_PANEL, help="Print the result as one JSON document.")
+]
+Quiet = Annotated[
+    bool, typer.Option("-q", "--quiet", metavar="", rich_help_panel=_PANEL, help="Show only errors and warnings.")
+]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", metavar="", rich_help_panel=_PANEL, help="Show more detail.")]
+Debug = Annotated[bool, typer.Option("--debug", metavar="", rich_help_panel=_PANEL, help="Show tracebacks.")]
+NoProgress = Annotated[
+    bool, typer.Option("--no-progress", metavar="", rich_help_panel=_PANEL, help="Show no progress bars.")
+]
+
+
+class GlobalOptions(NamedTuple):
+    """The values of the global options. Each field has the name of its parameter in ``global_options``."""
+
+    project: Path | None = None
+    sets: tuple[str, ...] = ()
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+    no_progress: bool = False
+
+    def joined(self, later: "GlobalOptions") -> "GlobalOptions":
+        """Both sets of options as one: the later project file wins, overrides add up, a flag given once holds."""
+        flags = (before or after for before, after in zip(self[2:], later[2:], strict=True))
+        return GlobalOptions(later.project or self.project, self.sets + later.sets, *flags)
+
+
+class Session:
+    """What a command works with: the global options, the console, and the project when it asks for it."""
+
+    def __init__(self, options: GlobalOptions) -> None:
+        self.options = options
+        self.talk = Talk(
+            json=options.json, quiet=options.quiet, verbose=options.verbose, progress=not options.no_progress
+        )
+
+    @property
+    def project_file(self) -> Path:
+        """The file or folder that ``-p`` names, else ``VLMDET_PROJECT``, else ``vlmdet.toml`` here."""
+        return self.options.project or Path(os.environ.get("VLMDET_PROJECT") or FILE_NAME)
+
+    def project(self) -> Project:
+        """The project with the ``--set`` overrides applied. Raises ``UsageError`` for a wrong or missing file."""
+        return load(self.project_file, self.options.sets)
+
+    def warn(self, text: str) -> None:
+        """Show a warning unless ``text`` is empty."""
+        if text:
+            self.talk.warning(text)
+
+
+class Command(TyperCommand):
+    """A command that takes the global options too. Its function may return an exit code; errors become one."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its own parameters and the app's global options, as ``parse_args`` and ``--help`` ask for them."""
+        shared = [parameter for parameter in ctx.parent.command.params if parameter.name in GlobalOptions._fields]
+        return [*super().get_params(ctx), *shared]
+
+    def invoke(self, ctx: Any) -> None:
+        """Run the function with a ``Session`` as ``context.obj``. Raises ``typer.Exit`` with the exit code."""
+        values = {name: ctx.params.pop(name) for name in GlobalOptions._fields}
+        options = GlobalOptions(**{**values, "sets": tuple(values["sets"] or ())})
+        session = ctx.obj = Session(ctx.obj.joined(options))
+        with guard(session.talk, debug=session.options.debug) as codes:
+            codes[0] = super().invoke(ctx) or 0
+        raise typer.Exit(codes[0])

@@ -1,0 +1,35 @@
+"""The commands that set up and check: ``init``, ``doctor``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlmdet_cli.cli import tables
+from vlmdet_cli.cli.session import Session
+
+
+def init(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into.", show_default=False)] = Path(),
+    demo: Annotated[
+        bool, typer.Option("--demo", metavar="", help="Write the demo: pictures, a tiny model, its project.")
+    ] = False,
+) -> None:
+    """Write a project file with every key explained, or the whole demo."""
+    from vlmdet_cli.stages import init as stage
+
+    session: Session = context.obj
+    with session.talk.progress():
+        result = stage.init(folder, demo=demo)
+    session.talk.result(result, *tables.init(result))
+
+
+def doctor(context: typer.Context) -> int:
+    """Check versions, GPU, swift, paths and disk; say what to do."""
+    from vlmdet_cli.stages import doctor as stage
+
+    session: Session = context.obj
+    checks = stage.doctor(session.project_file, session.options.sets)
+    session.talk.result(checks, *tables.doctor(checks))
+    return int(any(check.state == "problem" for check in checks))
