@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmdet_cli.core.records import QUESTION_KINDS, Answer, Kind
+from vlmdet_cli.core.answers import Answer
+from vlmdet_cli.core.rows import QUESTION_KINDS, Kind
 from vlmdet_cli.metrics.sentences import ParsedAnswer, read
 from vlmdet_cli.metrics.tasks import tasks
 from vlmdet_cli.models import dialects

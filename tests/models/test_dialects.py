@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.conftest import SHARED
 from vlmdet_cli.core import boxes as geometry
-from vlmdet_cli.core.records import Box, ParsedDetections
+from vlmdet_cli.core.annotations import Box
+from vlmdet_cli.core.answers import ParsedDetections
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models import dialects
 from vlmdet_cli.models.dialects.base import Dialect, Ints

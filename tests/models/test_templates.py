@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from vlmdet_cli.core.records import Box
+from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.models import dialects
 from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.prompts import object_rows

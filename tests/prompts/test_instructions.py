@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Boxes, Cli, coco_document, picture, write_project
-from vlmdet_cli.core.records import Object, Picture
+from vlmdet_cli.core.annotations import Object, Picture
 from vlmdet_cli.data import dataset
 from vlmdet_cli.data.dataset import Dataset
 from vlmdet_cli.models import dialects

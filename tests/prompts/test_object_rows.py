@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmdet_cli.core.records import Box
+from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models import dialects
 from vlmdet_cli.models.dialects import Dialect

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmdet_cli.core.records import Box, Kind, Object, Picture, Sample
+from vlmdet_cli.core.annotations import Box, Object, Picture
+from vlmdet_cli.core.rows import InstructionRow, Kind
 from vlmdet_cli.models import dialects
 from vlmdet_cli.prompts import object_tasks as pointing
 from vlmdet_cli.prompts.base import Refused
@@ -51,13 +52,13 @@ PICTURES = st.builds(
 )
 
 
-def ask(kind: Kind, one: Picture, seed: int = 0, dialect: str = "qwen2_vl") -> Sample | Refused:
+def ask(kind: Kind, one: Picture, seed: int = 0, dialect: str = "qwen2_vl") -> InstructionRow | Refused:
     return KINDS[kind](one, CATEGORIES, dialects.get(dialect), Random(seed))  # noqa: S311  (a draw)
 
 
-def asked(kind: Kind, one: Picture, seed: int = 0, dialect: str = "qwen2_vl") -> Sample:
+def asked(kind: Kind, one: Picture, seed: int = 0, dialect: str = "qwen2_vl") -> InstructionRow:
     made = ask(kind, one, seed, dialect)
-    assert isinstance(made, Sample)
+    assert isinstance(made, InstructionRow)
     return made
 
 
@@ -322,7 +323,7 @@ def test_where_every_border_is_crossed_the_question_is_refused() -> None:
 @pytest.mark.parametrize(("bottom", "there"), [(143.9, True), (144.1, False)])
 def test_another_category_is_in_the_same_place_from_half_the_union_on(bottom: float, there: bool) -> None:
     one = picture([Object("cat", (64, 48, 128, 240))], [Object("dog", (64, 48, 128, bottom))])
-    assert isinstance(ask("class", one), Sample) == there
+    assert isinstance(ask("class", one), InstructionRow) == there
 
 
 @pytest.mark.parametrize("place", [(50, 150, 300, 150), (0, 120, 0, 150), (0, 150, 0, 150)])
@@ -333,7 +334,7 @@ def test_a_line_or_a_point_in_an_area_is_in_the_way_too(place: Box) -> None:
 
 def test_the_largest_may_be_just_so_much_larger() -> None:
     enough = [Object("cat", (0, 0, 120, 10)), Object("cat", (0, 100, 100, 110))]
-    assert isinstance(ask("largest", picture(enough)), Sample)
+    assert isinstance(ask("largest", picture(enough)), InstructionRow)
     assert isinstance(ask("largest", picture([Object("cat", (0, 0, 119, 10)), enough[1]])), Refused)
 
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Cli, write_project
-from vlmdet_cli.core.records import Box, Object, Picture, QuestionKind, Sample
+from vlmdet_cli.core.annotations import Box, Object, Picture
+from vlmdet_cli.core.rows import InstructionRow, QuestionKind
 from vlmdet_cli.data import dataset
 from vlmdet_cli.models import dialects
 from vlmdet_cli.prompts import questions
@@ -24,7 +25,7 @@ SIZE = (640, 480)
 FOUR: tuple[QuestionKind, ...] = ("count", "full", "partial", "none")
 
 
-def area_of(sample: Sample) -> Box:
+def area_of(sample: InstructionRow) -> Box:
     """The area in pixels, as the question writes it; the answer must name the same one."""
     asked, said = AREA.search(sample.prompt), AREA.search(sample.answer)
     assert asked
@@ -65,7 +66,7 @@ def picture(objects: list[Object], ignored: list[Object]) -> Picture:
     )
 
 
-def ask(kind: QuestionKind, *pictures: Picture, seed: int) -> Sample | Refused:
+def ask(kind: QuestionKind, *pictures: Picture, seed: int) -> InstructionRow | Refused:
     """The question about the first picture, asked in one go with the others."""
     data = dataset.of_pictures(pictures, CATEGORIES)
     return questions.ask(kind, data, dataset.keys(data.images, seed, "test"), dialects.get("qwen2_vl"))[0]
@@ -79,7 +80,7 @@ def test_every_area_is_true_against_all_objects_crowds_and_ignored_ones_included
     one = picture(objects, ignored)
     everything = [*objects, *ignored]
     full = ask("full", one, seed=seed)
-    if isinstance(full, Sample):
+    if isinstance(full, InstructionRow):
         area = area_of(full)
         inside = [
             o
@@ -88,7 +89,7 @@ def test_every_area_is_true_against_all_objects_crowds_and_ignored_ones_included
         ]
         assert [o.label for o in inside] == [full.answer.split('"')[1]]
     partial = ask("partial", one, seed=seed)
-    if isinstance(partial, Sample):
+    if isinstance(partial, InstructionRow):
         area = area_of(partial)
         touched = [o for o in everything if common(o.box, area) > 0]
         assert [o.label for o in touched] == [partial.answer.split('"')[1]]
@@ -98,7 +99,7 @@ def test_every_area_is_true_against_all_objects_crowds_and_ignored_ones_included
         assert int(said[1]) % 10 == 0
         assert abs(int(said[1]) - 100 * share(touched[0].box, area)) <= 5 + 1e-6
     none = ask("none", one, seed=seed)
-    if isinstance(none, Sample):
+    if isinstance(none, InstructionRow):
         assert not [o for o in everything if common(o.box, area_of(none)) > 0]
 
 
@@ -107,7 +108,7 @@ def test_the_texts_are_exact() -> None:
         [Object("dog", (100, 100, 200, 200)), Object("cat", (300, 300, 400, 400)), Object("dog", (500, 0, 600, 99))], []
     )
     made = {kind: ask(kind, one, seed=3) for kind in FOUR}
-    texts = {kind: sample for kind, sample in made.items() if isinstance(sample, Sample)}
+    texts = {kind: sample for kind, sample in made.items() if isinstance(sample, InstructionRow)}
     assert len(texts) == 4
     assert texts["count"].prompt == "<image> Please count how many objects of each category are in the image."
     assert texts["count"].answer == "cat: 1\ndog: 2"
@@ -130,7 +131,7 @@ def test_the_texts_are_exact() -> None:
 def test_areas_vary_and_depend_on_seed_and_picture_alone() -> None:
     one = picture([Object("cat", (200, 200, 300, 300))], [])
     asked = [ask("full", one, seed=seed) for seed in range(20)]
-    assert len({sample.prompt for sample in asked if isinstance(sample, Sample)}) == 20
+    assert len({sample.prompt for sample in asked if isinstance(sample, InstructionRow)}) == 20
     assert ask("full", one, seed=5) == asked[5]
 
 
@@ -164,7 +165,7 @@ def test_a_picture_that_admits_no_true_question_says_why(
 
 def test_an_empty_picture_counts_to_no_objects() -> None:
     made = ask("count", picture([], []), seed=0)
-    assert isinstance(made, Sample)
+    assert isinstance(made, InstructionRow)
     assert made.answer == "No objects."
 
 
@@ -172,7 +173,7 @@ def test_kinds_are_told_apart_by_their_questions() -> None:
     one = picture([Object("cat", (200, 200, 300, 300))], [])
     for kind in FOUR:
         made = ask(kind, one, seed=1)
-        assert isinstance(made, Sample)
+        assert isinstance(made, InstructionRow)
         assert questions.kind_of(made.prompt) == kind
     assert questions.kind_of("<image>Draw the bounding box of objects") == "detection"
 

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from tests.conftest import picture
 from vlmdet_cli.cli import data_tables
+from vlmdet_cli.core.annotations import Box
+from vlmdet_cli.core.answers import Answer, Problem
 from vlmdet_cli.core.files import to_builtins, write_json, write_jsonl
-from vlmdet_cli.core.records import Answer, Box, Problem
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.models import dialects
 from vlmdet_cli.prompts import lengths, object_rows

@@ -9,7 +9,7 @@ import typer
 from vlmdet_cli.cli import tables
 from vlmdet_cli.cli.session import Session
 from vlmdet_cli.core.files import write_json, write_text
-from vlmdet_cli.core.records import Classes, ScoreSource
+from vlmdet_cli.core.settings import Classes, ScoreSource
 from vlmdet_cli.errors import UsageError
 
 AnswersName = Annotated[str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="infer.split")]

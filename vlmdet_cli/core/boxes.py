@@ -1,4 +1,4 @@
-"""Geometry of boxes: pure functions on ``(N, 4)`` float arrays; every change of frame is here.
+"""Geometry of boxes: pure functions on ``(N, 4)`` float64 arrays, and every change of frame.
 
 Inside vlmdet a box is xyxy (left, top, right, bottom) in float pixels of the original picture. ``xywh`` is
 COCO's form. *Thousandths* are whole numbers 0…1000 of the picture's width and height, both ends allowed.
@@ -42,43 +42,45 @@ def xyxy_to_xywh(boxes: Any) -> Boxes:
 
 
 def rescale(boxes: Any, size_from: Size, size_to: Size) -> Boxes:
-    """Boxes of a frame of one (width, height) in a frame of another; nothing is rounded or clamped."""
+    """Boxes of a frame of ``size_from`` in a frame of ``size_to``; nothing is rounded or clamped."""
     factor = np.array([size_to[0] / size_from[0], size_to[1] / size_from[1]] * 2)
     scaled: Boxes = as_boxes(boxes) * factor
     return scaled
 
 
-def clip(boxes: Any, size_wh: Size) -> Boxes:
-    """Boxes cut off at the picture's borders; one wholly outside becomes a box without area."""
-    limit = np.array([size_wh[0], size_wh[1]] * 2, dtype=np.float64)
-    return np.clip(as_boxes(boxes), 0.0, limit)
-
-
 def area(boxes: Any) -> npt.NDArray[np.float64]:
-    """Areas ``(N,)`` in the boxes' unit squared; an inverted box has area 0."""
-    sides = np.maximum(as_boxes(boxes)[:, 2:] - as_boxes(boxes)[:, :2], 0.0)
-    product: npt.NDArray[np.float64] = sides[:, 0] * sides[:, 1]
+    """Areas ``(N,)`` in the boxes' unit squared; a box whose corners are swapped has area 0."""
+    left, top, right, bottom = as_boxes(boxes).T
+    product: npt.NDArray[np.float64] = np.maximum(right - left, 0.0) * np.maximum(bottom - top, 0.0)
     return product
 
 
-def intersection(first: Any, second: Any) -> npt.NDArray[np.float64]:
-    """Areas of overlap, ``(N, M)``, of each of N boxes with each of M boxes."""
-    one, two = as_boxes(first)[:, None, :], as_boxes(second)[None, :, :]
-    sides = np.minimum(one[..., 2:], two[..., 2:]) - np.maximum(one[..., :2], two[..., :2])  # (N, M, 2)
-    return np.asarray(np.prod(np.maximum(sides, 0.0), axis=-1))
+def elementwise_intersection(first: Any, second: Any) -> npt.NDArray[np.float64]:
+    """Common areas ``(N,)`` of each of N boxes with the box at the same index of the other N."""
+    return _common(as_boxes(first), as_boxes(second))
 
 
-def iou(first: Any, second: Any) -> npt.NDArray[np.float64]:
+def pairwise_intersection(first: Any, second: Any) -> npt.NDArray[np.float64]:
+    """Common areas ``(N, M)`` of each of N boxes with each of M boxes."""
+    return _common(as_boxes(first)[:, None], as_boxes(second)[None])
+
+
+def pairwise_iou(first: Any, second: Any) -> npt.NDArray[np.float64]:
     """Intersection over union, ``(N, M)``; 0 where both boxes have no area."""
-    common = intersection(first, second)
-    union = area(first)[:, None] + area(second)[None, :] - common
+    common = pairwise_intersection(first, second)
+    union = area(first)[:, None] + area(second)[None] - common
     return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
 
 
-def coverage(first: Any, second: Any) -> npt.NDArray[np.float64]:
-    """Share of each of N boxes' own area that lies in each of M boxes, ``(N, M)``; COCO's crowd overlap."""
-    common, own = intersection(first, second), area(first)[:, None]
-    return np.divide(common, own, out=np.zeros_like(common), where=own > 0)
+def _common(first: Boxes, second: Boxes) -> npt.NDArray[np.float64]:
+    """Common areas of boxes ``(..., 4)`` whose other axes broadcast.
+
+    Coordinate by coordinate: numpy takes several times as long along an axis of two or four.
+    """
+    width = np.minimum(first[..., 2], second[..., 2]) - np.maximum(first[..., 0], second[..., 0])
+    height = np.minimum(first[..., 3], second[..., 3]) - np.maximum(first[..., 1], second[..., 1])
+    product: npt.NDArray[np.float64] = np.maximum(width, 0.0) * np.maximum(height, 0.0)
+    return product
 
 
 def to_frames(xyxy: Any, sizes_wh: Any, frames_wh: Any, last: float) -> WholeBoxes:

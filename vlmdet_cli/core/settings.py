@@ -1,9 +1,9 @@
-"""What the records of settings have in common: the base of a table, and types with bounds.
+"""What the records of settings share: the base of a table, types with bounds, and choices that several rooms know.
 
 A room defines the record of its own settings; ``project.config`` puts them together to the project file.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -12,7 +12,9 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 AboveZero = Annotated[float, msgspec.Meta(gt=0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
+Classes = Literal["all", "present"]  # whether predicted classes that a picture does not have count as false
+ScoreSource = Literal["auto", "constant", "file", "logprob"]  # where the scores of predicted boxes come from
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """One table of the project file."""
+    """A table of the project file."""

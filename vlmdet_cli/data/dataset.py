@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from vlmdet_cli.core.annotations import ImageId, Object, Picture
 from vlmdet_cli.core.boxes import xywh_to_xyxy, xyxy_to_xywh
-from vlmdet_cli.core.records import ImageId, Object, Picture
 
 Column = npt.NDArray[Any]
 _PLAIN_NAME = re.compile(r"[\w-]+(?:[./][\w-]+)*")
@@ -125,12 +125,13 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         columns["image"] = columns["image"] - first
         return msgspec.structs.replace(self, images=self.images[first:last], **columns)
 
-    def pictures(self) -> Iterator[Picture]:
-        """Each picture as a record with its objects; boxes are xyxy pixels as annotated."""
+    def pictures(self, *, clipped: bool = False) -> Iterator[Picture]:
+        """Each picture as a record with its objects; boxes are xyxy pixels as annotated, or cut off at the borders."""
+        boxes = self.clipped if clipped else self.xyxy
         objects = [
             Object(self.labels[label], (x1, y1, x2, y2), crowd)
             for label, (x1, y1, x2, y2), crowd in zip(
-                self.label.tolist(), self.xyxy.tolist(), self.crowd.tolist(), strict=True
+                self.label.tolist(), boxes.tolist(), self.crowd.tolist(), strict=True
             )
         ]
         kept, starts = (self.drop_reason == 0).tolist(), self.starts.tolist()

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
+from vlmdet_cli.core.annotations import ImageId, Object, Picture
 from vlmdet_cli.core.files import read_json
-from vlmdet_cli.core.records import ImageId, Object, Picture
 from vlmdet_cli.data import formats
 from vlmdet_cli.errors import DataError
 

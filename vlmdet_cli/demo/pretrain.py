@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vlmdet_cli.core.boxes import iou
-from vlmdet_cli.core.records import Kind, Object, Picture
+from vlmdet_cli.core.annotations import Object, Picture
+from vlmdet_cli.core.boxes import pairwise_iou
+from vlmdet_cli.core.rows import Kind
 from vlmdet_cli.data.dataset import of_pictures
 from vlmdet_cli.demo import tiny
 from vlmdet_cli.demo.worlds import SHAPES, SIZE, STREET, WORLDS, scene
@@ -238,7 +239,7 @@ def matched(found: list[tuple[str, Any]], truth: list[tuple[str, Any]]) -> int:
     """Pairs of one label with IoU of 0.5 or more, best first, each used once."""
     if not found or not truth:
         return 0
-    overlaps = iou([box for _, box in found], [box for _, box in truth])
+    overlaps = pairwise_iou([box for _, box in found], [box for _, box in truth])
     same = np.array([[one[0] == two[0] for two in truth] for one in found])
     pairs = sorted(zip(*np.nonzero(same & (overlaps >= 0.5)), strict=True), key=lambda pair: -overlaps[pair])
     left, right = set[int](), set[int]()

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
-from vlmdet_cli.core.records import Object, Picture, PredictedBox
+from vlmdet_cli.core.annotations import Object, Picture
+from vlmdet_cli.core.answers import PredictedBox
 from vlmdet_cli.drawing.lettering import GREY, Colour
 from vlmdet_cli.drawing.page import Class
 from vlmdet_cli.drawing.panel import Mark, State, tally

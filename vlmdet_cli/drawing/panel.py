@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from vlmdet_cli.core import boxes
-from vlmdet_cli.core.records import Box
+from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.drawing.lettering import (
     BLACK,
     GREY,
@@ -206,7 +206,7 @@ def _place_labels(layers: Sequence[tuple[Mark, Rect]], size: tuple[int, int]) ->
         if not text or high > size[1]:
             continue
         places = _places(rect, (wide, high), size)
-        covered = boxes.intersection(places, [one.rect for one in placed]).sum(axis=1)
+        covered = boxes.pairwise_intersection(places, [one.rect for one in placed]).sum(axis=1)
         best = int(np.argmin(covered))
         if covered[best] <= 0.1 * wide * high:
             placed.append(Label(mark, text, places[best]))

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from vlmdet_cli.core.records import Token
+from vlmdet_cli.core.answers import Token
 
 Finish = Literal["stop", "length"]
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmdet_cli.core.answers import Token
 from vlmdet_cli.core.boxes import shrunk
-from vlmdet_cli.core.records import Token
 from vlmdet_cli.engines import Reply
 from vlmdet_cli.errors import EngineError
 from vlmdet_cli.prompts.lengths import pixel_limit

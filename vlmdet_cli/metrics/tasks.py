@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlmdet_cli.core.records import Answer, Detection, Kind, ParsedDetections
+from vlmdet_cli.core.answers import Answer, Detection, ParsedDetections
+from vlmdet_cli.core.rows import Kind
 from vlmdet_cli.metrics.counting import errors
 from vlmdet_cli.metrics.detection import score
 from vlmdet_cli.metrics.matching import Bools, Flat, flat, match, overlapping

@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from vlmdet_cli.core.records import Classes, ScoreSource
-from vlmdet_cli.core.settings import Count, Positive, Table, Text
+from vlmdet_cli.core.settings import Classes, Count, Positive, ScoreSource, Table, Text
 from vlmdet_cli.data.settings import Split, SplitShares, Subset
 from vlmdet_cli.prompts.settings import Augment, Format
 from vlmdet_cli.training.settings import Flag, Train

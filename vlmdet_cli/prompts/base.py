@@ -6,7 +6,7 @@ what it lies in all the same.
 
 from typing import NamedTuple
 
-from vlmdet_cli.core.records import Box
+from vlmdet_cli.core.annotations import Box
 
 TRIES = 60  # draws before a picture is given up
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vlmdet_cli.core.records import ImageId
+from vlmdet_cli.core.annotations import ImageId
 from vlmdet_cli.data.dataset import Column, Dataset
 from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.models.dialects.base import Ints

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.core.boxes import Boxes, Size, as_boxes, as_sizes
-from vlmdet_cli.core.records import Box
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.models import dialects
 from vlmdet_cli.models.dialects import Dialect

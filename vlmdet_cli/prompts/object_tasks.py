@@ -7,7 +7,7 @@
 
 A question is true of the area as written, after rounding to the dialect's frame, and of every annotated object:
 crowds and objects that are no targets included. What names or counts all objects of a category is asked only where
-all of them are annotated one by one. Boxes must lie within the picture (``Picture.clipped``); a target without area
+all of them are annotated one by one. Boxes must lie within the picture (``Dataset.clipped``); a target without area
 can be no answer and is treated as no target.
 
 All kinds have one signature. They draw from ``random`` alone: the same state gives the same question.
@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-from vlmdet_cli.core.records import Box, Object, Picture, QuestionKind, Sample
+from vlmdet_cli.core.annotations import Box, Object, Picture
+from vlmdet_cli.core.rows import InstructionRow, QuestionKind
 from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.prompts.base import TRIES, Refused, holds, iou, is_flat, size_of, touches
 
@@ -39,10 +40,10 @@ MARKS: tuple[tuple[str, QuestionKind], ...] = (
 SAME_PLACE = 0.5  # from this IoU on two boxes are much the same
 CLEARLY_LARGER = 1.2  # times the area of the second
 
-Ask = Callable[[Picture, Sequence[str], Dialect, Random], Sample | Refused]
+Ask = Callable[[Picture, Sequence[str], Dialect, Random], InstructionRow | Refused]
 
 
-def region(picture: Picture, categories: Sequence[str], dialect: Dialect, random: Random) -> Sample | Refused:
+def region(picture: Picture, categories: Sequence[str], dialect: Dialect, random: Random) -> InstructionRow | Refused:
     """The objects inside an area around one target or several; from top to bottom, then left to right, as written."""
     targets, others = _parted(picture)
     if not targets:
@@ -61,7 +62,7 @@ def region(picture: Picture, categories: Sequence[str], dialect: Dialect, random
     return Refused("no area parts targets from all else")
 
 
-def category(picture: Picture, categories: Sequence[str], dialect: Dialect, random: Random) -> Sample | Refused:
+def category(picture: Picture, categories: Sequence[str], dialect: Dialect, random: Random) -> InstructionRow | Refused:
     """The category of one target, by its box: the kind ``class``."""
     del categories
     targets, others = _parted(picture)
@@ -77,7 +78,7 @@ def category(picture: Picture, categories: Sequence[str], dialect: Dialect, rand
     return Refused("another category's object in the same place")
 
 
-def largest(picture: Picture, categories: Sequence[str], dialect: Dialect, random: Random) -> Sample | Refused:
+def largest(picture: Picture, categories: Sequence[str], dialect: Dialect, random: Random) -> InstructionRow | Refused:
     """The largest object of a category, by the area of its box."""
     ranked = {label: sorted(boxes, key=size_of, reverse=True) for label, boxes in _whole(picture, categories).items()}
     clear = [
@@ -92,7 +93,7 @@ def largest(picture: Picture, categories: Sequence[str], dialect: Dialect, rando
     return _sample("largest", picture, LARGEST.format(label=label), answer, objects=((label, box),))
 
 
-def left(picture: Picture, categories: Sequence[str], dialect: Dialect, random: Random) -> Sample | Refused:
+def left(picture: Picture, categories: Sequence[str], dialect: Dialect, random: Random) -> InstructionRow | Refused:
     """How many objects of a category end at or before the left border of a target's box."""
     targets, whole = _parted(picture)[0], _whole(picture, categories)
     if not whole:
@@ -111,8 +112,8 @@ def left(picture: Picture, categories: Sequence[str], dialect: Dialect, random: 
     return Refused("an object crosses every border drawn")
 
 
-def _sample(kind: QuestionKind, picture: Picture, prompt: str, answer: str, **boxes: Any) -> Sample:
-    return Sample(image=picture.image, prompt=prompt, answer=answer, kind=kind, **boxes)
+def _sample(kind: QuestionKind, picture: Picture, prompt: str, answer: str, **boxes: Any) -> InstructionRow:
+    return InstructionRow(image=picture.image, prompt=prompt, answer=answer, kind=kind, **boxes)
 
 
 def _parted(picture: Picture) -> tuple[list[Object], list[Object]]:

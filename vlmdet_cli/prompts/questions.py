@@ -10,7 +10,7 @@ from random import Random
 
 import msgspec
 
-from vlmdet_cli.core.records import Kind, QuestionKind, Sample
+from vlmdet_cli.core.rows import InstructionRow, Kind, QuestionKind
 from vlmdet_cli.data.dataset import Column, Dataset
 from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.prompts import object_tasks as pointing
@@ -35,7 +35,7 @@ def kind_of(prompt: str) -> Kind:
 
 def ask(
     kind: QuestionKind, data: Dataset, keys: Column, dialect: Dialect, *, number: int = 0, images: str = ""
-) -> Sequence[Sample | Refused]:
+) -> Sequence[InstructionRow | Refused]:
     """One question of ``kind`` for each picture, or the reason why there is none.
 
     Draws depend on ``keys`` (P,), unsigned 64-bit numbers, on the kind, and on ``number``, which tells several of a
@@ -44,7 +44,7 @@ def ask(
     own = space.keys_of(keys, f"{kind}:{number}")
     if kind not in _POINTING:
         return space.ask(kind, data, own, dialect, images)
-    pictures = (msgspec.structs.replace(one.clipped(), image=images + one.image) for one in data.pictures())
+    pictures = (msgspec.structs.replace(one, image=images + one.image) for one in data.pictures(clipped=True))
     return [
         _POINTING[kind](picture, data.categories, dialect, Random(key))  # noqa: S311  (a draw, no secret)
         for picture, key in zip(pictures, own.tolist(), strict=True)

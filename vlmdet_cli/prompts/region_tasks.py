@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vlmdet_cli.core.records import QuestionKind, Sample
+from vlmdet_cli.core.rows import InstructionRow, QuestionKind
 from vlmdet_cli.data.dataset import Column, Dataset, unsure
 from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.prompts.base import TRIES, Refused
@@ -258,7 +258,9 @@ def _search(scene: _Scene, way: _Way, pictures: Column, keys: Column, dialect: D
 # --- questions -----------------------------------------------------------------------------------------------
 
 
-def ask(kind: QuestionKind, data: Dataset, keys: Column, dialect: Dialect, images: str) -> list[Sample | Refused]:
+def ask(
+    kind: QuestionKind, data: Dataset, keys: Column, dialect: Dialect, images: str
+) -> list[InstructionRow | Refused]:
     """One question of ``kind``, or the reason why there is none, for each picture.
 
     ``keys`` (P,) are unsigned 64-bit numbers that the draws depend on; ``images`` stands before file names in rows.
@@ -274,7 +276,7 @@ def ask(kind: QuestionKind, data: Dataset, keys: Column, dialect: Dialect, image
 
 def _area_samples(
     kind: QuestionKind, data: Dataset, found: _Found, bare: Column, doubtful: Column, dialect: Dialect, images: str
-) -> Iterator[Sample | Refused]:
+) -> Iterator[InstructionRow | Refused]:
     question, answer = _TEXTS[kind]
     about, percent = found.about.tolist(), (np.floor(found.share * 10 + 0.5) * 10).astype(int).tolist()
     label = data.label.tolist()
@@ -288,7 +290,7 @@ def _area_samples(
             yield failed[place] or Refused(_WAYS[kind].failed)
             continue
         area, name = dialect.write_box(ints), data.labels[label[about[place]]] if about[place] >= 0 else ""
-        yield Sample(
+        yield InstructionRow(
             image=images + image.file_name,
             prompt=question.format(area=area),
             answer=answer.format(area=area, label=name, percent=percent[place]),
@@ -304,7 +306,7 @@ _TEXTS: dict[QuestionKind, tuple[str, str]] = {
 }
 
 
-def _counts(data: Dataset, dialect: Dialect, images: str) -> Iterator[Sample | Refused]:
+def _counts(data: Dataset, dialect: Dialect, images: str) -> Iterator[InstructionRow | Refused]:
     """Categories that are there, in the data set's order; crowds and left-out objects cannot be counted."""
     hidden = (data.crowd | (data.drop_reason != 0)) & (data.label < data.num_categories)
     uncountable = (np.bincount(data.image[hidden], minlength=len(data.images)) > 0).tolist()
@@ -320,4 +322,4 @@ def _counts(data: Dataset, dialect: Dialect, images: str) -> Iterator[Sample | R
             yield Refused(UNSURE)
         else:
             answer = "\n".join(lines[place]) or dialect.empty
-            yield Sample(image=images + image.file_name, prompt=COUNT, answer=answer, kind="count")
+            yield InstructionRow(image=images + image.file_name, prompt=COUNT, answer=answer, kind="count")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from vlmdet_cli.core.records import QuestionKind
+from vlmdet_cli.core.rows import QuestionKind
 from vlmdet_cli.core.settings import Count, Positive, Table, Text
 
 Phrases = Text | Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]  # one, or several that are drawn from

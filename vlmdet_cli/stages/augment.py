@@ -26,7 +26,7 @@ from vlmdet_cli.core.files import file_hash, read_bytes, whole_file, write_json
 from vlmdet_cli.core.ledger import Ledger
 from vlmdet_cli.core.locks import lock
 from vlmdet_cli.core.memory import no_collection
-from vlmdet_cli.core.records import QuestionKind, Sample
+from vlmdet_cli.core.rows import InstructionRow, QuestionKind
 from vlmdet_cli.data.dataset import Dataset, keys
 from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.models.dialects.base import BOX_PLACE
@@ -209,11 +209,13 @@ def _ask_kind(
     return b"".join(encoded), Asked(lengths=lengths.tobytes(), hashes=hashes.tobytes(), refused=dict(refused))
 
 
-def _different(asked: Sequence[Sequence[Sample | Refused]], refused: "Counter[str]") -> Iterator[Sample]:
+def _different(
+    asked: Sequence[Sequence[InstructionRow | Refused]], refused: "Counter[str]"
+) -> Iterator[InstructionRow]:
     """Picture by picture, the questions that differ."""
     if len(asked) == 1:
         refused.update(one.reason for one in asked[0] if isinstance(one, Refused))
-        yield from (one for one in asked[0] if isinstance(one, Sample))
+        yield from (one for one in asked[0] if isinstance(one, InstructionRow))
         return
     for of_picture in zip(*asked, strict=True):
         prompts = set[str]()
@@ -228,8 +230,8 @@ def _different(asked: Sequence[Sequence[Sample | Refused]], refused: "Counter[st
 
 
 def _fitting(
-    asked: Iterator[Sample], how: chunks.RowSettings, sizes: Mapping[str, list[float]], refused: "Counter[str]"
-) -> Iterator[Sample]:
+    asked: Iterator[InstructionRow], how: chunks.RowSettings, sizes: Mapping[str, list[float]], refused: "Counter[str]"
+) -> Iterator[InstructionRow]:
     """Those that are not too long for training: the very most, and only a long text is counted."""
     if how.split != "train":
         yield from asked
@@ -246,7 +248,7 @@ def _fitting(
             yield one
 
 
-def _placed(one: Sample, dialect: Dialect, size_wh: list[float]) -> dict[str, Any]:
+def _placed(one: InstructionRow, dialect: Dialect, size_wh: list[float]) -> dict[str, Any]:
     """A question in swift's ``objects`` form."""
     size = (size_wh[0], size_wh[1])
     prompt, answer, boxes = one.prompt, one.answer, list[tuple[str, Any]]()

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from vlmdet_cli.core.memory import no_collection
-from vlmdet_cli.core.records import Sample
+from vlmdet_cli.core.rows import InstructionRow
 from vlmdet_cli.data.dataset import Dataset
 from vlmdet_cli.data.formats import coco_file
 from vlmdet_cli.models import dialects
@@ -104,7 +104,9 @@ def detection_rows(data: Dataset, how: RowSettings) -> Rows:
 def _written(maker: RowBuilder, fitted: FittedRows, how: RowSettings) -> Iterator[dict[str, Any]]:
     images, naming = maker.data.images, how.split != "train"
     for plan, answer in zip(fitted.plans, fitted.answers, strict=True):
-        sample = Sample(image=how.images + images[plan.place].file_name, prompt=f"<image>{plan.prompt}", answer=answer)
+        sample = InstructionRow(
+            image=how.images + images[plan.place].file_name, prompt=f"<image>{plan.prompt}", answer=answer
+        )
         yield sample.row() | {"asked": plan.asked} if naming and plan.asked is not None else sample.row()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmdet_cli.core.ledger import Ledger
-from vlmdet_cli.core.records import Classes, ScoreSource
+from vlmdet_cli.core.settings import Classes, ScoreSource
 from vlmdet_cli.data import ground_truth
 from vlmdet_cli.data.ground_truth import Truth
 from vlmdet_cli.errors import UsageError, first_few

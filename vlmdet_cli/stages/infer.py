@@ -15,10 +15,11 @@ from typing import Any
 
 import msgspec
 
+from vlmdet_cli.core.answers import Answer, ParsedDetections
 from vlmdet_cli.core.files import read_bytes, read_json, write_json
 from vlmdet_cli.core.ledger import Ledger
 from vlmdet_cli.core.locks import lock
-from vlmdet_cli.core.records import Answer, Kind, ParsedDetections
+from vlmdet_cli.core.rows import Kind
 from vlmdet_cli.engines import Engine
 from vlmdet_cli.errors import DataError
 from vlmdet_cli.models import dialects

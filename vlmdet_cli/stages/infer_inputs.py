@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import orjson
 
+from vlmdet_cli.core.answers import Answer, ParsedDetections
 from vlmdet_cli.core.files import file_hash, read_bytes, read_json
-from vlmdet_cli.core.records import Answer, ParsedDetections
 from vlmdet_cli.data import dataset
 from vlmdet_cli.engines import Engine
 from vlmdet_cli.errors import DataError, UsageError

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import msgspec
 import orjson
 
+from vlmdet_cli.core.answers import ParsedDetections
 from vlmdet_cli.core.files import read_bytes
-from vlmdet_cli.core.records import ParsedDetections
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.models import dialects
 

@@ -20,9 +20,11 @@ import msgspec
 import numpy as np
 import orjson
 
+from vlmdet_cli.core.annotations import Box, ImageId
+from vlmdet_cli.core.answers import Answer, ParsedDetections, PredictedBox, Problem, Token
 from vlmdet_cli.core.boxes import as_boxes
 from vlmdet_cli.core.files import parse_json, read_bytes
-from vlmdet_cli.core.records import Answer, Box, ImageId, ParsedDetections, PredictedBox, Problem, ScoreSource, Token
+from vlmdet_cli.core.settings import ScoreSource
 from vlmdet_cli.data.ground_truth import Truth
 from vlmdet_cli.errors import DataError, UsageError, counted, first_few
 from vlmdet_cli.models import dialects

@@ -19,8 +19,10 @@ from typing import Any
 import msgspec
 import orjson
 
+from vlmdet_cli.core.annotations import Box
+from vlmdet_cli.core.answers import Answer, Detection, ParsedDetections, Problem
 from vlmdet_cli.core.files import read_json, whole_file
-from vlmdet_cli.core.records import QUESTION_KINDS, Answer, Box, Detection, Kind, ParsedDetections, Problem
+from vlmdet_cli.core.rows import QUESTION_KINDS, Kind
 from vlmdet_cli.data import image_files
 from vlmdet_cli.errors import DataError, UsageError, nearest
 from vlmdet_cli.metrics.tasks import BOX_KINDS

@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from vlmdet_cli.core.annotations import ImageId
 from vlmdet_cli.core.memory import no_collection
-from vlmdet_cli.core.records import ImageId
 from vlmdet_cli.data.dataset import DROP_REASONS, LEFT_OUT, OTHER, AnnotationIssue, Dataset, Image, build, leaves
 from vlmdet_cli.errors import DataError, UsageError
 

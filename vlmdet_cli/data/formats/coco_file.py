@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from vlmdet_cli.core.annotations import ImageId
 from vlmdet_cli.core.files import whole_file
-from vlmdet_cli.core.records import ImageId
 from vlmdet_cli.data.dataset import DROP_REASONS, Dataset
 
 

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
+from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.core.boxes import xyxy_to_xywh
 from vlmdet_cli.core.files import parse_json, read_bytes
-from vlmdet_cli.core.records import Box
 from vlmdet_cli.data.dataset import LEFT_OUT, AnnotationIssue, Column, Dataset, Image, build, leaves
 from vlmdet_cli.data.image_files import headers
 

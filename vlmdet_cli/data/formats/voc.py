@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
+from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.core.files import read_bytes
-from vlmdet_cli.core.records import Box
 from vlmdet_cli.data.dataset import AnnotationIssue, Dataset, leaves
 from vlmdet_cli.data.formats.unsized import (
     NEGATIVE,

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.core.files import read_bytes, whole_file, write_text
-from vlmdet_cli.core.records import Box
 from vlmdet_cli.data.dataset import AnnotationIssue, Dataset, leaves
 from vlmdet_cli.data.formats.unsized import (
     NEGATIVE,

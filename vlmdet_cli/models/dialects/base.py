@@ -16,7 +16,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from vlmdet_cli.core.records import Box, Detection, ParsedDetections, Problem, Token
+from vlmdet_cli.core.annotations import Box
+from vlmdet_cli.core.answers import Detection, ParsedDetections, Problem, Token
 from vlmdet_cli.models.dialects.items import Item, Judge, Size, box_scores, health, short, spellings
 
 if TYPE_CHECKING:

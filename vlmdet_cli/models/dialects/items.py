@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from vlmdet_cli.core.records import Box, Detection, Health, Problem, Token
+from vlmdet_cli.core.annotations import Box
+from vlmdet_cli.core.answers import Detection, Health, Problem, Token
 
 Size = tuple[float, float]
 Span = tuple[int, int]

@@ -10,7 +10,7 @@ The last bin is 1023, or 999: the far border, which would be one more, is writte
 import re
 from collections.abc import Iterator, Sequence
 
-from vlmdet_cli.core.records import Box
+from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.models.dialects.base import Dialect, Ints, runs
 from vlmdet_cli.models.dialects.items import Item, Span, box_item, problem_item
 
