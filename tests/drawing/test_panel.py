@@ -12,7 +12,7 @@ from PIL import Image, ImageChops
 from vlmdet_cli.drawing import panel
 from vlmdet_cli.drawing.lettering import GREY, PALETTE, contrast, fit, font, ink_on, palette, printable, wrap
 from vlmdet_cli.drawing.page import Class, Figure, Page, render
-from vlmdet_cli.drawing.panel import Mark, Rect, State, draw_panel, draw_unreadable, panel_size, rgb, strokes, upright
+from vlmdet_cli.drawing.panel import Mark, Rect, State, draw_panel, draw_unreadable, panel_size, strokes
 from vlmdet_cli.drawing.sheet import Tile, contact_sheet, tile_size
 
 RELAXED = settings(max_examples=40, deadline=None)  # drawing takes its time on a busy machine
@@ -250,25 +250,6 @@ def test_an_unreadable_picture_is_a_grey_panel_with_the_reason_on_it() -> None:
     assert (panel == panel[..., :1]).all()
     assert (panel[300:420] < 130).any()
     assert draw_unreadable((640, 480), "one").tobytes() != draw_unreadable((640, 480), "two").tobytes()
-
-
-def test_pictures_are_turned_only_if_the_annotated_size_says_so() -> None:
-    image = plain(40, 20)
-    image.getexif()[0x0112] = 6
-    assert upright(image, (20, 40)).size == (20, 40)
-    assert upright(image, (40, 20)).size == (40, 20)
-    assert upright(image, (99, 99)).size == (40, 20)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"])
-def test_every_mode_becomes_rgb(mode: str) -> None:
-    assert (rgb(Image.new(mode, (5, 4))).mode, rgb(Image.new(mode, (5, 4))).size) == ("RGB", (5, 4))
-
-
-def test_see_through_pixels_are_white_and_deep_ones_are_spread() -> None:
-    assert rgb(Image.new("RGBA", (1, 1), (200, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
-    deep = Image.fromarray(np.array([[1000, 3000, 5000]], dtype=np.uint16))
-    assert [pixel[0] for pixel in np.asarray(rgb(deep))[0].tolist()] == [0, 127, 255]
 
 
 def test_a_sheet_is_not_too_wide_and_shows_each_tile_and_the_legend() -> None:

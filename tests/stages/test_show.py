@@ -310,7 +310,7 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
-@pytest.mark.parametrize(("spoil", "said"), [(Path.unlink, "is not there"), (spoiled, "no picture"), (cut, "trunc")])
+@pytest.mark.parametrize(("spoil", "said"), [(Path.unlink, "is not there"), (spoiled, "not a picture"), (cut, "trunc")])
 def test_a_picture_that_cannot_be_drawn_is_named(tmp_path: Path, spoil: Callable[[Path], None], said: str) -> None:
     path = put(tmp_path, row())
     spoil(tmp_path / "out/images/a.png")

@@ -192,7 +192,7 @@ def test_pictures_that_cannot_be_used_are_left_out_where_that_is_wanted(cli: Cli
         "kept": 1,
         "dropped": {
             "empty file": 1,
-            "no picture file": 1,
+            "not a picture file": 1,
             "truncated": 1,
             "cannot be read": 1,
             "not on disk": 1,
@@ -211,7 +211,7 @@ def test_pictures_that_cannot_be_used_stop_all_by_default(cli: Cli, tmp_path: Pa
     assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr == (
         f"error: 6 of 7 images cannot be used\n  {tmp_path}/images/zero.jpg: empty file\n"
-        f"  {tmp_path}/images/text.jpg: no picture file\n  {tmp_path}/images/cut.jpg: truncated\n  … and 3 more\n"
+        f"  {tmp_path}/images/text.jpg: not a picture file\n  {tmp_path}/images/cut.jpg: truncated\n  … and 3 more\n"
         'hint: Mend or remove them, or set data.on_error = "skip".\n'
     )
     assert not Path("out").exists()

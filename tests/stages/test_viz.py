@@ -193,9 +193,9 @@ def _cut(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (Path.unlink, "No such file or directory"),
-        (lambda path: path.write_bytes(b""), "no known picture format"),
-        (lambda path: path.write_bytes(b"GIF89a" + bytes(40)), ""),
+        (Path.unlink, "not on disk"),
+        (lambda path: path.write_bytes(b""), "empty file"),
+        (lambda path: path.write_bytes(b"GIF89a" + bytes(40)), "not a picture file"),
         (_cut, "truncated"),
     ],
 )
@@ -227,15 +227,6 @@ def test_every_kind_of_picture_is_drawn(tmp_path: Path, mode: str, name: str) ->
     result = made.draw()
     assert result.ledger["pictures"]["dropped"] == {}
     assert near(result.panels[0], CAT)[70:350, 61].all()
-
-
-def test_pixels_that_are_see_through_or_deep_are_shown(tmp_path: Path) -> None:
-    Image.new("RGBA", (2, 1), (200, 0, 0, 0)).save(tmp_path / "clear.png")
-    Image.fromarray(np.array([[1000, 5000]], dtype=np.uint16)).save(tmp_path / "deep.png")
-    for name, first, last in [("clear.png", (255,) * 3, (255,) * 3), ("deep.png", (0,) * 3, (255,) * 3)]:
-        image, _ = open_picture(tmp_path / name, (2, 1))
-        assert image is not None
-        assert (image.getpixel((0, 0)), image.getpixel((1, 0))) == (first, last)
 
 
 def test_the_first_frame_of_an_animation_is_drawn(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from vlmdet_cli.data.image_files import DEEP_MODES, Progress, Unreadable, in_threads, no_progress, opened, quiet
-from vlmdet_cli.data.image_import import eight_bits, upright
+from vlmdet_cli.data.image_checks import Progress, map_in_threads, no_progress
+from vlmdet_cli.data.image_files import DEEP_MODES, Unreadable, open_image, reduce_depth, turn_upright
 
 Where = tuple[str, str]  # split, file name
 Hashes = npt.NDArray[np.uint64]
@@ -58,18 +58,13 @@ def content(path: Path) -> bytes:
 
 def dhash(path: Path) -> int:
     """The picture's difference hash, 64 bits; ``NO_HASH`` for a flat one. Raises ``Unreadable``."""
-    with quiet():
-        return _dhash(path)
-
-
-def _dhash(path: Path) -> int:
     from PIL import Image
 
-    with opened(path) as image:
+    with open_image(path) as image:
         image.draft("L", (36, 32))  # JPEG decodes at an eighth of the size where that is enough
         image.load()
-        turned = upright(image)
-        plain = eight_bits(turned) if image.mode in DEEP_MODES else turned
+        turned = turn_upright(image)
+        plain = reduce_depth(turned) if image.mode in DEEP_MODES else turned
         grey = plain.convert("L").resize((9, 8), Image.Resampling.BOX)
         values = np.asarray(grey, np.int16)  # (8, 9)
     bits = np.diff(values, axis=1) > 0  # (8, 8)
@@ -115,8 +110,7 @@ def _near(hashes: Hashes, band: np.uint64, most: int) -> Iterator[Pairs]:
 def find_duplicates(pictures: Mapping[str, Sequence[tuple[str, Path]]], progress: Progress = no_progress) -> Duplicates:
     """What is alike among the pictures of all splits: split to file names with their paths."""
     where = [(split, name) for split, files in pictures.items() for name, _ in files]
-    with quiet():
-        marks = list(in_threads(_mark, [path for files in pictures.values() for _, path in files], progress))
+    marks = list(map_in_threads(_mark, [path for files in pictures.values() for _, path in files], progress))
     contents, looks = [mark[0] for mark in marks], np.array([mark[1] for mark in marks], np.uint64)
     seen = np.flatnonzero(looks != NO_HASH)
     pairs = [(int(seen[a]), int(seen[b])) for a, b in near_duplicates(looks[seen])]
@@ -138,7 +132,7 @@ def find_duplicates(pictures: Mapping[str, Sequence[tuple[str, Path]]], progress
 def _mark(path: Path) -> tuple[bytes, int]:
     """Content and look; empty and none for a file that is no good."""
     try:
-        seen = _dhash(path)  # first: it opens nothing but regular files
+        seen = dhash(path)  # first: it opens nothing but regular files
         return content(path), seen
     except (OSError, Unreadable):
         return b"", NO_HASH

@@ -1,80 +1,65 @@
-"""Picture files on disk: what their headers say, and whether they can be decoded.
+"""One picture file on disk: what its header says, and its pixels as every part of vlmdet sees them.
 
-A file that is no good is told by a reason: short and the same for all such files, so that a ledger counts by it. Bad
-files raise nothing but ``Unreadable``. Pillow's own limit on pixels holds, at the size where it begins to warn.
-Pillow's warnings are silenced for the whole process while a function here runs: the filters of ``warnings`` belong to
-no thread, so ``quiet`` goes around a pool of threads, never into it.
+There is one policy for how a stored picture becomes pixels, for training (``image_import`` writes pictures that need
+it anew), for engines and for drawings: ``open_upright``. It turns the picture as EXIF says, reduces deep grey to
+8 bits, takes the first frame of an animation, and drops transparency as ms-swift does (``convert("RGB")``), so that a
+model is asked about the very pixels that it was trained on.
 
-Headers are read on threads. That pays where files come from a disk (5,000 a second on two cores, one thread 1,500 to
-3,400) and costs where they are in memory already (12,000 a second, one thread 20,000). Pictures are decoded on as many
-threads as there are cores.
+Bad files raise nothing but ``Unreadable``, whose text is one of the reasons below: short, and the same for all such
+files, so that a ledger can count by it. Pillow's own limit on pixels holds, at the size where Pillow begins to warn.
+
+Pillow's warnings (on odd metadata, say) are silenced while a picture is open. The filters of ``warnings`` belong to the
+process, not to a thread, so ``no_warnings`` counts its users.
 """
 
 import contextlib
 import os
 import stat
 import struct
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.pool import ThreadPool
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 if TYPE_CHECKING:
     from PIL import Image
     from PIL.ImageFile import ImageFile
 
-T = TypeVar("T")
-R = TypeVar("R")
-Progress = Callable[[int, int], None]  # done, of how many
+Size = tuple[int, int]  # width and height in pixels
+
+# The suffixes of picture files, in lower case, the likeliest first: where a format names a picture without its suffix,
+# they are tried in this order.
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".mpo", ".dng",
+)  # fmt: skip
 
 MISSING = "not on disk"
 EMPTY = "empty file"
-NO_PICTURE = "no picture file"
+NO_PICTURE = "not a picture file"
 TRUNCATED = "truncated"
 DAMAGED = "damaged"
 BOMB = "too many pixels (a decompression bomb)"
 FORBIDDEN = "cannot be read"
 OTHER_SIZE = "size differs from the annotations"
 
-DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # grey of more than 8 bits, in Pillow's words
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of grey with more than 8 bits
 
-_ORIENTATION = 0x0112  # EXIF's tag
+_ORIENTATION = 0x0112  # the number of EXIF's tag
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _TAIL = 64  # bytes at a file's end in which its end marker must stand
-_MOST_THREADS = 8
-_WORTH_LISTING = 1000  # wanted files of a folder
-EVERY = 100  # pictures between two reports of progress
 
 
-def missing(paths: Sequence[str]) -> list[int]:
-    """Places of the paths that are no files. A folder of which much is wanted is listed, not asked file by file."""
-    folders: dict[str, list[tuple[int, str]]] = {}
-    for place, (folder, _, name) in enumerate(path.rpartition("/") for path in paths):
-        folders.setdefault(folder, []).append((place, name))
-    out: list[int] = []
-    for folder, wanted in folders.items():
-        there = _files(folder) if len(wanted) >= _WORTH_LISTING else set[str]()
-        out += [n for n, name in wanted if name not in there and not os.path.isfile(paths[n])]  # noqa: PTH113
-    return sorted(out)
-
-
-def _files(folder: str) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except OSError:
-        return set()
-
-
-class Unreadable(ValueError):  # noqa: N818  a finding about a file that callers count, seldom an error
-    """A picture file that is no good; its text is one of the reasons above."""
+class Unreadable(ValueError):  # noqa: N818  a remark on a file that callers count, seldom an error
+    """A picture file that cannot be used; its text is one of the reasons above."""
 
 
 class Header(NamedTuple):
     """What a file says of its picture: the stored size in pixels, EXIF's orientation (1…8, 1 if none), Pillow's mode.
 
-    A TIFF file is upright: Pillow turns it itself, and so does everyone who opens it with Pillow.
+    A TIFF file always has orientation 1: Pillow turns it on opening.
     """
 
     width: int
@@ -84,39 +69,120 @@ class Header(NamedTuple):
     frames: int
 
     @property
-    def upright(self) -> tuple[int, int]:
-        """Width and height as a viewer shows them."""
-        sides = self.width, self.height
-        return sides[::-1] if self.orientation >= 5 else sides
+    def stored_size(self) -> Size:
+        """Width and height of the stored pixels."""
+        return self.width, self.height
+
+    @property
+    def upright_size(self) -> Size:
+        """Width and height as a viewer shows the picture."""
+        return self.stored_size[::-1] if self.orientation >= 5 else self.stored_size
+
+    def needs_turn(self, annotated_size: Size | None = None) -> bool:
+        """Whether the stored pixels must be turned as EXIF says.
+
+        Some annotators saw stored pictures: a picture on its side stays as stored where ``annotated_size`` is its
+        stored size and not its upright one.
+        """
+        as_stored = annotated_size == self.stored_size != self.upright_size
+        return self.orientation != 1 and not as_stored
 
 
-def no_progress(_done: int, _total: int) -> None:
-    """For callers who do not watch."""
+class _Silence:
+    """``warnings`` ignored from the first user's entry to the last user's exit, in whatever threads these are."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._saved = warnings.catch_warnings()
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.simplefilter("ignore")
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._saved.__exit__(None, None, None)
+
+
+_silence = _Silence()
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def no_warnings() -> Iterator[None]:
     """No warnings while the block runs, in no thread: neither shown nor raised."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    _silence.enter()
+    try:
         yield
+    finally:
+        _silence.leave()
+
+
+def open_upright(path: Path, annotated_size: Size | None = None) -> "Image.Image":
+    """The decoded picture in RGB, 8 bits a channel, upright by EXIF (see ``Header.needs_turn``).
+
+    Raises ``Unreadable``. A picture of another size than ``annotated_size`` is no error here.
+    """
+    with open_image(path) as image:
+        turn = _header(image, frames=1).needs_turn(annotated_size)
+        image.load()
+        return to_rgb(turn_upright(image) if turn else image)
+
+
+def upright_size(path: Path) -> Size:
+    """Width and height of ``open_upright``'s picture, from the file's header alone. Raises ``Unreadable``."""
+    return read_header(path).upright_size
+
+
+def turn_upright(image: "Image.Image") -> "Image.Image":
+    """The decoded picture as a viewer shows it; EXIF data that cannot be read turn nothing."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow's EXIF parser raises errors of many kinds
+        return image
+
+
+def to_rgb(image: "Image.Image") -> "Image.Image":
+    """The decoded picture in RGB with 8 bits a channel; transparency is dropped, as ms-swift does."""
+    return reduce_depth(image) if image.mode in DEEP_MODES else image.convert("RGB")
+
+
+def reduce_depth(image: "Image.Image") -> "Image.Image":
+    """A picture of deep grey as RGB: 0…65535 becomes 0…255; other ranges are stretched from darkest to brightest."""
+    from PIL import Image
+
+    values = np.asarray(image, np.float64)  # (height, width)
+    finite = np.isfinite(values)
+    low, high = 0.0, 65535.0
+    if image.mode == "F" or (image.mode == "I" and ((values < low) | (values > high)).any()):
+        low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
+    scaled = (np.where(finite, values, low) - low) * 255.0 / ((high - low) or 1.0)
+    return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator["ImageFile"]:
-    """The picture, not yet decoded. Whatever goes wrong with it, in the block too, is raised as ``Unreadable``."""
+def open_image(path: Path) -> Iterator["ImageFile"]:
+    """The picture as stored, not yet decoded. Any error of its file, in the block too, is raised as ``Unreadable``."""
     from PIL import Image
 
     _require_file(path)
     try:
-        with _identified(path) as image:
+        with no_warnings(), _identified(path) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Unreadable(BOMB)
             yield image
     except Unreadable:
         raise
-    except Exception as error:  # Pillow's plugins raise of every kind
+    except Exception as error:  # Pillow's plugins raise errors of every kind
         raise Unreadable(_reason(error, path)) from None
 
 
@@ -126,21 +192,21 @@ def _identified(path: Path) -> "ImageFile":
     try:
         return Image.open(path)
     except UnidentifiedImageError:
-        Image.init()  # while another thread loads Pillow's rarer formats, a file of theirs goes unknown
+        Image.init()  # while another thread loads Pillow's rarer plugins, a file of theirs is not identified
         return Image.open(path)
 
 
 def _require_file(path: Path) -> None:
     """A regular file that has bytes: opening a pipe would wait for ever."""
     try:
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise Unreadable(MISSING) from None
     except (OSError, ValueError, RuntimeError):  # ValueError: a name that no file system can have
         raise Unreadable(FORBIDDEN) from None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise Unreadable(FORBIDDEN)
-    if not found.st_size:
+    if not status.st_size:
         raise Unreadable(EMPTY)
 
 
@@ -150,104 +216,68 @@ def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return BOMB
     if isinstance(error, UnidentifiedImageError):
-        return TRUNCATED if cut(path) else NO_PICTURE
+        return TRUNCATED if looks_truncated(path) else NO_PICTURE
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
         return FORBIDDEN
-    short = isinstance(error, EOFError) or "truncated" in str(error).lower()
-    return TRUNCATED if short or cut(path) else DAMAGED
+    is_short = isinstance(error, EOFError) or "truncated" in str(error).lower()
+    return TRUNCATED if is_short or looks_truncated(path) else DAMAGED
 
 
-def header(path: Path) -> Header:
+def read_header(path: Path) -> Header:
     """What the file's header says; no pixel is decoded. Raises ``Unreadable``."""
-    with quiet():
-        return _header(path)
+    with open_image(path) as image:
+        return _header(image, _frames(image))
 
 
-def headers(paths: Sequence[Path], progress: Progress = no_progress) -> list[Header | str]:
-    """The header of each file, in order, or the reason why there is none."""
-    with quiet():
-        return list(in_threads(_header_or_reason, paths, progress))
-
-
-def in_threads(work: Callable[[T], R], items: Sequence[T], progress: Progress) -> Iterator[R]:
-    """``work`` done to each item, in order. Warnings are for the caller to silence."""
-    with ThreadPool(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
-        for number, result in enumerate(pool.imap(work, items, chunksize=16), 1):
-            yield result
-            if number % EVERY == 0 or number == len(items):
-                progress(number, len(items))
-
-
-def _header_or_reason(path: Path) -> Header | str:
-    try:
-        return _header(path)
-    except Unreadable as error:
-        return str(error)
-
-
-def _header(path: Path) -> Header:
-    with opened(path) as image:
-        return Header(image.width, image.height, _orientation(image), image.mode, _frames(image))
+def _header(image: "ImageFile", frames: int) -> Header:
+    return Header(image.width, image.height, _orientation(image), image.mode, frames)
 
 
 def _orientation(image: "ImageFile") -> int:
-    """EXIF's orientation; 1 where it is missing or makes no sense."""
+    """EXIF's orientation; 1 where it is missing or out of range."""
     from PIL import Image
 
     if image.format == "TIFF":
         return 1
     try:
-        # not the method of PNG files, which decodes all pixels to get at what may stand behind them
+        # not the method of PNG files, which decodes all pixels to read chunks that may stand behind them
         exif = Image.Image.getexif(image)
         if image.format == "PNG" and "exif" not in image.info and image.fp:
             exif.load(_png_exif(image.fp))
         value: Any = exif.get(_ORIENTATION, 1)
         return int(value) if value in range(1, 9) else 1
-    except Exception:  # a broken EXIF block is as good as none
+    except Exception:  # a broken EXIF block counts as none
         return 1
 
 
 def _png_exif(file: IO[bytes]) -> bytes:
-    """The EXIF block of a PNG file wherever it stands (exiftool puts it behind the pixels); empty if there is none."""
+    """The EXIF chunk of a PNG file, which exiftool puts behind the pixels; empty if there is none.
+
+    Leaves the file where Pillow expects it.
+    """
+    position = file.tell()
     file.seek(len(_PNG))
-    while len(start := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", start)
-        if kind == b"eXIf":
-            return file.read(min(length, 1 << 16))
-        file.seek(length + 4, os.SEEK_CUR)
-    return b""
+    try:
+        while len(start := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", start)
+            if kind == b"eXIf":
+                return file.read(min(length, 1 << 16))
+            file.seek(length + 4, os.SEEK_CUR)
+        return b""
+    finally:
+        file.seek(position)
 
 
 def _frames(image: "Image.Image") -> int:
-    """How many frames; 1 where later ones cannot be counted, as the first is all that is needed."""
+    """The number of frames; 1 where later ones cannot be counted, as only the first is needed."""
     try:
         return int(getattr(image, "n_frames", 1))
     except Exception:
         return 1
 
 
-def broken(path: Path) -> str:
-    """Why the picture (of an animation the first frame) cannot be decoded; empty if it can."""
-    return all_broken([path])[0]
-
-
-def all_broken(paths: Sequence[Path], progress: Progress = no_progress) -> list[str]:
-    """``broken`` for each file, in order, on all cores."""
-
-    def work(path: Path) -> str:
-        try:
-            with opened(path) as image:
-                image.load()
-        except Unreadable as error:
-            return str(error)
-        return ""
-
-    with quiet():
-        return list(in_threads(work, paths, progress))
-
-
-def cut(path: Path) -> bool:
-    """Whether a JPEG or PNG file lacks its end marker, or cannot be read: a cheap sign, to be checked by ``broken``."""
+def looks_truncated(path: Path) -> bool:
+    """Whether a JPEG or PNG file lacks its end marker, or cannot be read: a cheap sign, to be checked by decoding."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_PNG))

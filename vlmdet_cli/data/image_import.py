@@ -1,8 +1,9 @@
-"""Pictures brought to where rows name them, as they are or mended, so that a model sees what was annotated.
+"""Pictures put where rows name them, as they are or fixed, so that a model sees what was annotated.
 
-ms-swift opens a picture with Pillow, does not heed EXIF's orientation, and makes it RGB, by which 16-bit grey clips to
-white; of an animation it takes the first frame. Most annotations are of the upright picture. ``mend`` says what is
-needed, and ``bring`` does it. Hard links are made on one thread: two are not faster.
+ms-swift opens a picture with Pillow, ignores EXIF's orientation, and converts it to RGB, by which 16-bit grey clips to
+white; of an animation it takes the first frame. Most annotations are of the upright picture. ``required_fixes`` says
+what a picture needs, and ``materialize`` writes it; what it needs is decided as in ``image_files.open_upright``. Hard
+links are made on one thread: two are not faster.
 """
 
 import filecmp
@@ -14,117 +15,86 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from vlmdet_cli.core.files import whole_file
+from vlmdet_cli.data.image_checks import PROGRESS_STEP, Progress, map_in_threads, no_progress
 from vlmdet_cli.data.image_files import (
     DEEP_MODES,
-    EVERY,
     OTHER_SIZE,
     Header,
-    Progress,
+    Size,
     Unreadable,
-    in_threads,
-    no_progress,
-    opened,
-    quiet,
+    open_image,
+    reduce_depth,
+    turn_upright,
 )
 from vlmdet_cli.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
 
+Fix = Literal["turned upright", "reduced to 8 bits"]
+Fixes = tuple[Fix, ...]
 LinkMode = Literal["link", "copy"]
-Done = Literal["linked", "copied", "mended"]
-TURNED = "turned upright"
-EIGHT_BITS = "16 bits made 8"
+Action = Literal["linked", "copied", "mended"]
 
 
-def required_fixes(header: Header, size_wh: tuple[int, int]) -> str:
-    """What a picture needs so that a model sees what was annotated at ``size_wh`` pixels; empty for nothing.
+def required_fixes(header: Header, annotated_size: Size) -> Fixes:
+    """What a picture needs so that a model sees what was annotated at ``annotated_size`` pixels.
 
-    A picture on its side whose stored size is the annotated one stays as it is. Raises ``Unreadable`` if the
-    annotated size is neither the stored nor the upright one.
+    Raises ``Unreadable`` if the annotated size is neither the stored nor the upright one.
     """
-    stored = header.width, header.height
-    if size_wh not in (stored, header.upright):
+    if annotated_size not in (header.stored_size, header.upright_size):
         raise Unreadable(OTHER_SIZE)
-    needs = [
-        TURNED if header.orientation != 1 and size_wh == header.upright else "",
-        EIGHT_BITS if header.mode in DEEP_MODES else "",
-    ]
-    return ", ".join(filter(None, needs))
+    fixes: list[Fix] = []
+    if header.needs_turn(annotated_size):
+        fixes.append("turned upright")
+    if header.mode in DEEP_MODES:
+        fixes.append("reduced to 8 bits")
+    return tuple(fixes)
 
 
-def upright(image: "Image.Image") -> "Image.Image":
-    """The decoded picture as a viewer shows it."""
-    from PIL import ImageOps
+def materialize(source: Path, target: Path, mode: LinkMode, fixes: Fixes = ()) -> Action:
+    """Put a picture at ``target`` as a hard link (a copy where the file system refuses), a copy, or fixed.
 
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block is as good as none
-        return image
-
-
-def eight_bits(image: "Image.Image") -> "Image.Image":
-    """A picture of deeper grey as RGB: 0…65535 becomes 0…255; other ranges are stretched from darkest to brightest."""
-    from PIL import Image
-
-    values = np.asarray(image, np.float64)  # (height, width)
-    known = np.isfinite(values)
-    low, high = 0.0, 65535.0
-    if image.mode == "F" or (image.mode == "I" and ((values < low) | (values > high)).any()):
-        low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 0.0)
-    scaled = (np.where(known, values, low) - low) * 255.0 / ((high - low) or 1.0)
-    return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
-
-
-def materialize(source: Path, target: Path, how: LinkMode, mending: str) -> Done:
-    """Put a picture at ``target`` as a hard link (a copy where the file system refuses), a copy, or mended.
-
-    ``mending`` is what ``mend`` said; a mended picture keeps its name and, where Pillow writes it without loss or it is
-    JPEG, its format (else it is PNG). A target that is right already stays. Raises ``DataError``.
+    A fixed picture keeps its name and, where Pillow writes it without loss or it is JPEG, its format (else it is PNG).
+    A target that is right already stays. Raises ``DataError``.
     """
-    with quiet():
-        return _materialize(source, target, how, mending)
-
-
-def materialize_all(
-    pairs: Sequence[tuple[Path, Path, str]], how: LinkMode, progress: Progress = no_progress
-) -> dict[str, int]:
-    """``bring`` for each source, target and mending; how many were linked, copied, mended. Raises ``DataError``."""
-    plain, ill = [one for one in pairs if not one[2]], [one for one in pairs if one[2]]
-
-    def work(one: tuple[Path, Path, str]) -> Done:
-        return _materialize(one[0], one[1], how, one[2])
-
-    done = Counter[str](linked=0, copied=0, mended=0)
-    with quiet():
-        for number, one in enumerate(plain, 1):
-            done[work(one)] += 1
-            if number % EVERY == 0 or number == len(pairs):
-                progress(number, len(pairs))
-        done.update(in_threads(work, ill, lambda number, _total: progress(len(plain) + number, len(pairs))))
-    return dict(done)
-
-
-def _materialize(source: Path, target: Path, how: LinkMode, mending: str) -> Done:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if mending:
-            _put(target, _mended(source, mending))
+        if fixes:
+            _write_if_changed(target, _fixed(source, fixes))
             return "mended"
-        if how == "link" and _link(source, target):
+        if mode == "link" and _link(source, target):
             return "linked"
         _copy(source, target)
     except (OSError, Unreadable) as error:
-        why = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or str(error)
         raise DataError(
-            f"Cannot bring the picture to the subset: {source}",
-            why=f"{why}: {target}",
-            hint="Check the file, and the room and the rights in the output folder.",
+            f"Cannot put the picture into the subset: {source}",
+            why=f"{reason}: {target}",
+            hint="Check the file, and the free space and the permissions of the output folder.",
         ) from None
     return "copied"
+
+
+def materialize_all(
+    pictures: Sequence[tuple[Path, Path, Fixes]], mode: LinkMode, progress: Progress = no_progress
+) -> dict[str, int]:
+    """``materialize`` for each (source, target, fixes); counts of linked, copied, mended. Raises ``DataError``."""
+    plain = [picture for picture in pictures if not picture[2]]
+    to_fix = [picture for picture in pictures if picture[2]]
+
+    def put(picture: tuple[Path, Path, Fixes]) -> Action:
+        source, target, fixes = picture
+        return materialize(source, target, mode, fixes)
+
+    counts = Counter[str](linked=0, copied=0, mended=0)
+    for number, picture in enumerate(plain, 1):
+        counts[put(picture)] += 1
+        if number % PROGRESS_STEP == 0 or number == len(pictures):
+            progress(number, len(pictures))
+    counts.update(map_in_threads(put, to_fix, lambda done, _: progress(len(plain) + done, len(pictures))))
+    return dict(counts)
 
 
 def _link(source: Path, target: Path) -> bool:
@@ -133,13 +103,13 @@ def _link(source: Path, target: Path) -> bool:
     try:
         os.link(real, target)
     except FileExistsError:
-        return _same(real, target) or _link_over(real, target)
+        return _is_same_file(real, target) or _replace_by_link(real, target)
     except OSError:
         return False
     return True
 
 
-def _link_over(source: Path, target: Path) -> bool:
+def _replace_by_link(source: Path, target: Path) -> bool:
     try:
         with whole_file(target) as temporary:
             os.link(source, temporary)
@@ -148,42 +118,42 @@ def _link_over(source: Path, target: Path) -> bool:
     return True
 
 
-def _same(source: Path, target: Path) -> bool:
-    """Whether the target is itself the source's file, not by way of a symbolic link."""
+def _is_same_file(source: Path, target: Path) -> bool:
+    """Whether the target is itself the source's file, and no symbolic link to it."""
     return os.path.samestat(source.stat(), target.lstat())
 
 
 def _copy(source: Path, target: Path) -> None:
-    there = target.is_file() and not target.is_symlink()
-    if there and not _same(source, target) and filecmp.cmp(source, target, shallow=False):
+    exists = target.is_file() and not target.is_symlink()
+    if exists and not _is_same_file(source, target) and filecmp.cmp(source, target, shallow=False):
         return
     with whole_file(target) as temporary:
         shutil.copyfile(source, temporary)
 
 
-def _put(target: Path, content: bytes) -> None:
+def _write_if_changed(target: Path, content: bytes) -> None:
     if target.is_file() and target.read_bytes() == content:
         return
     with whole_file(target) as temporary:
         temporary.write_bytes(content)
 
 
-def _mended(source: Path, mending: str) -> bytes:
-    """The mended picture as a file's content, without EXIF data: readers that heed it would turn it once more."""
-    with opened(source) as image:
+def _fixed(source: Path, fixes: Fixes) -> bytes:
+    """The fixed picture as a file's content, without EXIF data: readers that obey it would turn it once more."""
+    with open_image(source) as image:
         image.load()
-        style = _style(image)
-        pixels = upright(image) if TURNED in mending else image
-        if EIGHT_BITS in mending:
-            pixels = eight_bits(pixels)
+        options = _save_options(image)
+        pixels = turn_upright(image) if "turned upright" in fixes else image
+        if "reduced to 8 bits" in fixes:
+            pixels = reduce_depth(pixels)
         pixels.info = {name: value for name, value in pixels.info.items() if name == "transparency"}
         content = io.BytesIO()
-        pixels.save(content, **style)
+        pixels.save(content, **options)
     return content.getvalue()
 
 
-def _style(image: "Image.Image") -> dict[str, Any]:
-    """LinkMode to write a picture as it was read."""
+def _save_options(image: "Image.Image") -> dict[str, Any]:
+    """Pillow's options that write a picture as it was read."""
     profile = {"icc_profile": image.info["icc_profile"]} if image.info.get("icc_profile") else {}
     if image.mode in DEEP_MODES:
         profile = {}  # a profile for grey does not fit RGB

@@ -20,7 +20,7 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 from vlmdet_cli.core import boxes
 from vlmdet_cli.core.annotations import Box
@@ -231,37 +231,6 @@ def _draw_label(draw: ImageDraw.ImageDraw, label: Label, colour: Colour, letters
     draw.rectangle((left, top, right - 1, bottom - 1), ground, colour, edge)
     middle = (left + padding(letters), (top + bottom) / 2)
     draw.text(middle, label.text, ink_on(ground), letters, "lm")
-
-
-def upright(image: Image.Image, frame: tuple[int, int]) -> Image.Image:
-    """The image turned as its EXIF data say, if only so it has the (width, height) that its boxes refer to.
-
-    Some annotators saw turned pictures and some saw stored ones; the annotated size tells. Where it does not (the
-    picture is square or upside down), the pixels stay as stored, because that is what a model is trained on.
-    """
-    if image.size == frame:
-        return image
-    turned = ImageOps.exif_transpose(image)
-    return turned if turned.size == frame else image
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """Any image's first frame in RGB: see-through ones on white, values of more than 8 bits spread over 0…255."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return _spread(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, (*WHITE, 255))
-        return Image.alpha_composite(ground, layer).convert("RGB")
-    return image.convert("RGB")
-
-
-def _spread(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, dtype=np.float64)
-    values = np.where(np.isfinite(values), values, 0.0)
-    low, high = values.min(), values.max()
-    shown = (values - low) * (255 / (high - low) if high > low else 0)
-    return Image.fromarray(shown.astype(np.uint8)).convert("RGB")
 
 
 def tally(marks: Iterable[Mark]) -> dict[State, int]:

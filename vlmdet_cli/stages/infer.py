@@ -24,7 +24,6 @@ from vlmdet_cli.engines import Engine
 from vlmdet_cli.errors import DataError
 from vlmdet_cli.models import dialects
 
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 OnBatch = Callable[[int, int, float], None]
 
 

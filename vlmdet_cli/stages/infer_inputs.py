@@ -10,6 +10,7 @@ import orjson
 from vlmdet_cli.core.answers import Answer, ParsedDetections
 from vlmdet_cli.core.files import file_hash, read_bytes, read_json
 from vlmdet_cli.data import dataset
+from vlmdet_cli.data.image_files import IMAGE_SUFFIXES
 from vlmdet_cli.engines import Engine
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.project import SPLITS, Format, Infer, Project
@@ -18,7 +19,7 @@ from vlmdet_cli.prompts.detection import CLASSES
 from vlmdet_cli.prompts.object_rows import texts
 from vlmdet_cli.prompts.questions import kind_of
 from vlmdet_cli.stages import chunks
-from vlmdet_cli.stages.infer import IMAGE_ENDINGS, Ask, InferResult, InferSettings, OnBatch, infer, parse
+from vlmdet_cli.stages.infer import Ask, InferResult, InferSettings, OnBatch, infer, parse
 from vlmdet_cli.stages.merge import MARKER, merged_model
 from vlmdet_cli.stages.prepare import read_split
 
@@ -152,7 +153,7 @@ def _pictures(images: Iterable[Path]) -> list[Path]:
     out: list[Path] = []
     for path in images:
         if path.is_dir():
-            found = sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_ENDINGS)
+            found = sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_SUFFIXES)
             if not found:
                 raise DataError(f"No pictures in the folder: {path}")
             out += found

@@ -242,7 +242,7 @@ def _bring_images(project: Project, choice: SplitSelection, progress: Progress) 
             link.unlink()
     names = [image.file_name for image in choice.data.images]
     pairs = [
-        (Path(path), folder / name, choice.mending.get(name, ""))
+        (Path(path), folder / name, choice.mending.get(name, ()))
         for path, name in zip(choice.paths(), names, strict=True)
     ]
     brought = materialize_all(pairs, how, lambda done, total: progress(f"{choice.split}: images", done, total))

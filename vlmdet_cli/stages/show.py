@@ -291,7 +291,7 @@ class _Reader(msgspec.Struct, frozen=True):
         if not image or path is None:
             return (0, 0), f"The picture is {image_files.MISSING}" if image else "The row has no picture"
         try:
-            found = image_files.header(path)
+            found = image_files.read_header(path)
         except image_files.Unreadable as error:
             return (0, 0), f"The picture cannot be read: {error}"
         return (found.width, found.height), ""
@@ -345,14 +345,13 @@ def _draw(row: Shown, path: Path | None, target: Path, form: str) -> None:
 
 def _drawn(row: Shown, path: Path) -> Any:
     from vlmdet_cli.drawing.lettering import palette
-    from vlmdet_cli.drawing.panel import Mark, draw_panel, rgb
+    from vlmdet_cli.drawing.panel import Mark, draw_panel
 
     marks = [Mark(one.label, one.box, "truth") for one in row.boxes]
     marks += [Mark("area", box, "truth") for box in row.areas]
     labels = list(dict.fromkeys(one.label for one in row.boxes))
     try:
-        with image_files.quiet(), image_files.opened(path) as image:
-            picture = rgb(image)
+        picture = image_files.open_upright(path, row.size)
     except image_files.Unreadable as error:
         raise DataError(f"The picture cannot be read: {path}", why=f"{error}.") from None
     return draw_panel(picture, marks, palette(labels), frame=row.size)

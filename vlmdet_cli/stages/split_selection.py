@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 
 from vlmdet_cli.core.ledger import Ledger
-from vlmdet_cli.data import dataset, formats, image_files, subset
+from vlmdet_cli.data import dataset, formats, image_checks, image_files, subset
 from vlmdet_cli.data.dataset import AnnotationIssue, Dataset
-from vlmdet_cli.data.image_import import required_fixes
+from vlmdet_cli.data.image_import import Fixes, required_fixes
 from vlmdet_cli.errors import DataError, UsageError, first_few, nearest
 from vlmdet_cli.project import SPLITS, Project, Source, Split
 
@@ -36,7 +36,7 @@ class SplitSelection(msgspec.Struct, frozen=True, kw_only=True):
     folders: dict[str, Path]
     ledger: Ledger
     issues: list[AnnotationIssue]
-    mending: dict[str, str]
+    mending: dict[str, Fixes]
 
     def paths(self) -> list[str]:
         """Each picture of the source on disk."""
@@ -171,7 +171,7 @@ def _looked_at(project: Project, choice: SplitSelection, progress: Progress) -> 
     if mending and settings.images == "folder":
         raise DataError(
             f"{len(mending):,} pictures of {choice.split} cannot be used as they are",
-            why=first_few([f"{name}: must be {what}" for name, what in mending.items()]),
+            why=first_few([f"{name}: must be {', '.join(what)}" for name, what in mending.items()]),
             hint='A linked folder cannot hold other pictures: set data.images = "link".',
         )
     return _without(choice, reasons, paths, mending)
@@ -179,14 +179,14 @@ def _looked_at(project: Project, choice: SplitSelection, progress: Progress) -> 
 
 def _look(
     choice: SplitSelection, paths: Sequence[str], check: str, progress: Progress
-) -> tuple[dict[int, str], dict[str, str]]:
+) -> tuple[dict[int, str], dict[str, Fixes]]:
     """Why pictures cannot be used, by place; what others need, by file name."""
     images = choice.data.images
     if check == "none":
-        return dict.fromkeys(image_files.missing(paths), image_files.MISSING), {}
-    reasons, mending, doubtful = dict[int, str](), dict[str, str](), list[int]()
+        return dict.fromkeys(image_checks.missing_files(paths), image_files.MISSING), {}
+    reasons, mending, doubtful = dict[int, str](), dict[str, Fixes](), list[int]()
     files = list(map(Path, paths))
-    found = image_files.headers(files, lambda done, total: progress(f"{choice.split}: headers", done, total))
+    found = image_checks.read_headers(files, lambda done, total: progress(f"{choice.split}: headers", done, total))
     for place, (one, image) in enumerate(zip(found, images, strict=True)):
         try:
             needs = required_fixes(_header(one), (image.width, image.height))
@@ -195,10 +195,10 @@ def _look(
             continue
         if needs:
             mending[image.file_name] = needs
-        if check == "pixels" or needs or image_files.cut(files[place]):
+        if check == "pixels" or needs or image_files.looks_truncated(files[place]):
             doubtful.append(place)
     title = f"{choice.split}: pixels"
-    decoded = image_files.all_broken([files[n] for n in doubtful], lambda done, total: progress(title, done, total))
+    decoded = image_checks.decode_errors([files[n] for n in doubtful], lambda done, total: progress(title, done, total))
     reasons |= {place: reason for place, reason in zip(doubtful, decoded, strict=True) if reason}
     return dict(sorted(reasons.items())), mending
 
@@ -222,7 +222,7 @@ def _unusable(reasons: Mapping[int, str], paths: Sequence[str]) -> DataError:
 
 
 def _without(
-    choice: SplitSelection, reasons: Mapping[int, str], paths: Sequence[str], mending: dict[str, str]
+    choice: SplitSelection, reasons: Mapping[int, str], paths: Sequence[str], mending: dict[str, Fixes]
 ) -> SplitSelection:
     """With the unusable pictures taken out, each in the ledger and among the issues."""
     if not reasons:

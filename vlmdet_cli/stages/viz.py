@@ -11,17 +11,17 @@ Where a picture has another size than the annotations say, its boxes are scaled 
 """
 
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vlmdet_cli.core.files import whole_file
 from vlmdet_cli.core.ledger import Ledger
 from vlmdet_cli.core.locks import lock
+from vlmdet_cli.data import image_files
 from vlmdet_cli.data.dataset import leaves
 from vlmdet_cli.data.ground_truth import Truth
 from vlmdet_cli.data.ground_truth import read as read_truth
@@ -30,7 +30,7 @@ from vlmdet_cli.drawing.curve import Row, has_loss, read_log, training_curve
 from vlmdet_cli.drawing.gallery import Judged
 from vlmdet_cli.drawing.lettering import Colour, palette
 from vlmdet_cli.drawing.page import Figure, Page, render
-from vlmdet_cli.drawing.panel import State, draw_panel, draw_unreadable, rgb, upright
+from vlmdet_cli.drawing.panel import State, draw_panel, draw_unreadable
 from vlmdet_cli.drawing.sheet import LINES, MOST, WORDS, Tile, contact_sheet, tile_size
 from vlmdet_cli.errors import DataError, first_few
 from vlmdet_cli.stages.predictions import read as read_predictions
@@ -165,28 +165,17 @@ def _panel(
 
 
 def open_picture(path: Path, frame: tuple[int, int]) -> tuple[Image.Image | None, str]:
-    """A picture in RGB, turned to the annotated (width, height) ``frame`` where its EXIF data say how (0: not
-    known), and a remark: why it cannot be read, or that its size is not the frame's.
+    """A picture in RGB, upright (see ``open_upright``), and a remark: why it cannot be read, or that its size is not the
+    annotated (width, height) ``frame`` (0: not known).
     """
     try:
-        with warnings.catch_warnings():  # on odd metadata, which do not matter here
-            warnings.simplefilter("ignore")
-            with Image.open(path) as file:
-                image = rgb(upright(file, frame))
-    except Exception as error:  # a broken file makes decoders raise nearly anything
-        return None, _reason(error)
+        image = image_files.open_upright(path, frame)
+    except image_files.Unreadable as error:
+        return None, str(error)
     wide, high = image.size
     if min(frame) > 0 and image.size != frame:
         return image, f"the picture is {wide} x {high}, its annotations say {frame[0]} x {frame[1]}"
     return image, ""
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "no known picture format"
-    if isinstance(error, Image.DecompressionBombError):
-        return "more pixels than can be opened safely"
-    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
 def panel_name(number: int, image: str) -> str:

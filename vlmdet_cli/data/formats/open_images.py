@@ -30,11 +30,11 @@ import numpy as np
 
 from vlmdet_cli.data.dataset import AnnotationIssue, Column, Dataset, Image
 from vlmdet_cli.data.formats.unsized import NEGATIVE, NOT_NUMBER, UNREADABLE, Columns, Size, assembled, excerpt, sizes
+from vlmdet_cli.data.image_files import IMAGE_SUFFIXES
 from vlmdet_cli.errors import DataError
 
 BLOCK = 500
 WRONG_COUNT = "wrong number of values"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 NEEDED = ("ImageID", "LabelName", "XMin", "YMin", "XMax", "YMax")
 GROUP = "IsGroupOf"
 
@@ -171,7 +171,7 @@ def _columns(blocks: Iterable[_Block], pictures: dict[str, int], codes: dict[str
 
 def _files(ids: Sequence[str], folder: Path, issues: list[AnnotationIssue]) -> tuple[list[str], list[Size | None]]:
     """File names and sizes of pictures; one that the folder does not have is a flaw, and has no size."""
-    best = {suffix: rank for rank, suffix in enumerate(SUFFIXES)}
+    best = {suffix: rank for rank, suffix in enumerate(IMAGE_SUFFIXES)}
     try:
         files = [(path.stem, path.name) for path in folder.iterdir() if path.suffix.lower() in best]
     except OSError as error:

@@ -23,7 +23,7 @@ from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.core.boxes import xyxy_to_xywh
 from vlmdet_cli.core.files import parse_json, read_bytes
 from vlmdet_cli.data.dataset import LEFT_OUT, AnnotationIssue, Column, Dataset, Image, build, leaves
-from vlmdet_cli.data.image_files import headers
+from vlmdet_cli.data.image_checks import read_headers
 
 WHAT = "annotation file"
 PEEK = 1 << 18  # bytes that tell a form
@@ -161,10 +161,10 @@ def excerpt(text: str) -> str:
 def sizes(folder: Path, names: Sequence[str], issues: list[AnnotationIssue]) -> list[Size | None]:
     """Upright widths and heights by the pictures' headers; None where a picture cannot be read, which is a flaw."""
     out = list[Size | None]()
-    for name, one in zip(names, headers([folder / name for name in names]), strict=True):
+    for name, one in zip(names, read_headers([folder / name for name in names]), strict=True):
         if isinstance(one, str):
             issues.append(AnnotationIssue("pictures", UNREADABLE, f"{folder / name}: {one}"))
-        out.append(None if isinstance(one, str) else one.upright)
+        out.append(None if isinstance(one, str) else one.upright_size)
     return out
 
 

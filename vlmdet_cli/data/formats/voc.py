@@ -30,13 +30,13 @@ from vlmdet_cli.data.formats.unsized import (
     of_found,
     sizes,
 )
+from vlmdet_cli.data.image_files import IMAGE_SUFFIXES
 from vlmdet_cli.errors import DataError
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 UNREADABLE_XML = "annotation file cannot be read"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class _Page(NamedTuple):
@@ -121,9 +121,10 @@ def _pages(annotations: Path, names: Sequence[str], folder: Path, issues: list[A
 def _name(root: "Element", file: Path, folder: Path) -> str:
     """The picture's file name; one without a suffix gets that of the file on disk."""
     name = _text(root, "filename") or file.stem
-    if PurePosixPath(name).suffix.lower() in SUFFIXES or leaves(name):
+    if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES or leaves(name):
         return name
-    return next((name + suffix for suffix in SUFFIXES if exists(folder / (name + suffix))), name)
+    suffixes = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))  # VOC itself has .jpg, cameras write .JPG
+    return next((name + suffix for suffix in suffixes if exists(folder / (name + suffix))), name)
 
 
 def _text(root: "Element", path: str) -> str:

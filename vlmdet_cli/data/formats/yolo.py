@@ -37,6 +37,7 @@ from vlmdet_cli.data.formats.unsized import (
     of_found,
     sizes,
 )
+from vlmdet_cli.data.image_files import IMAGE_SUFFIXES
 from vlmdet_cli.errors import DataError, first_few
 
 WHAT = "YOLO data file"
@@ -44,7 +45,8 @@ UNREADABLE_LABELS = "label file cannot be read"
 OUT_OF_RANGE = "class id out of range"
 WRONG_COUNT = "wrong number of values"
 NOT_UTF8 = "file name is not UTF-8"
-SUFFIXES = {".avif", ".bmp", ".dng", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
+# ultralytics passes .gif files over; here one would become a picture without objects
+SUFFIXES = set(IMAGE_SUFFIXES) - {".gif"}
 _KEYS = (rb"(?m)^(names|nc)\s*:", rb"(?m)^(path|train|val|test)\s*:")
 
 
