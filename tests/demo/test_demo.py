@@ -55,13 +55,23 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder / "demo", done.stdout
 
 
+def results(folder: Path, file: str) -> Path:
+    """A file of the first run, or of the models that are no run."""
+    path = folder / "out" / "runs" / "run-001" / file
+    return path if path.is_file() else folder / "out" / file
+
+
+def latest_checkpoint(folder: Path) -> Path:
+    return runs.find_run(folder / "out" / "runs").latest_checkpoint()
+
+
 def report(folder: Path, name: str) -> dict[str, Any]:
-    made: dict[str, Any] = json.loads((folder / "out" / "reports" / f"{name}.json").read_text())
-    return made
+    document: dict[str, Any] = json.loads(results(folder, f"reports/{name}.json").read_text())
+    return document
 
 
 def answers(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "out" / "answers" / f"{name}.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in results(folder, f"answers/{name}.jsonl").read_text().splitlines()]
 
 
 def test_the_demo_learns_what_the_base_model_cannot(demo: tuple[Path, str]) -> None:
@@ -78,7 +88,7 @@ def test_the_demo_learns_what_the_base_model_cannot(demo: tuple[Path, str]) -> N
     last = shown[shown.rindex("measure") :]
     assert f"{base['overall']['f1']:.3f}" in last
     assert f"{tuned['overall']['f1']:.3f}" in last
-    assert shown.rstrip().endswith("Pictures: demo/out/viz/test/index.html")
+    assert shown.rstrip().endswith("Pictures: demo/out/runs/run-001/viz/test/index.html")
 
 
 def test_every_artefact_of_a_run_is_there(demo: tuple[Path, str]) -> None:
@@ -86,12 +96,14 @@ def test_every_artefact_of_a_run_is_there(demo: tuple[Path, str]) -> None:
     for name in (
         "data/subset/train.json", "data/detections_test.json", "data/coco_final_val.jsonl", "augment/count.json",
         "augment/fully-overlapped.json", "augment/partial-overlapped.json", "augment/non-overlapping.json",
-        "augment/train.jsonl", "train/run-001/vlmdet.toml", "train/run-001/run.json", "train/run-001/swift.log",
-        "merged/config.json", "answers/test.jsonl", "answers/test.detections.json", "viz/test/index.html",
-        "viz/test/curve.png", "viz/test/sheet.jpg",
+        "augment/train.jsonl", *(f"runs/run-001/{name}" for name in (
+            "vlmdet.toml", "run.json", "swift.log", "merged/config.json", "answers/test.jsonl",
+            "answers/test.detections.json", "reports/test.json", "viz/test/index.html", "viz/test/curve.png",
+            "viz/test/sheet.jpg",
+        )),
     ):  # fmt: skip
         assert (folder / "out" / name).is_file(), name
-    run = json.loads((folder / "out" / "train" / "run-001" / "run.json").read_text())
+    run = json.loads((folder / "out" / "runs" / "run-001" / "run.json").read_text())
     assert run["state"] == "done"
     assert run["dataset"]["rows"] == len((folder / "out" / "augment" / "train.jsonl").read_text().splitlines())
     assert {"vlmdet", "ms-swift", "torch", "transformers"} <= set(run["versions"])
@@ -99,8 +111,8 @@ def test_every_artefact_of_a_run_is_there(demo: tuple[Path, str]) -> None:
 
 def test_swift_read_every_row_that_was_written(demo: tuple[Path, str]) -> None:
     folder, _ = demo
-    run = json.loads((folder / "out" / "train" / "run-001" / "run.json").read_text())
-    log = (folder / "out" / "train" / "run-001" / "swift.log").read_text()
+    run = json.loads((folder / "out" / "runs" / "run-001" / "run.json").read_text())
+    log = (folder / "out" / "runs" / "run-001" / "swift.log").read_text()
     told = re.search(r"train_dataset: Dataset\(\{.*?num_rows: (\d+)", log, re.S)
     assert told is not None
     assert int(told[1]) == run["dataset"]["rows"]
@@ -109,7 +121,7 @@ def test_swift_read_every_row_that_was_written(demo: tuple[Path, str]) -> None:
 def test_the_merged_model_answers_as_the_adapter_does(demo: tuple[Path, str]) -> None:
     """Merging has changed results between versions of swift."""
     folder, _ = demo
-    adapter = str(runs.latest_checkpoint(folder / "out" / "train"))
+    adapter = str(latest_checkpoint(folder))
     vlmdet(folder, "infer", "--adapter", adapter, "--name", "adapter")
     texts = [[row["text"] for row in answers(folder, name)] for name in ("test", "adapter")]
     same = sum(one == two for one, two in zip(*texts, strict=True))
@@ -181,7 +193,15 @@ def test_pictures_reach_the_model(demo: tuple[Path, str], tmp_path: Path) -> Non
     folder, _ = demo
     Image.new("RGB", (224, 224), (128, 128, 128)).save(tmp_path / "grey.png")
     shutil.copy(next((folder / "images" / "test").glob("*.jpg")), tmp_path / "real.jpg")
-    done = vlmdet(tmp_path, "infer", "--model", str(folder / "out" / "merged"), "grey.png", "real.jpg", "--json")
+    done = vlmdet(
+        tmp_path,
+        "infer",
+        "--model",
+        str(folder / "out" / "runs" / "run-001" / "merged"),
+        "grey.png",
+        "real.jpg",
+        "--json",
+    )
     grey, real = json.loads(done.stdout)
     assert grey["object"] == {}
     assert real["object"] or real["health"] == "empty"
@@ -194,7 +214,7 @@ def test_pieces_of_an_answer_are_its_text_and_rank_its_boxes(demo: tuple[Path, s
         assert all(chance <= 0 for _, chance in row["tokens"])
     made = report(folder, "test")
     assert made["scores"]["source"] == "logprob"
-    files = ("--truth", "out/data/subset/test.json", "--predictions", "out/answers/test.jsonl", "--json")
+    files = ("--truth", "out/data/subset/test.json", "--predictions", "out/runs/run-001/answers/test.jsonl", "--json")
     constant = json.loads(vlmdet(folder, "eval", *files, "--scores", "constant").stdout)
     assert made["coco"]["AP50"] > constant["coco"]["AP50"]
     assert made["overall"] == constant["overall"]
@@ -205,7 +225,7 @@ def test_one_picture_gives_one_json_document(demo: tuple[Path, str]) -> None:
     full = next(
         row for row in answers(folder, "test") if row.get("kind", "detection") == "detection" and "(" in row["text"]
     )
-    done = vlmdet(folder, "infer", "--model", "out/merged", f"out/{full['image']}", "--json")
+    done = vlmdet(folder, "infer", "--model", "out/runs/run-001/merged", f"out/{full['image']}", "--json")
     made = json.loads(done.stdout)
     assert made["text"] == full["text"]
     assert made["size"] == [224, 224]
@@ -219,7 +239,7 @@ def test_a_bad_picture_is_recorded_and_the_others_go_on(demo: tuple[Path, str], 
     data = (tmp_path / "1.jpg").read_bytes()
     (tmp_path / "1.jpg").write_bytes(data[: len(data) // 3])
     (tmp_path / "2.jpg").write_bytes(b"")
-    done = vlmdet(tmp_path, "infer", "--model", str(folder / "out" / "merged"), ".", "--json")
+    done = vlmdet(tmp_path, "infer", "--model", str(folder / "out" / "runs" / "run-001" / "merged"), ".", "--json")
     made = json.loads(done.stdout)
     assert [one["finish"] for one in made] == ["stop", "error", "error"]
     assert all(one["error"] for one in made[1:])
@@ -241,7 +261,7 @@ def until(condition: Any, seconds: float = 120) -> None:
 
 def test_inference_killed_half_way_goes_on_and_ends_with_the_same_bytes(demo: tuple[Path, str]) -> None:
     folder, _ = demo
-    file = folder / "out" / "answers" / "again.jsonl"
+    file = folder / "out" / "runs" / "run-001" / "answers" / "again.jsonl"
     process = start(folder, "infer", "--name", "again", "--set", "infer.batch=8")
     until(lambda: file.exists() and file.stat().st_size > 0)
     process.kill()
@@ -250,7 +270,7 @@ def test_inference_killed_half_way_goes_on_and_ends_with_the_same_bytes(demo: tu
     vlmdet(folder, "infer", "--name", "again", "--set", "infer.batch=8")
     vlmdet(folder, "infer", "--name", "whole", "--set", "infer.batch=8")
     assert len(stopped) < len(file.read_bytes())
-    assert file.read_bytes() == (folder / "out" / "answers" / "whole.jsonl").read_bytes()
+    assert file.read_bytes() == (folder / "out" / "runs" / "run-001" / "answers" / "whole.jsonl").read_bytes()
 
 
 def test_an_interrupted_training_ends_swift_and_resumes(demo: tuple[Path, str], tmp_path: Path) -> None:
@@ -264,7 +284,7 @@ def test_an_interrupted_training_ends_swift_and_resumes(demo: tuple[Path, str], 
         "train.logging_steps=1",
     )
     process = start(folder, "train", *sets, "--", "--max_steps", "400")
-    until(lambda: list((folder / "out" / "train").glob("run-002/*/checkpoint-5/trainer_state.json")), 240)
+    until(lambda: list((folder / "out" / "runs").glob("run-002/*/checkpoint-5/trainer_state.json")), 240)
     children = _family(process.pid)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -272,12 +292,12 @@ def test_an_interrupted_training_ends_swift_and_resumes(demo: tuple[Path, str], 
     assert re.search(r"error: Interrupted\nhint: `vlmdet train --resume` goes on from checkpoint-\d+\.\n$", err), err
     assert len(children) >= 1
     assert not any(_runs(pid) for pid in children)
-    state = json.loads((folder / "out" / "train" / "run-002" / "run.json").read_text())["state"]
+    state = json.loads((folder / "out" / "runs" / "run-002" / "run.json").read_text())["state"]
     assert state == "interrupted"
     made = json.loads(vlmdet(folder, "train", "--resume", "--json", *sets, "--", "--max_steps", "12").stdout)
     assert made["steps"] == 12
     assert Path(made["run"]).name == "run-002"
-    log = (folder / "out" / "train" / "run-002" / "swift.log").read_text()
+    log = (folder / "out" / "runs" / "run-002" / "swift.log").read_text()
     assert re.search(r"resume_from_checkpoint='?\S*run-002\S*checkpoint-\d+", log)
 
 
@@ -304,7 +324,7 @@ def test_a_flag_that_swift_does_not_know_shows_its_words_and_its_log(demo: tuple
     assert done.stderr.splitlines()[1].startswith("error: swift sft failed: exit code 1")
     assert "no_such_flag" in done.stderr
     assert "The whole log: " in done.stderr
-    assert runs.latest_checkpoint(folder / "out" / "train").parent.parent.name == "run-001"
+    assert runs.find_run(folder / "out" / "runs").name == "run-001"
 
 
 def test_rows_that_swift_does_not_take_stop_the_training(demo: tuple[Path, str], tmp_path: Path) -> None:
@@ -314,7 +334,7 @@ def test_rows_that_swift_does_not_take_stop_the_training(demo: tuple[Path, str],
     many = len(rows.read_text().splitlines())
     done = vlmdet(folder, "train", "--", "--dataset", f"{rows}#50", code=4)
     assert f"error: swift took 50 of {many:,} rows\n" in done.stderr
-    run = sorted((folder / "out" / "train").glob("run-*"))[-1]
+    run = sorted((folder / "out" / "runs").glob("run-*"))[-1]
     assert json.loads((run / "run.json").read_text())["state"] == "failed"
     assert not list(run.rglob("checkpoint-*"))
 
@@ -329,7 +349,8 @@ def test_swift_trains_on_rows_in_its_own_form_as_on_text(demo: tuple[Path, str],
         given = [part for one in [*sets, f"format.rows={form}"] for part in ("--set", one)]
         for step in ("prepare", "train"):
             vlmdet(folder, step, *given)
-        log = next(runs.run_folders(folder / "out" / "train")[-1].glob("*/logging.jsonl"))
+        log = runs.runs(folder / "out" / "runs")[-1].training_log()
+        assert log
         losses.append([row["loss"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row])
     first = (folder / "out" / "data" / "coco_final_train.jsonl").read_text().splitlines()[0]
     assert "objects" in json.loads(first)
@@ -339,14 +360,14 @@ def test_swift_trains_on_rows_in_its_own_form_as_on_text(demo: tuple[Path, str],
 
 def test_a_failed_merge_leaves_the_merged_model_as_it_was(demo: tuple[Path, str], tmp_path: Path) -> None:
     folder = _copy(demo[0], tmp_path)
-    before = (folder / "out" / "merged" / "model.safetensors").read_bytes()
-    adapter = runs.latest_checkpoint(folder / "out" / "train") / "adapter_model.safetensors"
+    before = (folder / "out" / "runs" / "run-001" / "merged" / "model.safetensors").read_bytes()
+    adapter = latest_checkpoint(folder) / "adapter_model.safetensors"
     adapter.write_bytes(adapter.read_bytes()[:1000])
     vlmdet(folder, "merge", code=4)
-    assert (folder / "out" / "merged" / "model.safetensors").read_bytes() == before
-    shutil.rmtree(folder / "out" / "merged")
+    assert (folder / "out" / "runs" / "run-001" / "merged" / "model.safetensors").read_bytes() == before
+    shutil.rmtree(folder / "out" / "runs" / "run-001" / "merged")
     done = vlmdet(folder, "infer", code=2)
-    assert done.stderr.startswith(f"error: No merged model: {folder}/out/merged\n")
+    assert done.stderr.startswith(f"error: No merged model of run-001: {folder}/out/runs/run-001/merged\n")
 
 
 def test_swifts_own_answers_are_read_and_scored_alike(demo: tuple[Path, str], tmp_path: Path) -> None:
@@ -354,7 +375,7 @@ def test_swifts_own_answers_are_read_and_scored_alike(demo: tuple[Path, str], tm
     rows = (folder / "out" / "data" / "coco_final_test.jsonl").read_text().splitlines()
     (tmp_path / "rows.jsonl").write_text("\n".join(rows[:40]) + "\n")
     command = [
-        "swift", "infer", "--model", str(folder / "out" / "merged"), "--model_type", "qwen2_vl", "--template",
+        "swift", "infer", "--model", str(folder / "out" / "runs" / "run-001" / "merged"), "--model_type", "qwen2_vl", "--template",
         "vlmdet_demo", "--external_plugins", str(folder / "plugin.py"), "--val_dataset", "rows.jsonl",
         "--result_path", "result.jsonl", "--max_batch_size", "16", "--temperature", "0", "--max_new_tokens", "256",
         "--torch_dtype", "float32", "--max_pixels", str(112 * 112),

@@ -102,8 +102,7 @@ def test_no_picture_no_model_no_split_are_told(cli: Cli, tmp_path: Path) -> None
     write_project(Path(), {"a.jpg": [("cat", (0, 0, 9, 9))]})
     (tmp_path / "m").mkdir()
     for arguments, code, message in (
-        ((), 2, f"error: No merged model: {tmp_path}/out/merged\n"
-                "hint: Run `vlmdet merge`, or name a model with --model.\n"),
+        ((), 2, f"error: No run: {tmp_path}/out/runs\nhint: Run `vlmdet train` first.\n"),
         (("--model", "m"), 2, "error: No model folder: m\nhint: A model folder holds config.json and weights.\n"),
         (("--adapter", "m"), 2, "error: No LoRA adapter: m\nhint: An adapter folder holds adapter_config.json.\n"),
         (("--split", "x"), 2, "error: No such split: x\nhint: There are train, val, test.\n"),

@@ -48,7 +48,7 @@ def test_the_documented_run_is_the_default(prepared: Cli, tmp_path: Path) -> Non
         "dataset": f"{tmp_path}/out/data/coco_final_train.jsonl", "lora_rank": "32", "lora_alpha": "64",
         "freeze_vit": "false", "freeze_aligner": "false", "freeze_llm": "false", "per_device_train_batch_size": "1",
         "gradient_accumulation_steps": "4", "num_train_epochs": "10", "learning_rate": "5e-05",
-        "output_dir": f"{tmp_path}/out/train/run-001", "torch_dtype": "bfloat16", "split_dataset_ratio": "0.0",
+        "output_dir": f"{tmp_path}/out/runs/run-001", "torch_dtype": "bfloat16", "split_dataset_ratio": "0.0",
         "dataset_num_proc": "1", "lazy_tokenize": "true", "target_modules": "all-linear", "save_steps": "500",
         "logging_steps": "5", "max_length": "2048", "lr_scheduler_type": "cosine", "warmup_ratio": "0.05",
         "dataloader_num_workers": "0", "add_version": "true",
@@ -167,36 +167,12 @@ def test_without_swift_training_says_what_to_install(prepared: Cli, monkeypatch:
     )
 
 
-def test_merge_without_a_checkpoint_says_what_to_do(prepared: Cli, tmp_path: Path) -> None:
+def test_merge_without_a_run_says_what_to_do(prepared: Cli, tmp_path: Path) -> None:
     done = prepared("merge")
     assert (done.exit_code, done.stderr) == (
         2,
-        f"error: No checkpoint: {tmp_path}/out/train\nhint: Run `vlmdet train` first, or name one with --checkpoint.\n",
+        f"error: No run: {tmp_path}/out/runs\nhint: Run `vlmdet train` first.\n",
     )
-
-
-def checkpoint(run: Path, name: str) -> Path:
-    folder = run / "v0-1" / name
-    folder.mkdir(parents=True)
-    (folder / "trainer_state.json").write_text("{}")
-    (folder / "adapter_config.json").write_text("{}")
-    return folder
-
-
-def test_the_latest_whole_checkpoint_is_taken_and_others_by_step(tmp_path: Path) -> None:
-    from vlmdet_cli.errors import UsageError
-    from vlmdet_cli.project import runs
-
-    checkpoint(tmp_path / "run-009", "checkpoint-900")
-    wanted = checkpoint(tmp_path / "run-010", "checkpoint-100")
-    earlier = checkpoint(tmp_path / "run-010", "checkpoint-20")
-    (tmp_path / "run-011" / "v0-1" / "checkpoint-5").mkdir(parents=True)
-    assert runs.latest_checkpoint(tmp_path) == wanted
-    assert runs.find_checkpoint(tmp_path, "20", tmp_path) == earlier
-    assert runs.next_run(tmp_path) == tmp_path / "run-012"
-    with pytest.raises(UsageError, match="No checkpoint 77") as caught:
-        runs.find_checkpoint(tmp_path, "77", tmp_path)
-    assert caught.value.hint == "There are: checkpoint-900, checkpoint-20, checkpoint-100."
 
 
 @pytest.mark.parametrize(
@@ -221,7 +197,7 @@ def test_rows_that_swift_would_drop_are_found_before_it_starts(
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = prepared("train")
     assert (done.exit_code, done.stdout, done.stderr) == (3, "", message.format(f=file))
-    assert not (tmp_path / "out" / "train").exists()
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 def test_a_terminated_vlmdet_leaves_no_swift_behind(tmp_path: Path) -> None:

@@ -13,6 +13,6 @@ echo
 echo "=== the base model beside the tuned one"
 vlmdet infer --quiet --model model --name base
 vlmdet eval --quiet --name base
-vlmdet compare out/reports/base.json out/reports/test.json
+vlmdet compare out/reports/base.json out/runs/run-001/reports/test.json
 echo
-echo "Pictures: $folder/out/viz/test/index.html"
+echo "Pictures: $folder/out/runs/run-001/viz/test/index.html"

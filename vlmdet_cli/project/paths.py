@@ -4,7 +4,9 @@ from pathlib import Path
 
 import msgspec
 
+from vlmdet_cli.project import runs
 from vlmdet_cli.project.config import Config
+from vlmdet_cli.project.runs import ResultFolder, Run
 
 
 class Project(msgspec.Struct, frozen=True):
@@ -32,11 +34,20 @@ class Project(msgspec.Struct, frozen=True):
 
     @property
     def runs(self) -> Path:
-        return self.output / "train"
+        return self.output / "runs"
+
+    def run(self, name: str = "") -> Run:
+        """The run ``name``, or the latest that is done. Raises ``UsageError`` where there is none."""
+        return runs.find_run(self.runs, name)
 
     @property
-    def merged(self) -> Path:
-        return self.output / "merged"
+    def results(self) -> ResultFolder:
+        """Answers, reports and drawings of models that are no run of this project."""
+        return ResultFolder(self.output)
+
+    def results_of(self, run: str = "") -> ResultFolder:
+        """Those of the run ``run``, else of the latest run that is done; where no run is done, ``results``."""
+        return self.run(run) if run else runs.latest_done(self.runs) or self.results
 
     def subset(self, split: str) -> Path:
         return self.texts / "data" / "subset" / f"{split}.json"
@@ -67,15 +78,6 @@ class Project(msgspec.Struct, frozen=True):
 
     def questions(self, split: str) -> Path:
         return self.texts / "augment" / f"questions_{split}.jsonl"
-
-    def answers(self, name: str) -> Path:
-        return self.output / "answers" / f"{name}.jsonl"
-
-    def report(self, name: str) -> Path:
-        return self.output / "reports" / f"{name}.json"
-
-    def viz(self, name: str) -> Path:
-        return self.output / "viz" / name
 
     def path(self, value: str) -> Path:
         """A path of the project file; relative ones start at the file's folder."""

@@ -139,9 +139,5 @@ def _disk(project: Project) -> Check:
 def _products(project: Project) -> Iterator[Check]:
     prepared = [split for split in SPLITS if project.subset(split).is_file()]
     yield Check("prepared", "ok", ", ".join(prepared) or "nothing yet", "" if prepared else "Run `vlmdet prepare`.")
-    try:
-        latest = runs.latest_checkpoint(project.runs)
-    except VlmdetError:
-        yield Check("checkpoint", "ok", "none yet")
-    else:
-        yield Check("checkpoint", "ok", str(latest))
+    every = runs.runs(project.runs)
+    yield Check("runs", "ok", ", ".join(f"{run.name}: {run.state}" for run in every) or "none yet")

@@ -9,6 +9,7 @@ import msgspec
 from vlmdet_cli.core.files import file_hash
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import Eval, Project
+from vlmdet_cli.project.runs import ResultFolder
 from vlmdet_cli.stages import evaluate
 
 GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none
@@ -26,10 +27,11 @@ def eval_job(project: GetProject, *, truth: Path | None, predictions: Path | Non
     """The two files to compare; both named, or the missing one from the project. ``how``: what overrides settings."""
     loaded = None if truth and predictions else project()
     settings = loaded.config.eval if loaded else Eval()
+    results = None
     if loaded:
         truth = truth or prepared_truth(loaded)
-        name = name or loaded.config.infer.split
-        predictions = predictions or _answers(loaded, name)
+        results = results_with(loaded, name or loaded.config.infer.split)
+        predictions = predictions or _answers(results, name or loaded.config.infer.split)
     assert truth is not None  # noqa: S101  (named, or the project's)
     assert predictions is not None  # noqa: S101
     plain: dict[str, Any] = {"iou": settings.iou, "classes": settings.classes, "scores": settings.scores}
@@ -42,7 +44,7 @@ def eval_job(project: GetProject, *, truth: Path | None, predictions: Path | Non
             plain | {key: value for key, value in how.items() if value is not None}, evaluate.EvalProtocol
         ),
         gates=settings.fail_under,
-        report=loaded.report(predictions.stem) if loaded else None,
+        report=results.report(predictions.stem) if results else None,
     )
 
 
@@ -60,8 +62,14 @@ def prepared_truth(project: Project) -> Path:
     return project.subset(split)
 
 
-def _answers(project: Project, name: str) -> Path:
-    path = project.answers(name)
+def results_with(project: Project, name: str) -> ResultFolder:
+    """The latest done run, if it has answers ``name`` or the models that are no run have none; else theirs."""
+    run = project.results_of()
+    return run if run.answers(name).is_file() or not project.results.answers(name).is_file() else project.results
+
+
+def _answers(results: ResultFolder, name: str) -> Path:
+    path = results.answers(name)
     if not path.is_file():
         raise UsageError(f"No answers: {path}", hint="Run `vlmdet infer` first, or name a file with --predictions.")
     return path

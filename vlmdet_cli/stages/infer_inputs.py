@@ -8,19 +8,20 @@ import msgspec
 import orjson
 
 from vlmdet_cli.core.answers import Answer, ParsedDetections
-from vlmdet_cli.core.files import file_hash, read_bytes, read_json
+from vlmdet_cli.core.files import file_hash, read_bytes
 from vlmdet_cli.data import dataset
 from vlmdet_cli.data.image_files import IMAGE_SUFFIXES
 from vlmdet_cli.engines import Engine
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.project import SPLITS, Format, Infer, Project
+from vlmdet_cli.project.runs import ResultFolder, trained_settings
 from vlmdet_cli.prompts import lengths
 from vlmdet_cli.prompts.detection import CLASSES
 from vlmdet_cli.prompts.object_rows import texts
 from vlmdet_cli.prompts.questions import kind_of
 from vlmdet_cli.stages import chunks
 from vlmdet_cli.stages.infer import Ask, InferResult, InferSettings, OnBatch, infer, parse
-from vlmdet_cli.stages.merge import MARKER, merged_model
+from vlmdet_cli.stages.merge import merged_model
 from vlmdet_cli.stages.prepare import read_split
 
 GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none
@@ -65,7 +66,7 @@ def infer_job(
     split = split or infer_.split
     if split not in SPLITS:
         raise UsageError(f"No such split: {split}", hint=f"There are {', '.join(SPLITS)}.")
-    folder, warning = _model(loaded, model, adapter)
+    folder, warning, results = _model(loaded, model, adapter)
     categories = None
     if images:
         prompt = _prompt(loaded, format_)
@@ -73,7 +74,7 @@ def infer_job(
     else:
         loaded = loaded or project()
         asks, categories = _split_asks(loaded, split)
-        answers = answers or loaded.answers(name or split)
+        answers = answers or (results or loaded.results).answers(name or split)
     identity = {
         "model": _identity(folder),
         "adapter": _identity(adapter) if adapter else None,
@@ -122,24 +123,24 @@ def _found(row: Answer, parsed: ParsedDetections) -> dict[str, Any]:
     return values | ({"error": row.error} if row.error else {})
 
 
-def _model(project: Project | None, model: Path | None, adapter: Path | None) -> tuple[Path, str]:
+def _model(project: Project | None, model: Path | None, adapter: Path | None) -> tuple[Path, str, ResultFolder | None]:
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise UsageError(f"No LoRA adapter: {adapter}", hint="An adapter folder holds adapter_config.json.")
     if model is None and project is not None and adapter is None:
-        return merged_model(project)
+        run = project.run()
+        return *merged_model(run), run
     if model is None and project is not None:
         model = Path(project.model(project.config.train.model))
     if model is None or not (model / "config.json").is_file():
         raise UsageError(f"No model folder: {model}", hint="A model folder holds config.json and weights.")
-    return model, ""
+    return model, "", None
 
 
 def _max_pixels(project: Project | None, model: Path) -> int | None:
     """The limit that a merged model was trained with, else that of the project's settings."""
-    marker = model / MARKER
-    wanted = project.config.train.swift.get("max_pixels") if project else None
-    made = read_json(marker, "merged model's marker").get("max_pixels") if marker.is_file() else wanted
-    return made if isinstance(made, int) else None
+    trained = trained_settings(model)
+    limit = trained.max_pixels if trained else project.config.train.swift.get("max_pixels") if project else None
+    return limit if isinstance(limit, int) else None
 
 
 def _identity(folder: Path) -> dict[str, Any]:

@@ -17,12 +17,21 @@ import orjson
 import tomli_w
 
 from vlmdet_cli import __version__
-from vlmdet_cli.core.files import file_hash, read_bytes, read_json, whole_file, write_json
-from vlmdet_cli.core.locks import lock
+from vlmdet_cli.core.files import file_hash, read_bytes, read_json, whole_file
+from vlmdet_cli.core.locks import lock, this_process
 from vlmdet_cli.data.dataset import leaves
 from vlmdet_cli.errors import DataError, EngineError, UsageError, counted, first_few
 from vlmdet_cli.models import dialects
-from vlmdet_cli.project import Project, runs
+from vlmdet_cli.project import Project, old_layout, runs
+from vlmdet_cli.project.run_record import (
+    DatasetRecord,
+    ModelRecord,
+    Resume,
+    RunRecord,
+    RunState,
+    TrainedSettings,
+    write_record,
+)
 from vlmdet_cli.prompts import lengths
 from vlmdet_cli.prompts.object_rows import texts
 from vlmdet_cli.stages import chunks
@@ -46,30 +55,45 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run will do, before anything is written."""
+    """What a run will do, before anything is written. ``resumed``: the checkpoint that training goes on from."""
 
     command: swift.Command
-    folder: Path
+    run: runs.Run
     dataset: Path
     cpu: bool
+    arguments: tuple[str, ...] = ()
     resumed: Path | None = None
 
 
 def plan(project: Project, extra: Sequence[str] = (), *, resume: bool = False) -> Plan:
     """The command of the next run (or, with ``resume``, of the latest run's continuation); writes nothing."""
+    old_layout.refuse(project.runs)
+    if not resume:
+        return _plan(project, runs.Run(project.runs / runs.next_name(project.runs)), extra)
+    run = _resumable(project)
+    return _plan(project, run, extra, run.latest_checkpoint())
+
+
+def _resumable(project: Project) -> runs.Run:
+    """The latest run that has a checkpoint to go on from."""
+    for run in reversed(runs.runs(project.runs)):
+        if run.checkpoints():
+            return run
+    raise UsageError(f"No run with a checkpoint to go on from: {project.runs}", hint="Run `vlmdet train` first.")
+
+
+def _plan(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: Path | None = None) -> Plan:
     train, dataset = project.config.train, dataset_of(project)
     limit = _pixel_limit(project)
     if limit:  # swift itself does not heed what the model's processor states
         train = msgspec.structs.replace(train, swift={"max_pixels": limit, **train.swift})
     cpu = swift.gpus() == 0
-    checkpoint = runs.latest_checkpoint(project.runs) if resume else None
-    folder = checkpoint.parent.parent if checkpoint else runs.next_run(project.runs)
     again = ("--resume_from_checkpoint", str(checkpoint)) if checkpoint else ()
     argv = swift.sft(
         train,
         model=project.model(train.model),
         dataset=dataset,
-        output=folder,
+        output=run.folder,
         root=project.root,
         cpu=cpu,
         extra=(*again, *extra),
@@ -77,7 +101,8 @@ def plan(project: Project, extra: Sequence[str] = (), *, resume: bool = False) -
     env = swift.environment(root_images=project.output, visible=train.gpus, processes=train.nproc_per_node, cpu=cpu)
     if project.config.format.rows == "objects":
         env |= dialects.get(project.config.format.dialect).swift_environment
-    return Plan(command=swift.Command(argv, env), folder=folder, dataset=dataset, cpu=cpu, resumed=checkpoint)
+    command = swift.Command(argv, env)
+    return Plan(command=command, run=run, dataset=dataset, cpu=cpu, arguments=tuple(extra), resumed=checkpoint)
 
 
 def _pixel_limit(project: Project) -> int | None:
@@ -107,8 +132,15 @@ def train(project: Project, planned: Plan, on_step: Report, warn: Callable[[str]
         raise DataError(f"Every row is too long: {planned.dataset}", hint="Raise train.max_length.")
     if planned.cpu:
         warn("no GPU found: training on the CPU in float32.")
-    with lock(project.runs):
-        return _run(project, planned, on_step, warn, checked=(rows, len(long), exact))
+    checked = (rows, len(long), exact)
+    if planned.resumed:
+        with lock(planned.run.folder):
+            return _run(project, planned, on_step, warn, checked=checked)
+    run = runs.new_run(project.runs)
+    if run != planned.run:  # another vlmdet has taken the number meanwhile
+        planned = _plan(project, run, planned.arguments)
+    with lock(run.folder):
+        return _run(project, planned, on_step, warn, checked=checked)
 
 
 def _too_long(long: Sequence[tuple[int, int]], rows: int, limit: int, *, exact: bool) -> str:
@@ -123,49 +155,63 @@ def _too_long(long: Sequence[tuple[int, int]], rows: int, limit: int, *, exact: 
 def _run(
     project: Project, planned: Plan, on_step: Report, warn: Callable[[str], None], *, checked: tuple[int, int, bool]
 ) -> TrainResult:
-    folder, started, (rows, too_long, exact) = planned.folder, time.monotonic(), checked
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / "vlmdet.toml") as temporary:
+    run, started, (rows, too_long, exact) = planned.run, time.monotonic(), checked
+    with whole_file(run.folder / "vlmdet.toml") as temporary:
         temporary.write_bytes(tomli_w.dumps(_without_none(project.config)).encode())
-    record = _record(planned, rows)
-    write_json(folder / "run.json", {**record, "state": "running"})
-    watcher, log = Watcher(folder, on_step), folder / "swift.log"
-    counted = RowCount(log, rows, warn, must_match=project.config.train.rows_must_match)
+    record = _record(project, planned, rows)
+    write_record(run.folder, record)
+    watcher = Watcher(run.folder, on_step)
+    counted = RowCount(run.log, rows, warn, must_match=project.config.train.rows_must_match)
 
     def watch() -> None:
         counted()
         watcher()
 
+    def ended(state: RunState, exit_code: int | None) -> RunRecord:
+        last, file = watcher.last, next(iter(sorted(run.folder.glob("*/args.json"))[::-1]), None)
+        done = msgspec.structs.replace(
+            record,
+            state=state,
+            exit_code=exit_code,
+            ended=_now(),
+            seconds=round((record.seconds or 0) + time.monotonic() - started, 1),
+            steps=last.step if last else record.steps,
+            loss=last.loss if last else record.loss,
+            trained=runs.with_arguments(record.trained, file) if file else record.trained,
+        )
+        write_record(run.folder, done)
+        return done
+
     try:
-        swift.run(planned.command, log, cwd=project.root, watch=watch, hint=HINT)
-        made = runs.checkpoints(folder)
-        if not made:
-            raise EngineError("swift ended well but left no checkpoint", why=f"In {folder}.", hint=HINT)
+        swift.run(planned.command, run.log, cwd=project.root, watch=watch, hint=HINT)
+        checkpoints = run.checkpoints()
+        if not checkpoints:
+            raise EngineError("swift ended well but left no checkpoint", why=f"In {run.folder}.", hint=HINT)
     except KeyboardInterrupt:
-        write_json(folder / "run.json", {**record, "state": "interrupted"})
-        raise KeyboardInterrupt(_go_on(folder)) from None
+        ended("interrupted", None)
+        raise KeyboardInterrupt(_go_on(run)) from None
     except BaseException:
-        write_json(folder / "run.json", {**record, "state": "failed"})
+        ended("failed", None)
         raise
-    seconds = round(time.monotonic() - started, 1)
-    write_json(folder / "run.json", {**record, "state": "done", "seconds": seconds})
-    last = watcher.last
+    done = ended("done", 0)
     return TrainResult(
-        run=str(folder),
+        run=str(run.folder),
         command=planned.command.quoted(),
         rows=rows,
         too_long=too_long,
         exact_lengths=exact,
-        checkpoints=[str(path) for path in made],
-        steps=last.step if last else 0,
-        loss=last.loss if last else None,
-        seconds=seconds,
+        checkpoints=[str(path) for path in checkpoints],
+        steps=done.steps,
+        loss=done.loss,
+        seconds=done.seconds or 0.0,
     )
 
 
-def _go_on(folder: Path) -> str:
-    made = runs.checkpoints(folder)
-    return f"`vlmdet train --resume` goes on from {made[-1].name}." if made else "No checkpoint was written yet."
+def _go_on(run: runs.Run) -> str:
+    checkpoints = run.checkpoints()
+    if not checkpoints:
+        return "No checkpoint was written yet."
+    return f"`vlmdet train --resume` goes on from {checkpoints[-1].name}."
 
 
 def _without_none(config: Any) -> dict[str, Any]:
@@ -174,14 +220,36 @@ def _without_none(config: Any) -> dict[str, Any]:
     return plain
 
 
-def _record(planned: Plan, rows: int) -> dict[str, Any]:
-    return {
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": planned.command.quoted(),
-        "resumed_from": str(planned.resumed) if planned.resumed else None,
-        "dataset": {"file": str(planned.dataset), "rows": rows, "blake2b": file_hash(planned.dataset)},
-        "versions": {"vlmdet": __version__, **installed(STACK)},
-    }
+def _record(project: Project, planned: Plan, rows: int) -> RunRecord:
+    train = project.config.train
+    before = planned.run.record if planned.resumed else None
+    record = RunRecord(
+        name=planned.run.name,
+        state="running",
+        started=before.started if before else _now(),
+        command=planned.command.quoted(),
+        argv=planned.command.argv,
+        env=planned.command.env,
+        arguments=planned.arguments,
+        versions={"vlmdet": __version__, **installed(STACK)},
+        process=this_process(),
+        dataset=DatasetRecord(file=str(planned.dataset), rows=rows, hash=file_hash(planned.dataset)),
+        model=ModelRecord(name=train.model),
+        settings=_without_none(project.config),
+        trained=TrainedSettings(dialect=project.config.format.dialect, model=project.model(train.model)),
+    )
+    if before is None:
+        return record
+    resume = Resume(
+        started=_now(), checkpoint=str(planned.resumed), state=planned.run.state, exit_code=before.exit_code
+    )
+    return msgspec.structs.replace(
+        record, seconds=before.seconds, steps=before.steps, loss=before.loss, resumes=(*before.resumes, resume)
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def installed(names: Sequence[str]) -> dict[str, str]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 
 from vlmdet_cli.project import Project, Viz, runs
-from vlmdet_cli.stages.eval_inputs import prepared_truth
+from vlmdet_cli.project.runs import ResultFolder, Run
+from vlmdet_cli.stages.eval_inputs import prepared_truth, results_with
 
 GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none
 
@@ -45,20 +46,20 @@ def viz_job(
     loaded = project()
     name = name or loaded.config.infer.split
     split = loaded.config.infer.split
+    results = results_with(loaded, name)
     return VizJob(
         truth=truth or prepared_truth(loaded),
-        predictions=predictions or (path if (path := loaded.answers(name)).is_file() else None),
+        predictions=predictions or (path if (path := results.answers(name)).is_file() else None),
         images=images or loaded.images(split),
-        output=output or loaded.viz(name),
+        output=output or results.viz(name),
         settings=loaded.config.viz,
         iou=loaded.config.eval.iou,
-        curve=_curve(loaded),
+        curve=_curve(loaded, results),
     )
 
 
-def _curve(project: Project) -> Path | None:
-    """The training log of the newest run that has one."""
-    for run in reversed(runs.run_folders(project.runs)):
-        if logs := sorted(run.glob("*/logging.jsonl")):
-            return logs[-1]
-    return None
+def _curve(project: Project, results: ResultFolder) -> Path | None:
+    """The training log of the run whose answers are drawn, else of the newest run that has one."""
+    newest = reversed(runs.runs(project.runs))
+    logs = (run.training_log() for run in ([results] if isinstance(results, Run) else newest))
+    return next((log for log in logs if log), None)

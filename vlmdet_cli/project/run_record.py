@@ -1,0 +1,105 @@
+"""What ``run.json`` says of a run, and what later stages must know of its training.
+
+    {"schema": 1, "name": "run-001", "state": "done", "exit_code": 0, "command": "swift sft …", "dataset": {…}, …}
+
+The record is written whole when a run starts and again at each change of its state.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from vlmdet_cli.core.files import read_bytes, write_json
+from vlmdet_cli.core.locks import Process
+from vlmdet_cli.errors import DataError
+
+RECORD = "run.json"
+RunState = Literal["running", "done", "interrupted", "failed"]
+
+
+class TrainedSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model was trained with: later stages ask it the same way.
+
+    ``max_pixels``: the limit of a picture, None where the family's own holds. ``system``: the system prompt, None
+    for the family's. ``model``: the base model as swift was given it.
+    """
+
+    family: str = ""
+    dialect: str = ""
+    max_pixels: int | None = None
+    max_length: int | None = None
+    system: str | None = None
+    template: str = ""
+    model_type: str = ""
+    model: str = ""
+
+
+class DatasetRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The training file. ``hash``: of its content."""
+
+    file: str
+    rows: int
+    hash: str
+
+
+class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The base model. ``hash``: of its weights (``core.files.model_hash``), "" where they are not on this machine."""
+
+    name: str
+    hash: str = ""
+
+
+class Resume(msgspec.Struct, frozen=True, kw_only=True):
+    """A continuation of a run. ``state`` and ``exit_code`` are those that the run had before it.
+
+    ``changed``: settings that ``--force`` let differ, each with its old and its new value.
+    """
+
+    started: str
+    checkpoint: str
+    state: RunState
+    exit_code: int | None = None
+    changed: dict[str, tuple[Any, Any]] = {}
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One training. ``command``, ``argv``, ``env``, ``settings`` and ``versions`` are those of the latest start.
+
+    ``exit_code``: swift's own. ``seconds``: of all starts together. ``arguments``: swift's flags from after ``--``.
+    """
+
+    schema: int = 1
+    name: str
+    state: RunState
+    exit_code: int | None = None
+    started: str
+    ended: str | None = None
+    seconds: float | None = None
+    command: str
+    argv: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    arguments: tuple[str, ...] = ()
+    versions: dict[str, str] = {}
+    machine: dict[str, Any] = {}
+    process: Process | None = None
+    dataset: DatasetRecord
+    model: ModelRecord
+    settings: dict[str, Any] = {}
+    trained: TrainedSettings = TrainedSettings()
+    steps: int = 0
+    loss: float | None = None
+    resumes: tuple[Resume, ...] = ()
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record in a run's folder. Raises ``DataError`` where it is missing or of another form."""
+    file = folder / RECORD
+    try:
+        return msgspec.json.decode(read_bytes(file, "run's record"), type=RunRecord)
+    except msgspec.DecodeError as error:
+        raise DataError(f"Not a run's record: {file}", why=f"{error}.") from None
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    write_json(folder / RECORD, msgspec.to_builtins(record))
