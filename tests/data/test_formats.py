@@ -124,7 +124,7 @@ def sizes(data: Dataset) -> dict[Any, tuple[str, int, int]]:
 
 
 def reasons(issues: Sequence[AnnotationIssue]) -> dict[tuple[str, str], int]:
-    return dict(Counter((one.thing, one.reason) for one in issues))
+    return dict(Counter((one.kind, one.reason) for one in issues))
 
 
 # recognition
@@ -655,7 +655,7 @@ def test_swift_rows_give_pixels_of_both_kinds_of_boxes(tmp_path: Path) -> None:
 )
 def test_a_wrong_swift_row_is_a_flaw_with_its_boxes(tmp_path: Path, row: Any, reason: str, boxes: int) -> None:
     data, issues = read(swift_rows, swift_file(tmp_path, swift_row(), row))
-    assert [(one.thing, one.reason) for one in issues] == [
+    assert [(one.kind, one.reason) for one in issues] == [
         ("pictures", reason), *[("boxes", "its picture is left out")] * boxes,
     ]  # fmt: skip
     assert issues[0].where.startswith("rows.jsonl, line 2: ")

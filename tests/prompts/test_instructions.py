@@ -196,7 +196,7 @@ def crowded(seed: int, many: int) -> Dataset:
         Object(NAMES[n], (x, y, x + w, y + h))
         for n, (x, y), (w, h) in zip(rng.integers(0, 4, many).tolist(), corner.tolist(), side.tolist(), strict=True)
     )
-    return dataset.of_pictures([Picture(image_id=1, image="a.jpg", width=640, height=640, objects=objects)], NAMES)
+    return dataset.from_pictures([Picture(image_id=1, image="a.jpg", width=640, height=640, objects=objects)], NAMES)
 
 
 def fitted(data: Dataset, limit: int, **how: Any) -> tuple[FittedRows, RowBuilder]:
@@ -252,7 +252,7 @@ def test_counting_only_what_may_be_long_finds_the_same_long_rows_and_the_longest
     seed: int, many: list[int], limit: int
 ) -> None:
     parts = [next(iter(crowded(seed + n, count).pictures())) for n, count in enumerate(many)]
-    data = dataset.of_pictures([msgspec.structs.replace(one, image_id=n) for n, one in enumerate(parts)], NAMES)
+    data = dataset.from_pictures([msgspec.structs.replace(one, image_id=n) for n, one in enumerate(parts)], NAMES)
     wanted = Format()
     maker = RowBuilder(data, targets(data, QWEN2, "position"), QWEN2, wanted, 0)
     planned = list(plans(data, maker.found, wanted, 0))

@@ -68,8 +68,8 @@ def picture(objects: list[Object], ignored: list[Object]) -> Picture:
 
 def ask(kind: QuestionKind, *pictures: Picture, seed: int) -> InstructionRow | Refused:
     """The question about the first picture, asked in one go with the others."""
-    data = dataset.of_pictures(pictures, CATEGORIES)
-    return questions.ask(kind, data, dataset.keys(data.images, seed, "test"), dialects.get("qwen2_vl"))[0]
+    data = dataset.from_pictures(pictures, CATEGORIES)
+    return questions.ask(kind, data, dataset.image_hashes(data.images, seed, "test"), dialects.get("qwen2_vl"))[0]
 
 
 @settings(max_examples=150, deadline=None)

@@ -71,7 +71,7 @@ def test_sources_are_joined_their_categories_mapped_and_ids_that_both_have_kept_
     assert json.loads(done.stdout)["splits"]["train"]["categories"] == {"cat": 2, "dog": 1}
     assert ledger(done)["boxes"] == {"in": 4, "kept": 3, "dropped": {"other category": 1}}
     assert Path("out/data/subset/images/train/two/a.jpg").samefile("two/images/a.jpg")
-    assert formats.read_sound(Path("out/data/subset/train.json")).categories == ("cat", "dog")
+    assert formats.read_strict(Path("out/data/subset/train.json")).categories == ("cat", "dog")
 
 
 def test_a_mapped_name_that_no_source_has_gets_the_nearest_one(cli: Cli) -> None:

@@ -26,7 +26,7 @@ Column = npt.NDArray[Any]
 _PLAIN_NAME = re.compile(r"[\w-]+(?:[./][\w-]+)*")
 DROP_REASONS = ("", "other category", "crowd", "too small")
 OTHER, CROWD, SMALL = 1, 2, 3
-LEFT_OUT = "its picture is left out"  # why a sound box goes with a wrong picture
+PICTURE_LEFT_OUT = "its picture is left out"  # why a sound box goes with a wrong picture
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -42,11 +42,15 @@ class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
 
 class AnnotationIssue(NamedTuple):
-    """One wrong entry of a source: ``pictures`` or ``boxes`` are lost by it, for a reason, at a place."""
+    """A wrong entry of a source: ``kind`` is what is lost by it, pictures, boxes or categories, as a ledger counts them."""
 
-    thing: str
+    kind: str
     reason: str
     where: str
+
+    def row(self) -> dict[str, str]:
+        """The row of the list of skipped entries."""
+        return {"thing": self.kind, "reason": self.reason, "where": self.where}
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -100,25 +104,25 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return boxes
 
     @cached_property
-    def target(self) -> Column:
+    def is_target(self) -> Column:
         """``(N,)``: whether a model should name the object: kept, and no crowd."""
         named: Column = (self.drop_reason == 0) & ~self.crowd
         return named
 
-    def where(self, mask: Column) -> "Dataset":
+    def select_objects(self, mask: Column) -> "Dataset":
         """The same pictures with the objects that ``mask`` (N,) names."""
         return msgspec.structs.replace(self, **{name: getattr(self, name)[mask] for name in COLUMNS})
 
-    def take(self, places: Column) -> "Dataset":
+    def select_images(self, places: Column) -> "Dataset":
         """The pictures at ``places`` (ascending indices) with their objects."""
         number = np.full(len(self.images), -1, np.int64)
         number[places] = np.arange(len(places))
-        part = self.where(number[self.image] >= 0)
+        part = self.select_objects(number[self.image] >= 0)
         return msgspec.structs.replace(
             part, images=[self.images[place] for place in places.tolist()], image=number[part.image]
         )
 
-    def part(self, first: int, last: int) -> "Dataset":
+    def slice_images(self, first: int, last: int) -> "Dataset":
         """The pictures ``first`` up to ``last``; columns are views, nothing is copied."""
         a, b = self.starts[first], self.starts[last]
         columns = {name: getattr(self, name)[a:b] for name in COLUMNS}
@@ -174,10 +178,10 @@ def build(
         drop_reason=np.asarray(columns.get("drop_reason", np.zeros(many)), np.int8),
         ids=np.asarray(columns.get("ids", np.arange(1, many + 1)), np.int64),
     )
-    return made if (np.diff(number) >= 0).all() else made.where(np.argsort(number, kind="stable"))
+    return made if (np.diff(number) >= 0).all() else made.select_objects(np.argsort(number, kind="stable"))
 
 
-def leaves(file_name: str) -> bool:
+def escapes_folder(file_name: str) -> bool:
     """Whether a file name is no plain path below its folder: empty, absolute, or with ``..`` in it."""
     if _PLAIN_NAME.fullmatch(file_name):  # nearly all are of this kind
         return False
@@ -186,7 +190,7 @@ def leaves(file_name: str) -> bool:
     return outside or ".." in posix.parts or not posix.parts or "\0" in file_name
 
 
-def of_pictures(pictures: Iterable[Picture], categories: Sequence[str]) -> Dataset:
+def from_pictures(pictures: Iterable[Picture], categories: Sequence[str]) -> Dataset:
     """The data set of records; labels that are no category are those of ignored objects."""
     images, rows = list[Image](), list[tuple[int, str, Any, bool, bool]]()
     for place, one in enumerate(pictures):
@@ -210,7 +214,7 @@ def of_pictures(pictures: Iterable[Picture], categories: Sequence[str]) -> Datas
     return msgspec.structs.replace(made, num_categories=len(categories))
 
 
-def renamed(data: Dataset, names: Mapping[str, str]) -> Dataset:
+def rename_categories(data: Dataset, names: Mapping[str, str]) -> Dataset:
     """Labels under other names; several that get the same one become one category. One that gets an empty name is no
     category any more: its objects stay, as such of another category.
     """
@@ -248,7 +252,7 @@ def _all_verified(exhaustive_categories: Iterable[str], old: Sequence[str], new:
     return tuple(sorted(set(new) - doubtful))
 
 
-def joined(parts: Mapping[str, Dataset]) -> Dataset:
+def concatenate(parts: Mapping[str, Dataset]) -> Dataset:
     """Several data sets as one. With more than one, a picture's id and file name begin with its part's name, and it
     is exhaustive_categories for the categories of its own part alone.
     """
@@ -287,7 +291,7 @@ def joined(parts: Mapping[str, Dataset]) -> Dataset:
     )
 
 
-def unsure(data: Dataset) -> Column:
+def non_exhaustive_images(data: Dataset) -> Column:
     """``(P,)``: pictures in which some category was not looked for, or not all of its objects are annotated."""
     wanted = set(data.categories)
     return np.array(
@@ -296,7 +300,7 @@ def unsure(data: Dataset) -> Column:
     )
 
 
-def keys(images: Iterable[Image], seed: int, purpose: str) -> Column:
+def image_hashes(images: Iterable[Image], seed: int, purpose: str) -> Column:
     """``(P,)`` unsigned 64-bit numbers, each drawn by seed, purpose and the picture's own id alone."""
     start = f"{seed}:{purpose}:"
     digests = b"".join([blake2b(f"{start}{one.id}".encode(), digest_size=8).digest() for one in images])

@@ -58,8 +58,8 @@ def read(path: Path) -> Truth:
 
 
 def _of_coco(path: Path) -> Truth:
-    data = formats.read_sound(path)
-    kept = data.where(data.drop_reason == 0)
+    data = formats.read_strict(path)
+    kept = data.select_objects(data.drop_reason == 0)
     return Truth(
         path=path,
         pictures=list(data.pictures()),

@@ -12,12 +12,22 @@ import msgspec
 import numpy as np
 
 from vlmdet_cli.core.ledger import Ledger
-from vlmdet_cli.data.dataset import CROWD, DROP_REASONS, OTHER, SMALL, Column, Dataset, Image, keys, unsure
+from vlmdet_cli.data.dataset import (
+    CROWD,
+    DROP_REASONS,
+    OTHER,
+    SMALL,
+    Column,
+    Dataset,
+    Image,
+    image_hashes,
+    non_exhaustive_images,
+)
 from vlmdet_cli.data.settings import SPLITS, Split, SplitShares, Subset
 from vlmdet_cli.errors import DataError, UsageError, nearest
 
 
-def cut(data: Dataset, shares: SplitShares, given: Iterable[Split], seed: int) -> dict[Split, Dataset]:
+def split_train(data: Dataset, shares: SplitShares, given: Iterable[Split], seed: int) -> dict[Split, Dataset]:
     """Train's pictures cut into train and the splits that have no files of their own; their order is kept.
 
     A share gives one picture at least, where there are more than splits.
@@ -29,15 +39,15 @@ def cut(data: Dataset, shares: SplitShares, given: Iterable[Split], seed: int) -
     if not wanted:
         return {"train": data}
     many, start = len(data.images), 0
-    order, parts = np.argsort(keys(data.images, seed, "split"), kind="stable"), dict[Split, Dataset]()
+    order, parts = np.argsort(image_hashes(data.images, seed, "split"), kind="stable"), dict[Split, Dataset]()
     for name, share in wanted.items():
         count = max(round(share * many), int(many > len(SPLITS)))
-        parts[name] = data.take(np.sort(order[start : start + count]))
+        parts[name] = data.select_images(np.sort(order[start : start + count]))
         start += count
-    return {"train": data.take(np.sort(order[start:])), **parts}
+    return {"train": data.select_images(np.sort(order[start:])), **parts}
 
 
-def choose(
+def select(
     data: Dataset, rules: Subset, split: Split, seed: int, source: Path, ledger: Ledger | None = None
 ) -> tuple[Dataset, Ledger]:
     """The part of ``data`` that ``rules`` keep, and the account of every picture and box (added to ``ledger``)."""
@@ -51,7 +61,7 @@ def choose(
             why=f"Of {len(data.images):,} pictures: {dropped}." if len(data.images) else "The split has no pictures.",
             hint="Loosen [subset] in the project file.",
         )
-    chosen = judged if len(places) == len(judged.images) else judged.take(places)
+    chosen = judged if len(places) == len(judged.images) else judged.select_images(places)
     kept = int(np.count_nonzero(chosen.drop_reason == 0))
     ledger.keep("boxes", kept)
     for number, count in enumerate(np.bincount(chosen.drop_reason, minlength=len(DROP_REASONS)).tolist()[1:], 1):
@@ -100,13 +110,15 @@ def _judged(data: Dataset, rules: Subset) -> Dataset:
 def _choose_pictures(data: Dataset, rules: Subset, split: Split, seed: int, ledger: Ledger) -> Column:
     """Places of the pictures to keep: no misleading or overfull ones, then the draw by seed."""
     many = len(data.images)
-    targets = np.bincount(data.image[data.target], minlength=many)
+    targets = np.bincount(data.image[data.is_target], minlength=many)
     doubtful = ((data.drop_reason == 0) & data.crowd) | ((data.drop_reason != 0) & (data.drop_reason != OTHER))
     hidden = np.bincount(data.image[doubtful], minlength=many) > 0
     over = (targets > rules.max_objects) if rules.max_objects else np.zeros(many, bool)
     # such rows would teach that there is nothing where there is a crowd, something small, or nobody looked
     misleading = ~over & (targets == 0) & hidden if split == "train" else np.zeros(many, bool)
-    unknown = ~over & ~misleading & (targets == 0) & unsure(data) if split == "train" else np.zeros(many, bool)
+    unknown = (
+        ~over & ~misleading & (targets == 0) & non_exhaustive_images(data) if split == "train" else np.zeros(many, bool)
+    )
     left = ~over & ~misleading & ~unknown
     full, empty = np.flatnonzero(left & (targets > 0)), np.flatnonzero(left & (targets == 0))
     drawn_full, drawn_empty = _draw(data.images, full, empty, _limit(rules, split), rules.empty, seed)
@@ -140,6 +152,6 @@ def _first(images: Sequence[Image], places: Column, count: int, seed: int) -> Co
     """The first ``count`` places in the order of the draw."""
     if count >= len(places):
         return places
-    order = np.argsort(keys([images[place] for place in places.tolist()], seed, "subset"), kind="stable")
+    order = np.argsort(image_hashes([images[place] for place in places.tolist()], seed, "subset"), kind="stable")
     first: Column = places[order[:count]]
     return first

@@ -25,7 +25,7 @@ from PIL import Image
 from vlmdet_cli.core.annotations import Object, Picture
 from vlmdet_cli.core.boxes import pairwise_iou
 from vlmdet_cli.core.rows import Kind
-from vlmdet_cli.data.dataset import of_pictures
+from vlmdet_cli.data.dataset import from_pictures
 from vlmdet_cli.demo import tiny
 from vlmdet_cli.demo.worlds import SHAPES, SIZE, STREET, WORLDS, scene
 from vlmdet_cli.models import dialects
@@ -139,7 +139,7 @@ class Rows:
         drawn = KINDS[int(self._rng.choice(len(KINDS), p=[share for _, share in KINDS]))][0]
         kind = drawn if what.startswith("all") else what
         dialect = dialects.get("qwen2_vl")
-        data = of_pictures([picture], self._names)
+        data = from_pictures([picture], self._names)
         if kind == "detection":
             answer = "".join(targets(data, dialect, "position").texts or ()) or dialect.empty
             return tiny.chat(tiny.PROMPT, PICTURE_TOKENS), f"{answer}<|im_end|>"

@@ -66,7 +66,7 @@ def targets(data: Dataset, dialect: Dialect, order: str) -> Targets:
     """``order``: ``position`` (top to bottom, then left to right, as written), ``area`` (largest first) or
     ``annotation`` (the source's own); equal ones stay in the source's order.
     """
-    places = np.flatnonzero(data.target)
+    places = np.flatnonzero(data.is_target)
     image, pixels = data.image[places], data.clipped[places]
     ints = dialect.to_frames(pixels, data.sizes[image])
     if order == "position":

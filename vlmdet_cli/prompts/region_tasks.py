@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmdet_cli.core.rows import InstructionRow, QuestionKind
-from vlmdet_cli.data.dataset import Column, Dataset, unsure
+from vlmdet_cli.data.dataset import Column, Dataset, non_exhaustive_images
 from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.prompts.base import TRIES, Refused
 
@@ -109,10 +109,10 @@ class _Found(NamedTuple):
 
 
 def _scene(data: Dataset) -> _Scene:
-    places = np.flatnonzero(data.target)
+    places = np.flatnonzero(data.is_target)
     first = np.searchsorted(data.image[places], np.arange(len(data.images) + 1))
     columns = np.ascontiguousarray(data.clipped.T)
-    return _Scene(data.clipped, columns, data.starts, data.target, places, first, data.sizes)
+    return _Scene(data.clipped, columns, data.starts, data.is_target, places, first, data.sizes)
 
 
 def _drawn_box(scene: _Scene, pictures: Column, draw: Uniform) -> Column:
@@ -269,7 +269,7 @@ def ask(
         return list(_counts(data, dialect, images))
     scene, way = _scene(data), _WAYS[kind]
     bare = way.needs_target & (scene.first[1:] == scene.first[:-1])
-    doubtful = unsure(data) if kind == "none" else np.zeros(len(data.images), bool)
+    doubtful = non_exhaustive_images(data) if kind == "none" else np.zeros(len(data.images), bool)
     found = _search(scene, way, np.flatnonzero(~bare & ~doubtful), keys, dialect)
     return list(_area_samples(kind, data, found, bare, doubtful, dialect, images))
 
@@ -311,11 +311,11 @@ def _counts(data: Dataset, dialect: Dialect, images: str) -> Iterator[Instructio
     hidden = (data.crowd | (data.drop_reason != 0)) & (data.label < data.num_categories)
     uncountable = (np.bincount(data.image[hidden], minlength=len(data.images)) > 0).tolist()
     width = max(len(data.labels), 1)
-    pairs, counts = np.unique(data.image[data.target] * width + data.label[data.target], return_counts=True)
+    pairs, counts = np.unique(data.image[data.is_target] * width + data.label[data.is_target], return_counts=True)
     lines: list[list[str]] = [[] for _ in data.images]
     for image, label, count in zip((pairs // width).tolist(), (pairs % width).tolist(), counts.tolist(), strict=True):
         lines[image].append(f"{data.labels[label]}: {count}")
-    for place, (image, doubtful) in enumerate(zip(data.images, unsure(data).tolist(), strict=True)):
+    for place, (image, doubtful) in enumerate(zip(data.images, non_exhaustive_images(data).tolist(), strict=True)):
         if uncountable[place]:
             yield Refused(UNCOUNTABLE)
         elif doubtful:

@@ -27,7 +27,7 @@ from vlmdet_cli.core.ledger import Ledger
 from vlmdet_cli.core.locks import lock
 from vlmdet_cli.core.memory import no_collection
 from vlmdet_cli.core.rows import InstructionRow, QuestionKind
-from vlmdet_cli.data.dataset import Dataset, keys
+from vlmdet_cli.data.dataset import Dataset, image_hashes
 from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.models.dialects.base import BOX_PLACE
 from vlmdet_cli.project import SPLITS, Augment, Project
@@ -188,7 +188,7 @@ def _pile(file: Path, asked: Sequence[Asked]) -> Pile:
 def ask_piece(how: chunks.RowSettings, wanted: Augment, data: Dataset) -> tuple[list[bytes], list[Asked]]:
     """The questions of each kind about some pictures: their rows, and what is told of them."""
     with no_collection():
-        own = keys(data.images, how.seed, "questions")
+        own = image_hashes(data.images, how.seed, "questions")
         made = [_ask_kind(kind, data, how, wanted, own) for kind in dict.fromkeys(wanted.questions)]
         return [rows_ for rows_, _ in made], [told for _, told in made]
 

@@ -193,7 +193,7 @@ class Parts(Sequence[Dataset]):
             return [self[one] for one in range(*place.indices(len(self)))]
         if not 0 <= place < len(self):
             raise IndexError(place)
-        return self._data.part(place * PICTURES, min((place + 1) * PICTURES, len(self._data.images)))
+        return self._data.slice_images(place * PICTURES, min((place + 1) * PICTURES, len(self._data.images)))
 
     def ends(self) -> list[int]:
         """How many pictures are done after each part."""

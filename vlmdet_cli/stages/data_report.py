@@ -137,7 +137,7 @@ class _Found(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, data: Dataset) -> "_Found":
-        targets = data.where(data.target)
+        targets = data.select_objects(data.is_target)
         sizes = np.maximum(data.sizes, 1.0)
         sides = np.sqrt(area(targets.clipped) / sizes.prod(axis=1)[targets.image])
         return cls(data, targets, np.bincount(targets.image, minlength=len(sizes)), sizes.astype(np.int64), sides)

@@ -22,7 +22,7 @@ from vlmdet_cli.core.locks import lock
 from vlmdet_cli.core.memory import no_collection
 from vlmdet_cli.core.workers import Crew
 from vlmdet_cli.data import duplicates, formats
-from vlmdet_cli.data.dataset import LEFT_OUT, Dataset
+from vlmdet_cli.data.dataset import PICTURE_LEFT_OUT, Dataset
 from vlmdet_cli.data.formats import coco_file, yolo
 from vlmdet_cli.data.image_import import materialize_all
 from vlmdet_cli.errors import DataError, UsageError
@@ -135,7 +135,7 @@ def _write(
     made = _write_texts(project, choice, how, crew, progress)
     _account(made, data, ledger)
     tokens = np.concatenate([np.empty(0, np.int64), *(chunks.tokens_of(one) for one in made)])
-    named = data.target
+    named = data.is_target
     counts = np.bincount(data.label[named], minlength=len(data.labels)).tolist()
     result = SplitResult(
         annotations=str(project.subset(split)),
@@ -215,7 +215,7 @@ def _skipped(project: Project, choice: SplitSelection) -> str | None:
     if not choice.issues:
         path.unlink(missing_ok=True)
         return None
-    write_jsonl(path, [one._asdict() for one in choice.issues if one.reason != LEFT_OUT])
+    write_jsonl(path, [one.row() for one in choice.issues if one.reason != PICTURE_LEFT_OUT])
     return str(path)
 
 
@@ -224,7 +224,7 @@ def read_split(project: Project, split: str) -> Dataset:
     path = project.subset(split)
     if not path.is_file():
         raise UsageError(f"The split {split} is not prepared: {path}", hint="Run `vlmdet prepare` first.")
-    return formats.read_sound(path)
+    return formats.read_strict(path)
 
 
 # --- images --------------------------------------------------------------------------------------------------

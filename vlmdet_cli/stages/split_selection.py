@@ -53,7 +53,9 @@ def _of_shard(project: Project, data: Dataset, ledger: Ledger) -> Dataset:
     if project.shard is None:
         return data
     number, many = project.shard
-    part = data.take(np.flatnonzero(dataset.keys(data.images, 0, "shard") % np.uint64(many) == number - 1))
+    part = data.select_images(
+        np.flatnonzero(dataset.image_hashes(data.images, 0, "shard") % np.uint64(many) == number - 1)
+    )
     ledger.move("pictures", ELSEWHERE, len(data.images) - len(part.images))
     kept = [int(np.count_nonzero(one.drop_reason == 0)) for one in (data, part)]
     ledger.move("boxes", ELSEWHERE, kept[0] - kept[1])
@@ -82,7 +84,7 @@ def choices(
     known = set[str]()
     for split in given:
         made = _gather(project, split, known)
-        cut = subset.cut(made.data, data.split, given, seed) if split == "train" else {split: made.data}
+        cut = subset.split_train(made.data, data.split, given, seed) if split == "train" else {split: made.data}
         parts += [(name, part, made, made.issues if name == split else []) for name, part in cut.items()]
     _require_names(data.categories, known)
     on_read(sum(len(part.images) for _, part, _, _ in parts))
@@ -90,9 +92,9 @@ def choices(
     out: list[SplitSelection] = []
     for name, part, made, issues in parts:
         ledger = Ledger()
-        for (thing, reason), count in formats.counts(issues).items():
+        for (thing, reason), count in formats.count_issues(issues).items():
             ledger.drop(thing, reason, count)
-        chosen, ledger = subset.choose(part, rules, name, seed, made.named, ledger)
+        chosen, ledger = subset.select(part, rules, name, seed, made.named, ledger)
         chosen = _of_shard(project, chosen, ledger)
         one = SplitSelection(
             split=name, data=chosen, folders=made.folders, ledger=ledger, issues=list(issues), mending={}
@@ -112,12 +114,12 @@ def _gather(project: Project, split: Split, known: set[str]) -> _Gathered:
         own: list[AnnotationIssue] = []
         read = formats.read(annotations, images, split, own, source.format)
         if settings.on_error == "stop":
-            formats.stop(own, annotations, 'Correct or remove them, or set data.on_error = "skip".')
+            formats.raise_issues(own, annotations, 'Correct or remove them, or set data.on_error = "skip".')
         known.update(read.labels)
-        parts[name] = dataset.renamed(read, settings.categories)
+        parts[name] = dataset.rename_categories(read, settings.categories)
         issues += [one._replace(where=f"{source.annotations}: {one.where}") for one in own]
     return _Gathered(
-        data=dataset.joined(parts), folders=folders, issues=issues, named=project.path(sources[0].annotations)
+        data=dataset.concatenate(parts), folders=folders, issues=issues, named=project.path(sources[0].annotations)
     )
 
 
@@ -126,7 +128,7 @@ def _names(split: Split, sources: Sequence[Source]) -> list[str]:
     if len(sources) == 1:
         return [""]
     names = [one.name or str(number) for number, one in enumerate(sources, 1)]
-    wrong = [name for name in names if dataset.leaves(name) or "/" in name]
+    wrong = [name for name in names if dataset.escapes_folder(name) or "/" in name]
     twice = [name for name in set(names) if names.count(name) > 1]
     if wrong or twice:
         raise UsageError(
@@ -228,7 +230,7 @@ def _without(
     if not reasons:
         return msgspec.structs.replace(choice, mending=mending)
     data, ledger = choice.data, choice.ledger
-    left = data.take(np.array([n for n in range(len(paths)) if n not in reasons], np.int64))
+    left = data.select_images(np.array([n for n in range(len(paths)) if n not in reasons], np.int64))
     for place, reason in reasons.items():
         ledger.move("pictures", reason, 1)
         choice.issues.append(AnnotationIssue("pictures", reason, paths[place]))

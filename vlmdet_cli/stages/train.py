@@ -19,7 +19,7 @@ import tomli_w
 from vlmdet_cli import __version__
 from vlmdet_cli.core.files import file_hash, read_bytes, read_json, whole_file
 from vlmdet_cli.core.locks import lock, this_process
-from vlmdet_cli.data.dataset import leaves
+from vlmdet_cli.data.dataset import escapes_folder
 from vlmdet_cli.errors import DataError, EngineError, UsageError, counted, first_few
 from vlmdet_cli.models import dialects
 from vlmdet_cli.project import Project, old_layout, runs
@@ -308,7 +308,7 @@ def picture_sizes(folder: Path, images: Sequence[str], dataset: Path) -> dict[st
     sizes, bad = dict[str, tuple[int, int]](), list[str]()
     for image in dict.fromkeys(images):
         try:
-            if leaves(image) and not Path(image).is_absolute():
+            if escapes_folder(image) and not Path(image).is_absolute():
                 raise ValueError(image)
             with Image.open(folder / image) as opened:
                 sizes[image] = opened.size

@@ -22,7 +22,7 @@ from vlmdet_cli.core.files import whole_file
 from vlmdet_cli.core.ledger import Ledger
 from vlmdet_cli.core.locks import lock
 from vlmdet_cli.data import image_files
-from vlmdet_cli.data.dataset import leaves
+from vlmdet_cli.data.dataset import escapes_folder
 from vlmdet_cli.data.ground_truth import Truth
 from vlmdet_cli.data.ground_truth import read as read_truth
 from vlmdet_cli.drawing import gallery
@@ -124,7 +124,7 @@ def _check(truth: Truth, images: Path) -> None:
         raise DataError(f"No picture to draw: {truth.path}", hint="Name a file that has pictures.")
     if not images.is_dir():
         raise DataError(f"No such folder of pictures: {images}", hint="Name the folder that the file names start in.")
-    bad = [f"{one.image!r}" for one in truth.pictures if leaves(one.image)]
+    bad = [f"{one.image!r}" for one in truth.pictures if escapes_folder(one.image)]
     if bad:
         raise DataError(
             f"{len(bad):,} pictures' names leave the folder {images}: {truth.path}",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmdet_cli.data.dataset import LEFT_OUT, AnnotationIssue, Dataset
+from vlmdet_cli.data.dataset import PICTURE_LEFT_OUT, AnnotationIssue, Dataset
 from vlmdet_cli.errors import DataError, counted, first_few
 
 # name: its module; asked in this order which of them recognises a file
@@ -24,7 +24,7 @@ _MODULES = {
     "coco": "coco",
     "lvis": "coco",
 }
-__all__ = ["counts", "picture_folder", "read", "read_sound", "recognise", "stop"]
+__all__ = ["count_issues", "picture_folder", "raise_issues", "read", "read_strict", "recognise"]
 OUTSIDE = "bbox lies outside the picture"
 
 
@@ -78,12 +78,12 @@ def _inside(data: Dataset, issues: list[AnnotationIssue]) -> Dataset:
         issues.append(
             AnnotationIssue("boxes", OUTSIDE, f"{image.file_name} ({size}): {data.labels[data.label[place]]} {box}")
         )
-    return data.where(~outside)
+    return data.select_objects(~outside)
 
 
-def stop(issues: Sequence[AnnotationIssue], annotations: Path, hint: str = "Correct or remove them.") -> None:
+def raise_issues(issues: Sequence[AnnotationIssue], annotations: Path, hint: str = "Correct or remove them.") -> None:
     """Raise ``DataError`` where a source has issues: all counted, the first named."""
-    first = [one for one in issues if one.reason != LEFT_OUT]
+    first = [one for one in issues if one.reason != PICTURE_LEFT_OUT]
     if first:
         raise DataError(
             f"The annotation file has {counted(len(first), 'wrong entry', 'wrong entries')}: {annotations}",
@@ -92,17 +92,17 @@ def stop(issues: Sequence[AnnotationIssue], annotations: Path, hint: str = "Corr
         )
 
 
-def read_sound(annotations: Path, images: Path | None = None, split: str = "train", name: str = "coco") -> Dataset:
+def read_strict(annotations: Path, images: Path | None = None, split: str = "train", name: str = "coco") -> Dataset:
     """The data set of a source that must have no flaw."""
     issues: list[AnnotationIssue] = []
     data = read(annotations, images, split, issues, name)
-    stop(issues, annotations)
+    raise_issues(issues, annotations)
     return data
 
 
-def counts(issues: Iterable[AnnotationIssue]) -> dict[tuple[str, str], int]:
+def count_issues(issues: Iterable[AnnotationIssue]) -> dict[tuple[str, str], int]:
     """How often each (thing, reason) was found."""
     found: dict[tuple[str, str], int] = {}
     for one in issues:
-        found[one.thing, one.reason] = found.get((one.thing, one.reason), 0) + 1
+        found[one.kind, one.reason] = found.get((one.kind, one.reason), 0) + 1
     return found

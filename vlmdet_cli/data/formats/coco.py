@@ -23,7 +23,16 @@ import numpy as np
 
 from vlmdet_cli.core.annotations import ImageId
 from vlmdet_cli.core.memory import no_collection
-from vlmdet_cli.data.dataset import DROP_REASONS, LEFT_OUT, OTHER, AnnotationIssue, Dataset, Image, build, leaves
+from vlmdet_cli.data.dataset import (
+    DROP_REASONS,
+    OTHER,
+    PICTURE_LEFT_OUT,
+    AnnotationIssue,
+    Dataset,
+    Image,
+    build,
+    escapes_folder,
+)
 from vlmdet_cli.errors import DataError, UsageError
 
 WHAT = "annotation file"
@@ -292,7 +301,7 @@ def _named_by_url(url: str, folder: Path | None) -> str:
 def _wrong_image(one: _Image, name: str, names: set[str]) -> tuple[str, str] | None:
     if min(one.width, one.height) <= 0:
         return "size is none", f"size {one.width} x {one.height}"
-    if leaves(name):
+    if escapes_folder(name):
         return "file_name leaves the image folder", f"file_name {name!r} leaves the image folder"
     if name in names:
         return "file_name stands twice", f"file_name {name!r} stands there already"
@@ -364,7 +373,7 @@ def _ids(given: Sequence[_Annotation]) -> Any:
 
 def _wrong(one: _Annotation, image: int, known: bool, where: str) -> AnnotationIssue:
     if image == -1:
-        return AnnotationIssue("boxes", LEFT_OUT, where)
+        return AnnotationIssue("boxes", PICTURE_LEFT_OUT, where)
     if image == -2:
         return AnnotationIssue(
             "boxes", "image_id is not in `images`", f"{where}: image_id {one.image_id!r} is not in `images`"

@@ -45,8 +45,8 @@ def file_parts(data: Dataset) -> FileParts:
     """A data set as the insides of JSON lists, so that several can be put together to one file."""
     ids = [one.id for one in data.images]
     whole = not data.drop_reason.any()  # the rule: nothing to sort out
-    kept = data if whole else data.where(data.drop_reason == 0)
-    left = data.where(data.drop_reason != 0)
+    kept = data if whole else data.select_objects(data.drop_reason == 0)
+    left = data.select_objects(data.drop_reason != 0)
     names, why = [data.labels[n] for n in left.label.tolist()], [DROP_REASONS[n] for n in left.drop_reason.tolist()]
     return FileParts(
         images=_inside(data.images),

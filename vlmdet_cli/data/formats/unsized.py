@@ -22,7 +22,7 @@ import orjson
 from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.core.boxes import xyxy_to_xywh
 from vlmdet_cli.core.files import parse_json, read_bytes
-from vlmdet_cli.data.dataset import LEFT_OUT, AnnotationIssue, Column, Dataset, Image, build, leaves
+from vlmdet_cli.data.dataset import PICTURE_LEFT_OUT, AnnotationIssue, Column, Dataset, Image, build, escapes_folder
 from vlmdet_cli.data.image_checks import read_headers
 
 WHAT = "annotation file"
@@ -103,7 +103,7 @@ def gathered(entries: Iterable[Entry], folder: Path, issues: list[AnnotationIssu
     names, found = dict[str, int](), dict[Found, None]()
     for entry in entries:
         name = inside(entry.path, folder)
-        if leaves(name):
+        if escapes_folder(name):
             drop_image(issues, OUTSIDE, f"{entry.where}: {excerpt(entry.path)}", len(entry.boxes))
             continue
         place = names.setdefault(name, len(names))
@@ -150,7 +150,7 @@ def wrong_box(values: Any) -> str:
 def drop_image(issues: list[AnnotationIssue], reason: str, where: str, boxes: int) -> None:
     """A picture is lost, and with it its boxes."""
     issues.append(AnnotationIssue("pictures", reason, where))
-    issues += [AnnotationIssue("boxes", LEFT_OUT, where)] * boxes
+    issues += [AnnotationIssue("boxes", PICTURE_LEFT_OUT, where)] * boxes
 
 
 def excerpt(text: str) -> str:
@@ -199,7 +199,7 @@ def assembled(
     there = np.array([size is not None for size in known], bool)
     lost = np.bincount(boxes.picture[~there[boxes.picture]], minlength=len(names))
     for place in np.flatnonzero(lost).tolist():  # one object, named many times: there may be millions
-        issues += [AnnotationIssue("boxes", LEFT_OUT, names[place])] * int(lost[place])
+        issues += [AnnotationIssue("boxes", PICTURE_LEFT_OUT, names[place])] * int(lost[place])
     sides = np.array([size or (1, 1) for size in known], np.float64).reshape(-1, 2)[boxes.picture]  # (N, 2)
     scale = np.where(boxes.normalised[:, None], sides, 1.0)
     kept, number = there[boxes.picture], np.cumsum(there) - 1

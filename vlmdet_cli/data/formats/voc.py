@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.core.files import read_bytes
-from vlmdet_cli.data.dataset import AnnotationIssue, Dataset, leaves
+from vlmdet_cli.data.dataset import AnnotationIssue, Dataset, escapes_folder
 from vlmdet_cli.data.formats.unsized import (
     NEGATIVE,
     NO_LABEL,
@@ -51,7 +51,7 @@ class _Page(NamedTuple):
 def recognises(annotations: Path) -> bool:
     """Whether the first XML file of the folder, or the first that the list names, has an ``annotation`` in it."""
     with contextlib.suppress(OSError, DataError):
-        for name in [one for one in _names(annotations)[:1] if not leaves(one)]:
+        for name in [one for one in _names(annotations)[:1] if not escapes_folder(one)]:
             with (_xml_folder(annotations) / name).open("rb") as file:
                 return b"<annotation" in file.read(4096)
     return False
@@ -74,7 +74,7 @@ def read(annotations: Path, images: Path | None, split: str, issues: list[Annota
     if not names:
         raise DataError(f"There are no XML files here: {annotations}", hint="Name the folder of VOC's XML files.")
     for page in _pages(annotations, names, folder, issues):
-        wrong = OUTSIDE if leaves(page.name) else TWICE if page.name in pages else ""
+        wrong = OUTSIDE if escapes_folder(page.name) else TWICE if page.name in pages else ""
         if wrong:
             drop_image(issues, wrong, f"{page.where}: {excerpt(page.name)}", len(page.objects))
         else:
@@ -106,7 +106,7 @@ def _pages(annotations: Path, names: Sequence[str], folder: Path, issues: list[A
 
     for name in names:
         file = _xml_folder(annotations) / name
-        if leaves(name):
+        if escapes_folder(name):
             issues.append(AnnotationIssue("pictures", OUTSIDE, f"{annotations.name}: {excerpt(name)}"))
             continue
         try:
@@ -121,7 +121,7 @@ def _pages(annotations: Path, names: Sequence[str], folder: Path, issues: list[A
 def _name(root: "Element", file: Path, folder: Path) -> str:
     """The picture's file name; one without a suffix gets that of the file on disk."""
     name = _text(root, "filename") or file.stem
-    if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES or leaves(name):
+    if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES or escapes_folder(name):
         return name
     suffixes = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))  # VOC itself has .jpg, cameras write .JPG
     return next((name + suffix for suffix in suffixes if exists(folder / (name + suffix))), name)

@@ -24,7 +24,7 @@ import numpy as np
 
 from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.core.files import read_bytes, whole_file, write_text
-from vlmdet_cli.data.dataset import AnnotationIssue, Dataset, leaves
+from vlmdet_cli.data.dataset import AnnotationIssue, Dataset, escapes_folder
 from vlmdet_cli.data.formats.unsized import (
     NEGATIVE,
     NOT_NUMBER,
@@ -155,7 +155,7 @@ def _names(places: Sequence[Path], folder: Path, issues: list[AnnotationIssue]) 
     for place in places:
         for where, path in _listed(place) if place.is_file() else _walked(place):
             name = inside(path, folder)
-            wrong = OUTSIDE if leaves(name) else TWICE if name in seen else "" if _is_text(name) else NOT_UTF8
+            wrong = OUTSIDE if escapes_folder(name) else TWICE if name in seen else "" if _is_text(name) else NOT_UTF8
             if wrong:
                 issues.append(AnnotationIssue("pictures", wrong, f"{where}: {excerpt(ascii(path)[1:-1])}"))
             else:
@@ -257,7 +257,7 @@ def write_labels(folder: Path, data: Dataset) -> int:
     if shared:
         why, hint = first_few(shared), "Rename one of each pair: YOLO finds labels by the name without its suffix."
         raise DataError("Several pictures would share one YOLO label file.", why=why, hint=hint)
-    kept = data.where(data.target)
+    kept = data.select_objects(data.is_target)
     sides = kept.sizes[kept.image]  # (N, 2)
     values = np.hstack([(kept.xywh[:, :2] + kept.xywh[:, 2:] / 2) / sides, kept.xywh[:, 2:] / sides])  # (N, 4)
     lines = [
