@@ -9,6 +9,7 @@ import tomli
 from tests.conftest import Cli
 from vlmdet_cli import project
 from vlmdet_cli.errors import UsageError
+from vlmdet_cli.project import loading
 from vlmdet_cli.stages.init import TEMPLATE
 
 MINIMAL = '[project]\noutput = "out"\n[data.train]\nannotations = "a.json"\nimages = "i"\n'
@@ -35,14 +36,14 @@ def test_all_problems_are_told_at_once_with_key_paths_and_the_nearest_name() -> 
         project.convert(tomli.loads(text), ["train.lora_alpha=x", "oops"], "my.toml")
     assert str(caught.value) == (
         "The project file has 11 problems: my.toml\n"
-        "--set oops: wants KEY=VALUE, such as train.lora_rank=16\n"
+        "--set oops: expected KEY=VALUE, such as train.lora_rank=16\n"
         "trian: unknown key; did you mean train?\n"
         "project.outpt: unknown key; did you mean output?\n"
         "project.output: missing\n"
         "project.seed: expected a whole number >= 0, got -1\n"
         "data.train.annotations: expected text, got 3\n"
         'subset.categories: expected text at [1], got ["a", 1]\n'
-        "train.lora_dropout: unknown key; other swift flags stand in [train.swift]\n"
+        "train.lora_dropout: unknown key; other swift flags belong in [train.swift]\n"
         'train.lora_rank: expected a whole number, got "x"\n'
         'train.lora_alpha: expected a whole number, got "x"\n'
         'train.torch_dtype: expected one of bfloat16, float16, float32, got "bf16"\n'
@@ -53,7 +54,7 @@ def test_all_problems_are_told_at_once_with_key_paths_and_the_nearest_name() -> 
 def test_an_unknown_train_key_without_a_near_name_points_to_the_table_for_other_flags() -> None:
     with pytest.raises(UsageError) as caught:
         project.convert(tomli.loads(MINIMAL + "[train]\nzzz = 1\n"))
-    assert caught.value.why == ("train.zzz: unknown key; other swift flags stand in [train.swift]",)
+    assert caught.value.why == ("train.zzz: unknown key; other swift flags belong in [train.swift]",)
 
 
 def test_overrides_take_toml_values_or_plain_text() -> None:
@@ -63,6 +64,20 @@ def test_overrides_take_toml_values_or_plain_text() -> None:
     assert config.format.prompt == "Find all"
     assert config.train.swift == {"deepspeed": "zero2"}
     assert config.subset.categories == ("a",)
+
+
+def test_a_renamed_key_is_read_under_its_present_name_with_a_warning(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "RENAMED_KEYS", {"train.rank": "train.lora_rank", "old.seed": "project.seed"})
+    (tmp_path / "vlmdet.toml").write_text(MINIMAL + "[train]\nrank = 8\n")
+    loaded = project.load(tmp_path)
+    assert loaded.config.train.lora_rank == 8
+    assert loaded.notes == ("the key train.rank is now called train.lora_rank; rename it in the project file",)
+    assert cli("merge").stderr.startswith(f"warning: {loaded.notes[0]}\n")
+    with pytest.raises(UsageError) as caught:
+        project.load(tmp_path, ["train.lora_rank=16"])
+    assert caught.value.why == ("train.rank: is now called train.lora_rank, which is set too; remove train.rank",)
 
 
 def test_the_written_template_holds_every_key_with_its_default() -> None:

@@ -69,7 +69,10 @@ class Session:
 
     def project(self) -> Project:
         """The project with the ``--set`` overrides applied. Raises ``UsageError`` for a wrong or missing file."""
-        return load(self.project_file, self.options.sets)
+        project = load(self.project_file, self.options.sets)
+        for note in project.notes:
+            self.warn(note)
+        return project
 
     def warn(self, text: str) -> None:
         """Show a warning unless ``text`` is empty."""

@@ -20,25 +20,36 @@ from vlmdet_cli.project.config import Config, Data, Sources
 from vlmdet_cli.project.paths import Project
 
 FILE_NAME = "vlmdet.toml"
+# keys of earlier versions and what they are called now; both as table.key
+RENAMED_KEYS: dict[str, str] = {}
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Project:
     """The project of a file (or of the folder that holds one) with ``KEY=VALUE`` overrides applied.
 
-    Raises ``UsageError`` for a missing or invalid file and for all wrong keys together.
+    Keys of earlier versions are read under their present names; ``notes`` names them. Raises ``UsageError`` for a
+    missing or invalid file and for all wrong keys together.
     """
     path = path / FILE_NAME if path.is_dir() else path
-    return Project(path.parent.absolute(), convert(_read(path), overrides, str(path)))
+    config, notes = _convert(_read(path), overrides, str(path))
+    return Project(path.parent.absolute(), config, notes=notes)
 
 
 def convert(tree: dict[str, Any], overrides: Sequence[str] = (), name: str = FILE_NAME) -> Config:
     """Settings of parsed TOML; ``name`` is what errors call the file."""
-    bad_sets = [problem for one in overrides for problem in _override(tree, one)]
-    problems = [*bad_sets, *_problems(tree, Config, ())]
+    return _convert(tree, overrides, name)[0]
+
+
+def _convert(tree: dict[str, Any], overrides: Sequence[str], name: str) -> tuple[Config, tuple[str, ...]]:
+    problems = [problem for override in overrides for problem in _apply_override(tree, override)]
+    notes = list[str]()
+    for old, new in RENAMED_KEYS.items():
+        problems += _rename(tree, old, new, notes)
+    problems += _problems(tree, Config, ())
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UsageError(f"The project file has {count}: {name}", why=problems, hint=_HINT)
-    return msgspec.convert(tree, Config)
+    return msgspec.convert(tree, Config), tuple(notes)
 
 
 _HINT = "`vlmdet init` writes a file with every key explained."
@@ -64,19 +75,19 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _override(tree: dict[str, Any], text: str) -> Iterator[str]:
+def _apply_override(tree: dict[str, Any], text: str) -> Iterator[str]:
     """Put one ``KEY=VALUE`` into the tree; the value is TOML, or plain text where it is not. Yields problems."""
     key, equals, value = text.partition("=")
     *tables, last = key.strip().split(".")
     if not equals or not last or not all(tables):
-        yield f"--set {text}: wants KEY=VALUE, such as train.lora_rank=16"
+        yield f"--set {text}: expected KEY=VALUE, such as train.lora_rank=16"
         return
     for name in tables:
         inner: Any = tree.setdefault(name, {})
         if isinstance(inner, dict):
             tree = inner
         else:
-            yield f"--set {text}: {name} is no table"
+            yield f"--set {text}: {name} is not a table"
             return
     try:
         tree[last] = tomli.loads(f"v = {value}")["v"]
@@ -84,55 +95,67 @@ def _override(tree: dict[str, Any], text: str) -> Iterator[str]:
         tree[last] = value
 
 
-def _problems(tree: Any, record: type[msgspec.Struct], place: tuple[str, ...]) -> Iterator[str]:
+def _rename(tree: dict[str, Any], old: str, new: str, notes: list[str]) -> Iterator[str]:
+    """Move the value of the key ``old`` to ``new`` and add a note. Yields a problem where both are set."""
+    table, _, key = old.partition(".")
+    new_table, _, new_key = new.partition(".")
+    source = tree.get(table)
+    if not isinstance(source, dict) or key not in source:
+        return
+    value, target = source.pop(key), tree.setdefault(new_table, {})
+    if new_key in target:
+        yield f"{old}: is now called {new}, which is set too; remove {old}"
+        return
+    target[new_key] = value
+    notes.append(f"the key {old} is now called {new}; rename it in the project file")
+
+
+def _problems(tree: Any, record: type[msgspec.Struct], path: tuple[str, ...]) -> Iterator[str]:
     if not isinstance(tree, dict):
-        yield f"{'.'.join(place)}: expected a table, got {type(tree).__name__}"
+        yield f"{'.'.join(path)}: expected a table, got {type(tree).__name__}"
         return
     fields = {field.name: field for field in msgspec.structs.fields(record)}
     for key in tree:
         if key not in fields:
-            yield _unknown(key, place, fields)
+            yield _unknown(key, path, fields)
     for name, field in fields.items():
-        here = (*place, name)
         if name in tree:
-            yield from _value_problems(tree[name], field.type, here)
+            yield from _value_problems(tree[name], field.type, (*path, name))
         elif field.required:
-            yield f"{'.'.join(here)}: missing"
+            yield f"{'.'.join((*path, name))}: missing"
     if record is Data and "train" not in tree and not {"val", "test"} & set(tree):
         yield "data.train: missing"
 
 
-def _value_problems(value: Any, kind: Any, place: tuple[str, ...]) -> Iterator[str]:
+def _value_problems(value: Any, kind: Any, path: tuple[str, ...]) -> Iterator[str]:
     record = _record_of(kind)
     if record is not None:
-        several = isinstance(value, list) and value and kind == Sources | None
-        for number, one in enumerate(value if several else [value]):
-            yield from _problems(one, record, (*place, str(number)) if several else place)
+        if isinstance(value, list) and value and kind == Sources | None:
+            for number, item in enumerate(value):
+                yield from _problems(item, record, (*path, str(number)))
+        else:
+            yield from _problems(value, record, path)
         return
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        yield f"{'.'.join(place)}: {_wanted(kind, str(error))}, got {_short(value)}"
+        yield f"{'.'.join(path)}: {_expectation(kind, str(error))}, got {_short(value)}"
 
 
-_WORDS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "array": "a list"}
+_TOML_WORDS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "array": "a list"}
 
 
-def _wanted(kind: Any, message: str) -> str:
+def _expectation(kind: Any, message: str) -> str:
     """What a key takes, in the words of TOML, from msgspec's message."""
     choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
     if choices:
         return f"expected one of {', '.join(map(str, choices))}"
-    expected, _, place = message.partition(" - at ")
+    expected, _, item = message.partition(" - at ")
     expected = expected.replace("`", "").removeprefix("Expected ").partition(", got ")[0]
-    words = expected.split(" | ") if " | " in expected else [expected]
-    first, *rest = words[0].split(" ", 1)
-    return " ".join(["expected", " or ".join([_WORDS.get(first, first), *words[1:]]), *rest, *_item(place)])
-
-
-def _item(place: str) -> list[str]:
-    found = place.strip("`").removeprefix("$")
-    return [f"at {found}"] if found else []
+    types_, _, bounds = expected.partition(" ") if " | " not in expected else (expected, "", "")
+    words = " or ".join(_TOML_WORDS.get(name, name) for name in types_.split(" | "))
+    item = item.strip("`").removeprefix("$")
+    return " ".join(["expected", words, *([bounds] if bounds else []), *([f"at {item}"] if item else [])])
 
 
 def _short(value: Any) -> str:
@@ -144,15 +167,15 @@ def _record_of(kind: Any) -> type[msgspec.Struct] | None:
     options: Iterable[Any] = (kind,)
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         options = typing.get_args(kind)
-    return next((o for o in options if isinstance(o, type) and issubclass(o, msgspec.Struct)), None)
+    return next((option for option in options if isinstance(option, type) and issubclass(option, msgspec.Struct)), None)
 
 
-def _unknown(key: str, place: tuple[str, ...], fields: Mapping[str, Any]) -> str:
+def _unknown(key: str, path: tuple[str, ...], fields: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(key, fields, n=1)
     if near:
-        guess = f"did you mean {near[0]}?"
-    elif place == ("train",):
-        guess = "other swift flags stand in [train.swift]"
+        hint = f"did you mean {near[0]}?"
+    elif path == ("train",):
+        hint = "other swift flags belong in [train.swift]"
     else:
-        guess = f"known are {', '.join(fields)}"
-    return f"{'.'.join((*place, key))}: unknown key; {guess}"
+        hint = f"known are {', '.join(fields)}"
+    return f"{'.'.join((*path, key))}: unknown key; {hint}"

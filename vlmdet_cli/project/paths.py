@@ -13,12 +13,13 @@ class Project(msgspec.Struct, frozen=True):
     """A loaded project: its file's folder, its settings, and where everything lies.
 
     ``shard``: with (i, n), ``prepare`` and ``augment`` work on the i-th of n parts of the pictures; the texts of a part
-    have a folder of their own, ``texts``.
+    have a folder of their own, ``texts``. ``notes``: what the user should know of the file, such as renamed keys.
     """
 
     root: Path
     config: Config
     shard: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def output(self) -> Path:
