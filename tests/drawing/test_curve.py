@@ -13,13 +13,13 @@ from PIL import Image
 
 from vlmdet_cli.drawing.curve import (
     STEP,
+    axis_limits,
     by_step,
-    limits,
     nice_step,
     read_log,
     series,
-    short,
     smooth,
+    tick_label,
     ticks,
     training_curve,
 )
@@ -148,16 +148,16 @@ def test_smoothing_keeps_a_straight_line_straight_and_has_no_lag() -> None:
 
 @given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9), st.integers(3, 10))
 @RELAXED
-def test_axes_hold_their_values_and_have_few_ticks(one: float, two: float, pieces: int) -> None:
-    low, high = limits([np.array([one, two])], pieces)
+def test_axes_hold_their_values_and_have_few_ticks(one: float, two: float, intervals: int) -> None:
+    low, high = axis_limits([np.array([one, two])], intervals)
     assert low < high
     room = 1e-6 * (high - low)
     assert low - room <= min(one, two) or min(one, two) > 0
     assert max(one, two) <= high + room
-    assert 1 <= len(ticks((low, high), pieces)) <= pieces + 1
+    assert 1 <= len(ticks((low, high), intervals)) <= intervals + 1
 
 
 def test_steps_and_numbers_of_axes_are_round() -> None:
     assert [nice_step(span, 5) for span in (1, 3, 9, 10, 24)] == [0.2, 1, 2, 2, 5]
     assert ticks((0, 150), 3) == [0, 50, 100, 150]
-    assert [short(value) for value in (0.1 + 0.2, 5e-5, 2000.0, 0.0)] == ["0.3", "5e-5", "2000", "0"]
+    assert [tick_label(value) for value in (0.1 + 0.2, 5e-5, 2000.0, 0.0)] == ["0.3", "5e-5", "2000", "0"]

@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 
 from vlmdet_cli.drawing import panel
 from vlmdet_cli.drawing.lettering import GREY, PALETTE, contrast, fit, font, ink_on, palette, printable, wrap
-from vlmdet_cli.drawing.page import Class, Figure, Page, render
+from vlmdet_cli.drawing.page import ClassRow, Figure, Page, render
 from vlmdet_cli.drawing.panel import Mark, Rect, State, draw_panel, draw_unreadable, panel_size, strokes
 from vlmdet_cli.drawing.sheet import Tile, contact_sheet, tile_size
 
@@ -275,8 +275,8 @@ def page(name: str) -> Page:
         title=name,
         facts=[name],
         figures=[Figure("panels/001-a.jpg", name, name)],
-        classes=[Class(name, (1, 2, 3), (4,))],
-        counted=[name],
+        classes=[ClassRow(name, (1, 2, 3), (4,))],
+        count_names=[name],
         sheet="sheet.jpg",
         curve=None,
     )

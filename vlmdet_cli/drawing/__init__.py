@@ -1,1 +1,1 @@
-"""What viz draws: panels, the contact sheet, the training curve, the page. Pure: images and records in, images out."""
+"""Drawing of panels, the contact sheet, the training curve and the page: images and records in, images out."""

@@ -1,9 +1,9 @@
-"""Letters and colours of what vlmdet draws: the palette, contrast, the font, and text cut to its room. Pure.
+"""Letters and colours of the drawings: the palette, contrast, the font, and text cut to a width. Pure.
 
-Decisions: colours are Okabe and Ito's (Color Universal Design, 2008) and four of Paul Tol's, told apart with any
-common colour blindness; they go by a category's place in the data set. Pillow's own font is used, because a system
-font would make the bytes depend on the machine; it knows ASCII and little more, so other letters lose their accent
-or are written as escapes, as are control characters.
+Decisions: the colours are Okabe and Ito's (Color Universal Design, 2008) and four of Paul Tol's, which stay distinct
+under the common kinds of colour blindness. A category's index in the data set gives its colour. The font is Pillow's
+own, because a system font would make the bytes depend on the machine. It has ASCII and few other letters, so other
+letters lose their accent or are written as escapes, as are control characters.
 """
 
 import functools
@@ -16,58 +16,59 @@ from PIL import ImageFont
 Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont
 
-SMALLEST_LETTERS = 12  # that are still read, in pixels
+SMALLEST_LETTERS = 12  # pixels; smaller letters are not readable
 BLACK, WHITE, GREY = (17, 17, 17), (255, 255, 255), (187, 187, 187)
 _PALETTE = "E69F00 56B4E9 009E73 F0E442 0072B2 D55E00 CC79A7 332288 BBCC33 882255 FFAABB"
 PALETTE: tuple[Colour, ...] = tuple((c[0], c[1], c[2]) for c in map(bytes.fromhex, _PALETTE.split()))
 
 
 def palette(categories: Sequence[str]) -> dict[str, Colour]:
-    """Category to colour, by its place in the sequence; after the last colour the first comes again."""
+    """The colour of each category, by its index; the colours repeat after the last."""
     return {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(categories)}
 
 
 def ink_on(ground: Colour) -> Colour:
-    """Black or white, whichever contrasts more with the ground."""
+    """Black or white, whichever contrasts more with ``ground``."""
     return BLACK if contrast(BLACK, ground) >= contrast(WHITE, ground) else WHITE
 
 
-def contrast(one: Colour, two: Colour) -> float:
-    """The contrast ratio of WCAG 2 (1 to 21): text is read well from 4.5."""
-    high, low = sorted((_luminance(one), _luminance(two)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
+def contrast(first: Colour, second: Colour) -> float:
+    """The contrast ratio of WCAG 2, 1 to 21. Text needs 4.5 to be readable."""
+    darker, lighter = sorted((_luminance(first), _luminance(second)))
+    return (lighter + 0.05) / (darker + 0.05)
 
 
 def _luminance(colour: Colour) -> float:
+    """The relative luminance of WCAG 2, 0 to 1."""
     red, green, blue = (c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 @functools.lru_cache(maxsize=64)
 def font(size: int) -> Font:
-    """Pillow's own font, letters of ``size`` pixels."""
+    """Pillow's own font with letters of ``size`` pixels."""
     return cast(Font, ImageFont.load_default(size=size))
 
 
 def printable(text: str) -> str:
-    """The text in the font's letters (ASCII): accents go, what else the font lacks is escaped, as is control."""
+    """The text in the font's letters (ASCII). Accents are removed; other letters and control characters are escaped."""
     return "".join(map(_letter, unicodedata.normalize("NFC", text)))
 
 
 def _letter(char: str) -> str:
-    if char in "·…":  # the font has them, and captions and cuts use them
+    if char in "·…":  # the font has these two; captions and cut texts use them
         return char
     plain = "".join(c for c in unicodedata.normalize("NFKD", char) if not unicodedata.combining(c))
     return plain if plain and plain.isascii() and plain.isprintable() else char.encode("unicode_escape").decode()
 
 
-def shorten(text: str, most: int) -> str:
-    """At most ``most`` letters; a cut is shown."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+def shorten(text: str, limit: int) -> str:
+    """At most ``limit`` letters; a cut text ends in ``…``."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def fit(text: str, letters: Font, width: float) -> str:
-    """The text, cut to ``width`` pixels; empty where not even its first letter has room."""
+    """The text, cut to ``width`` pixels; empty where its first letter is wider than that."""
     if letters.getlength(text) <= width:
         return text
     cuts = (f"{text[:end]}…" for end in range(len(text) - 1, 0, -1))
@@ -75,7 +76,7 @@ def fit(text: str, letters: Font, width: float) -> str:
 
 
 def wrap(text: str, letters: Font, width: float) -> list[str]:
-    """The text in lines of at most ``width`` pixels where its words allow it."""
+    """The words in lines of at most ``width`` pixels; a longer word is cut."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -92,5 +93,5 @@ def label_size(text: str, letters: Font) -> tuple[int, int]:
 
 
 def padding(letters: Font) -> int:
-    """The room left and right of a label's text, in pixels."""
+    """The space left and right of a label's text, in pixels."""
     return max(3, round(letters.size / 3))

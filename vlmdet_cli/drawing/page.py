@@ -1,7 +1,7 @@
 """One self-contained HTML page of drawn pictures: no script, no network, relative links. Text in, text out.
 
-Every name comes from a file or a model and is escaped; the page shows it in full, also where a drawing had to write
-an escape. Knows nothing of matching: counts and captions are given.
+Every name comes from a file or a model and is escaped. The page shows names in full, also where the font of a drawing
+lacks their letters. The module knows nothing of matching: it takes counts and captions.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from vlmdet_cli.drawing.lettering import Colour
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """A drawn picture: its file beside the page, its name and the caption's text."""
+    """A drawn picture: its file relative to the page, its name and its caption."""
 
     file: str
     name: str
     note: str
 
 
-class Class(msgspec.Struct, frozen=True):
-    """A row of the table of classes."""
+class ClassRow(msgspec.Struct, frozen=True):
+    """A row of the class table: the category, its colour, and a count for each column."""
 
     name: str
     colour: Colour
@@ -30,13 +30,13 @@ class Class(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """What is on the page; ``counted`` heads the columns of the classes' counts."""
+    """The content of the page. ``count_names`` heads the count columns of the class table."""
 
     title: str
     facts: Sequence[str]
     figures: Sequence[Figure]
-    classes: Sequence[Class]
-    counted: Sequence[str]
+    classes: Sequence[ClassRow]
+    count_names: Sequence[str]
     sheet: str
     curve: str | None
 
@@ -74,18 +74,18 @@ def render(page: Page) -> str:
     return "\n".join(parts) + "\n</html>\n"
 
 
-def _figure(one: Figure) -> str:
-    link, name = quote(one.file), escape(one.name)
+def _figure(figure: Figure) -> str:
+    link, name = quote(figure.file), escape(figure.name)
     image = f'<a href="{link}"><img src="{link}" alt="{name}" loading="lazy"></a>'
-    return f"<figure>{image}<figcaption><bdi>{name}</bdi><span>{escape(one.note)}</span></figcaption></figure>"
+    return f"<figure>{image}<figcaption><bdi>{name}</bdi><span>{escape(figure.note)}</span></figcaption></figure>"
 
 
 def _table(page: Page) -> list[str]:
-    head = "".join(f"<th>{escape(word)}</th>" for word in ("class", *page.counted))
+    head = "".join(f"<th>{escape(word)}</th>" for word in ("class", *page.count_names))
     return ["<h2>Classes</h2>", f"<table>\n<tr>{head}</tr>", *map(_row, page.classes), "</table>"]
 
 
-def _row(one: Class) -> str:
-    swatch = '<i style="background: rgb({}, {}, {})"></i>'.format(*one.colour)
-    cells = "".join(f"<td>{count:,}</td>" for count in one.counts)
-    return f"<tr><td>{swatch}<bdi>{escape(one.name)}</bdi></td>{cells}</tr>"
+def _row(row: ClassRow) -> str:
+    swatch = '<i style="background: rgb({}, {}, {})"></i>'.format(*row.colour)
+    cells = "".join(f"<td>{count:,}</td>" for count in row.counts)
+    return f"<tr><td>{swatch}<bdi>{escape(row.name)}</bdi></td>{cells}</tr>"

@@ -1,4 +1,4 @@
-"""What ``viz`` draws: files named on the command line, or a prepared split with its answers and its run's curve."""
+"""The input of ``viz``: files named on the command line, or a prepared split with its answers and its run's curve."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +13,8 @@ GetProject = Callable[[], Project]  # loads the project, so that a command whose
 
 
 class VizJob(msgspec.Struct, frozen=True, kw_only=True):
+    """The files to draw and the settings; without predictions, viz draws the truth alone."""
+
     truth: Path
     predictions: Path | None
     images: Path
@@ -31,7 +33,7 @@ def viz_job(
     output: Path | None,
     name: str,
 ) -> VizJob:
-    """What to draw: named files, or the project's prepared split with its answers and its latest run's curve."""
+    """The files and settings to draw with. The project is loaded where ``truth`` or ``images`` is not named."""
     if truth and images:
         settings = Viz()
         return VizJob(
