@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from vlmdet_cli.demo import HERE
-from vlmdet_cli.models import dialects
+from vlmdet_cli.models import dialects, registry
+from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 from vlmdet_cli.project import runs
 from vlmdet_cli.prompts import lengths
 
@@ -162,7 +163,8 @@ def test_texts_token_ids_pictures_and_lengths_are_as_swifts_own_template_makes_t
     engine = TransformersEngine(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    count = lengths.counter(str(folder / "model"), lengths.own_limit(folder / "model"))
+    family = registry.family_of(str(folder / "model"))
+    count = lengths.token_counter(family, str(folder / "model"), family.pixel_limit(folder / "model"))
     assert count.exact
     for row, made in zip(rows, json.loads((tmp_path / "made.json").read_text()), strict=True):
         question, answer = (turn["content"] for turn in row["messages"])
@@ -171,6 +173,8 @@ def test_texts_token_ids_pictures_and_lengths_are_as_swifts_own_template_makes_t
         assert made["patches"] == 64
         assert count.row(question, answer, (224, 224)) == len(made["ids"])
         assert tokenizer.decode(made["labels"]) == f"{answer}<|im_end|>\n"
+        row_ids = tokenizer(family.row_text(question, answer))["input_ids"]
+        assert [one for one in row_ids if one != pad] == [one for one in made["ids"] if one != pad]
         assert _pixels(engine, row["images"][0]) == pytest.approx(made["pixels"], abs=1e-4)
         assert _prompt_ids(tokenizer, question) == [one for one in made["prompt"] if one != pad]
 
@@ -183,10 +187,8 @@ def _pixels(engine: Any, path: str) -> list[float]:
 
 def _prompt_ids(tokenizer: Any, question: str) -> list[int]:
     """What our engine feeds, without picture tokens."""
-    from vlmdet_cli.engines.transformers import chat
-
     pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    return [one for one in tokenizer(chat(question.replace("<image>", "")))["input_ids"] if one != pad]
+    return [one for one in tokenizer(QWEN2_VL.request_text(question))["input_ids"] if one != pad]
 
 
 def test_pictures_reach_the_model(demo: tuple[Path, str], tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import SHARED
-from vlmdet_cli.core import boxes as geometry
 from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.core.answers import ParsedDetections
 from vlmdet_cli.errors import UsageError
@@ -197,19 +196,6 @@ def test_many_boxes_at_once_are_what_each_is_alone(
     assert [tuple(row) for row in dialect.from_frames(whole, sizes).tolist()] == places
 
 
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 20_000), st.integers(1, 20_000)), max_size=8), limits,
-       st.sampled_from([28, 32]))  # fmt: skip
-def test_many_sizes_at_once_are_what_each_is_alone(sizes: list[tuple[int, int]], limit: int | None, side: int) -> None:
-    bounds = (4 * side**2, 1000 * side**2)
-    for made, alone in (
-        (geometry.all_resized(sizes, *bounds, side), [geometry.resized(*size, *bounds, side) for size in sizes]),
-        (geometry.all_shrunk(sizes, limit), [geometry.shrunk(*size, limit) for size in sizes]),
-        (geometry.all_as_trained(sizes, limit, side), [geometry.as_trained(*size, limit, side) for size in sizes]),
-    ):
-        assert [tuple(row) for row in made.tolist()] == alone
-
-
 def test_a_pixel_limit_changes_the_frame_of_qwen2_5_vl_alone() -> None:
     size = (1280, 720)
     frames = {name: dialects.get(name, 200_000).frame(size) for name in dialects.names()}
@@ -219,12 +205,6 @@ def test_a_pixel_limit_changes_the_frame_of_qwen2_5_vl_alone() -> None:
     assert dialects.get("qwen2_5_vl", 0) is dialects.get("qwen2_5_vl")
     assert dialects.get("qwen2_5_vl", 200_000) is dialects.get("qwen2_5_vl", 200_000)
     assert dialects.get("qwen2_vl", 200_000) is QWEN2
-
-
-def test_a_picture_token_covers_so_many_pixels() -> None:
-    sides = {name: dialects.get(name).token_side for name in dialects.names()}
-    assert sides == {"qwen2_vl": 28, "qwen2_5_vl": 28, "qwen3_vl": 32, "internvl": None, "paligemma": None,
-                     "florence2": None}  # fmt: skip
 
 
 def example() -> Dialect:

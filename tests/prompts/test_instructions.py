@@ -16,6 +16,7 @@ from vlmdet_cli.core.annotations import Object, Picture
 from vlmdet_cli.data import dataset
 from vlmdet_cli.data.dataset import Dataset
 from vlmdet_cli.models import dialects
+from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 from vlmdet_cli.project import Format
 from vlmdet_cli.prompts import lengths, object_rows
 from vlmdet_cli.prompts.detection import Plan, plans, targets
@@ -202,7 +203,7 @@ def crowded(seed: int, many: int) -> Dataset:
 def fitted(data: Dataset, limit: int, **how: Any) -> tuple[FittedRows, RowBuilder]:
     wanted = Format(class_prompt="Find {classes}", **how)
     maker = RowBuilder(data, targets(data, QWEN2, "position"), QWEN2, wanted, 0)
-    guard = LengthLimit(lengths.counter("no folder", None), limit)
+    guard = LengthLimit(lengths.token_counter(QWEN2_VL, "no folder", None), limit)
     return fit(maker, list(plans(data, maker.found, wanted, 0)), guard, mend=True), maker
 
 
@@ -242,7 +243,7 @@ def test_the_largest_boxes_are_kept_as_many_as_fit_in_their_order(seed: int, man
     if left:
         more = sorted([*plan.chosen, sizes.index(max(left))])
         longer = plan._replace(chosen=more)
-        guard = LengthLimit(lengths.counter("no folder", None), limit)
+        guard = LengthLimit(lengths.token_counter(QWEN2_VL, "no folder", None), limit)
         assert maker.measure([longer], [maker.answer(longer)], guard)[0] > limit
 
 
@@ -257,7 +258,7 @@ def test_counting_only_what_may_be_long_finds_the_same_long_rows_and_the_longest
     maker = RowBuilder(data, targets(data, QWEN2, "position"), QWEN2, wanted, 0)
     planned = list(plans(data, maker.found, wanted, 0))
     texts = [maker.answer(plan) for plan in planned]
-    counter = lengths.counter("no folder", None)
+    counter = lengths.token_counter(QWEN2_VL, "no folder", None)
     whole = maker.measure(planned, texts, LengthLimit(counter, limit))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vlmdet_cli.prompts.fitting.BATCH", 2)

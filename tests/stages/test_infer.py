@@ -109,7 +109,7 @@ def test_no_picture_no_model_no_split_are_told(cli: Cli, tmp_path: Path) -> None
     ):  # fmt: skip
         done = cli("infer", *arguments)
         assert (done.exit_code, done.stdout, done.stderr) == (code, "", message)
-    (tmp_path / "m" / "config.json").write_text("{}")
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "qwen2_vl"}')
     done = cli("infer", "--model", "m", "gone.jpg")
     assert (done.exit_code, done.stderr) == (3, "error: No such picture: gone.jpg\nhint: Check the path.\n")
     done = cli("infer", "--model", "m", "--split", "train")
@@ -125,7 +125,7 @@ def test_a_folder_that_is_no_model_is_an_engine_error(tmp_path: Path) -> None:
     pytest.importorskip("qwen_vl_utils")
     from vlmdet_cli.engines.transformers import TransformersEngine
 
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
     with pytest.raises(EngineError) as caught:
         TransformersEngine(tmp_path)
     assert caught.value.what == f"Cannot load the model: {tmp_path}"

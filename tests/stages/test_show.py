@@ -18,6 +18,7 @@ from vlmdet_cli.core.answers import Answer, Problem
 from vlmdet_cli.core.files import to_builtins, write_json, write_jsonl
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.models import dialects
+from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 from vlmdet_cli.prompts import lengths, object_rows
 from vlmdet_cli.prompts import object_tasks as pointing
 from vlmdet_cli.prompts import region_tasks as space
@@ -253,7 +254,7 @@ def test_questions_that_are_answered_by_boxes_show_area_and_boxes(tmp_path: Path
 
 
 def test_tokens_are_counted_where_a_counter_is_given(tmp_path: Path) -> None:
-    counter = lengths.counter("", None)
+    counter = lengths.token_counter(QWEN2_VL, "", None)
     (one,) = show(put(tmp_path, row()), 1, counter=counter)
     assert one.tokens == counter.row(PROMPT, TEXT, SIZE)
     assert f"row 1 · detection · at most {one.tokens} tokens" in seen([one])

@@ -81,6 +81,7 @@ def test_the_models_own_pixel_limit_is_told_since_swift_does_not_heed_it(prepare
         Path(name).mkdir()
         file = "processor_config.json" if name == "new" else "preprocessor_config.json"
         (Path(name) / file).write_text(json.dumps(config))
+        (Path(name) / "config.json").write_text('{"model_type": "qwen2_vl"}')
     assert flags(dry(prepared, "--set", "train.model=old")[1])["max_pixels"] == "12544"
     assert flags(dry(prepared, "--set", "train.model=new")[1])["max_pixels"] == "12544"
     assert "max_pixels" not in flags(dry(prepared, "--set", "train.model=large")[1])

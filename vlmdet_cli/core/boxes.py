@@ -5,15 +5,11 @@ COCO's form. *Thousandths* are whole numbers 0…1000 of the picture's width and
 A size is always ``(width, height)``.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-FACTOR = 28  # a picture token of Qwen2-VL covers 2 x 2 patches of 14 x 14 pixels; of Qwen3-VL, of 16 x 16
-MIN_TOKENS, MAX_TOKENS = 4, 16384  # of a picture
-MIN_PIXELS, MAX_PIXELS = MIN_TOKENS * FACTOR**2, MAX_TOKENS * FACTOR**2
 Boxes = npt.NDArray[np.float64]
 WholeBoxes = npt.NDArray[np.int64]
 Size = tuple[float, float]
@@ -103,63 +99,3 @@ def from_frames(numbers: Any, sizes_wh: Any, frames_wh: Any) -> Boxes:
     sizes, frames = as_sizes(sizes_wh), as_sizes(frames_wh)
     pixels: Boxes = as_boxes(numbers) * np.hstack([sizes, sizes]) / np.hstack([frames, frames])
     return pixels
-
-
-def resized(width: int, height: int, min_pixels: int, max_pixels: int, side: int = FACTOR) -> tuple[int, int]:
-    """A picture's size for the Qwen families: sides are multiples of ``side``, the area lies between the limits.
-
-    The formula is ``smart_resize`` of Qwen2-VL's image processor.
-    """
-    wide, high = max(side, round(width / side) * side), max(side, round(height / side) * side)
-    if wide * high > max_pixels:
-        shrink = math.sqrt(width * height / max_pixels)
-        wide = max(side, math.floor(width / shrink / side) * side)
-        high = max(side, math.floor(height / shrink / side) * side)
-    elif wide * high < min_pixels:
-        grow = math.sqrt(min_pixels / (width * height))
-        wide, high = math.ceil(width * grow / side) * side, math.ceil(height * grow / side) * side
-    return wide, high
-
-
-def all_resized(sizes_wh: Any, min_pixels: int, max_pixels: int, side: int = FACTOR) -> Boxes:
-    """``resized`` of many pictures, ``(N, 2)`` to ``(N, 2)`` whole float64 numbers."""
-    sizes = as_sizes(sizes_wh)
-    given, plain = sizes.prod(axis=1, keepdims=True), np.maximum(np.rint(sizes / side) * side, side)
-    small = np.maximum(np.floor(sizes / np.sqrt(given / max_pixels) / side) * side, side)
-    large = np.ceil(sizes * np.sqrt(min_pixels / given) / side) * side
-    made = plain.prod(axis=1, keepdims=True)
-    chosen: Boxes = np.where(made > max_pixels, small, np.where(made < min_pixels, large, plain))
-    return chosen
-
-
-def shrunk(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
-    """A picture's size after ms-swift's ``--max_pixels``: same shape, at most that area; as its ``rescale_image``."""
-    if not max_pixels or width * height <= max_pixels:
-        return width, height
-    high = math.sqrt(max_pixels / (width / height))
-    return max(int(high * (width / height)), 1), max(int(high), 1)
-
-
-def all_shrunk(sizes_wh: Any, max_pixels: int | None) -> Boxes:
-    """``shrunk`` of many pictures, ``(N, 2)`` to ``(N, 2)`` whole float64 numbers."""
-    sizes = np.trunc(as_sizes(sizes_wh))
-    if not max_pixels:
-        return sizes
-    shape = sizes[:, :1] / sizes[:, 1:]
-    high = np.sqrt(max_pixels / shape)
-    small = np.maximum(np.trunc(np.hstack([high * shape, high])), 1)
-    return np.where(sizes.prod(axis=1, keepdims=True) <= max_pixels, sizes, small)
-
-
-def as_trained(width: int, height: int, max_pixels: int | None, side: int = FACTOR) -> tuple[int, int]:
-    """The size that a picture of the Qwen families has when ms-swift trains on it; ``side``: of a picture token.
-
-    swift shrinks by its own limit and then makes the sides multiples of a token's; the limits that the model's own
-    processor states are not heeded by it.
-    """
-    return resized(*shrunk(width, height, max_pixels), MIN_TOKENS * side**2, MAX_TOKENS * side**2, side)
-
-
-def all_as_trained(sizes_wh: Any, max_pixels: int | None, side: int = FACTOR) -> Boxes:
-    """``as_trained`` of many pictures, ``(N, 2)`` to ``(N, 2)`` whole float64 numbers."""
-    return all_resized(all_shrunk(sizes_wh, max_pixels), MIN_TOKENS * side**2, MAX_TOKENS * side**2, side)

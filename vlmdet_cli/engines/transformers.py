@@ -1,7 +1,6 @@
-"""Qwen2-VL models by transformers' ``generate``, in this process, in batches, greedily.
+"""A model by transformers' ``generate``, in this process, in batches, greedily.
 
-A picture is sized exactly as ms-swift sizes it in training: shrunk to ``max_pixels``, then made multiples of 28 by
-``qwen_vl_utils``; the processor resizes nothing. Special tokens of an answer are kept; only the end of the turn and
+The model's family sizes a picture exactly as ms-swift sizes it in training; the processor resizes nothing. Special tokens of an answer are kept; only the end of the turn and
 padding are cut.
 """
 
@@ -11,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmdet_cli.core.answers import Token
-from vlmdet_cli.core.boxes import shrunk
 from vlmdet_cli.engines import Reply
 from vlmdet_cli.errors import EngineError
-from vlmdet_cli.prompts.lengths import pixel_limit
-
-SYSTEM = "You are a helpful assistant."
+from vlmdet_cli.models import registry
 
 
 class TransformersEngine:
@@ -45,7 +41,8 @@ class TransformersEngine:
         logging.disable_progress_bar()
         self._torch = torch
         self._scores = scores
-        self._max_pixels = pixel_limit(str(model), max_pixels)
+        self._family = registry.family_of(str(model))
+        self._max_pixels = max_pixels or self._family.pixel_limit(model)
         self.device = _device(torch, device)
         dtype = torch.float32 if self.device == "cpu" else torch.bfloat16
         try:
@@ -64,20 +61,16 @@ class TransformersEngine:
             ) from None
         self._model = loaded.to(self.device).eval()
         self._processor.tokenizer.padding_side = "left"
-        end = self._processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        end = self._processor.tokenizer.convert_tokens_to_ids(self._family.end_tokens[0])
         self._ends = {end, self._processor.tokenizer.pad_token_id}
         self._end = end
 
     def load(self, path: Path) -> Any:
         """The picture in RGB, sized as in training."""
         from PIL import Image
-        from qwen_vl_utils import fetch_image
 
         with Image.open(path) as opened:
-            opened.load()
-            size = shrunk(opened.width, opened.height, self._max_pixels)
-            small = opened if size == opened.size else opened.convert("RGB").resize(size, Image.Resampling.BILINEAR)
-            return fetch_image({"image": small})
+            return self._family.resize(opened, self._max_pixels)
 
     def answer(self, questions: Sequence[tuple[Any, str]], max_tokens: int) -> list[Reply]:
         """Greedy replies; ``length`` where the token limit came before the end of the turn."""
@@ -98,7 +91,8 @@ class TransformersEngine:
 
     def inputs(self, questions: Sequence[tuple[Any, str]]) -> Any:
         """What the model is fed for (loaded picture, prompt) pairs, padded at the left."""
-        texts, images = [chat(prompt) for _, prompt in questions], [image for image, _ in questions]
+        texts = [self._family.request_text(prompt) for _, prompt in questions]
+        images = [image for image, _ in questions]
         made = self._processor(text=texts, images=images, padding=True, do_resize=False, return_tensors="pt")
         return made.to(self.device)
 
@@ -131,14 +125,6 @@ class _Recorder:
         del input_ids
         self.steps.append(self._torch.log_softmax(scores.float(), dim=-1).max(dim=-1).values.tolist())
         return scores
-
-
-def chat(prompt: str) -> str:
-    """The turns up to the answer, as ms-swift's Qwen2-VL template writes them."""
-    return (
-        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>"
-        f"{prompt}<|im_end|>\n<|im_start|>assistant\n"
-    )
 
 
 # a model's own generation settings may name these; greedy search has no use for them and warns

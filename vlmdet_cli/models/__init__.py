@@ -1,1 +1,1 @@
-"""What is known of model families: their dialects, and how they are asked."""
+"""What is known of model families: chat form, picture sizes, tokens, dialects."""

@@ -1,12 +1,16 @@
 """A loaded project: its settings, and the path of every artefact."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from vlmdet_cli.project import runs
 from vlmdet_cli.project.config import Config
 from vlmdet_cli.project.runs import ResultFolder, Run
+
+if TYPE_CHECKING:
+    from vlmdet_cli.models.family import Family
 
 
 class Project(msgspec.Struct, frozen=True):
@@ -88,3 +92,26 @@ class Project(msgspec.Struct, frozen=True):
         """A model as swift takes it: a folder where there is one, else a hub's name as it stands."""
         folder = self.path(value)
         return str(folder) if folder.is_dir() else value
+
+    @property
+    def family(self) -> "Family":
+        """The family of the model to train. Raises ``UsageError`` where vlmdet does not know it."""
+        from vlmdet_cli.models import registry  # here, for it imports numpy, which `--help` does without
+
+        train = self.config.train
+        model_type = train.swift.get("model_type")
+        return registry.family_of(self.model(train.model), str(model_type) if model_type else None)
+
+    @property
+    def dialect_name(self) -> str:
+        """The dialect of the rows: ``format.dialect``, else the model family's."""
+        return self.config.format.dialect or self.family.dialect
+
+    @property
+    def max_pixels(self) -> int | None:
+        """The pixel limit of training: ``train.swift.max_pixels``, else what the model's own folder states."""
+        requested = self.config.train.swift.get("max_pixels")
+        if isinstance(requested, int):
+            return requested
+        model = Path(self.model(self.config.train.model))
+        return self.family.pixel_limit(model) if model.is_dir() else None

@@ -69,7 +69,7 @@ class RowBuilder(NamedTuple):
         questions = [f"<image>{plan.prompt}" for plan in plans]
         if guard.all or not plans:
             return guard.counter.rows(questions, answers, sizes)
-        bound = guard.counter.most(questions, answers, sizes)
+        bound = guard.counter.max_rows(questions, answers, sizes)
         tokens, longest = bound.copy(), 0
         order = np.argsort(-bound, kind="stable")
         for start in range(0, len(order), BATCH):

@@ -16,7 +16,7 @@ class Format(Table, frozen=True, kw_only=True):
     ``too_long``: what becomes of train rows over ``train.max_length`` tokens.
     """
 
-    dialect: Text = "qwen2_vl"
+    dialect: str = ""  # empty: the model family's
     prompt: Phrases = "Draw the bounding box of objects"
     class_prompt: Phrases = "Draw the bounding box of objects of these categories: {classes}"
     ask: Literal["all", "present", "each", "some"] = "all"

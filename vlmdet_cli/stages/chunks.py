@@ -16,7 +16,7 @@ from vlmdet_cli.core.memory import no_collection
 from vlmdet_cli.core.rows import InstructionRow
 from vlmdet_cli.data.dataset import Dataset
 from vlmdet_cli.data.formats import coco_file
-from vlmdet_cli.models import dialects
+from vlmdet_cli.models import dialects, registry
 from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.project import Format, Project
 from vlmdet_cli.prompts import lengths, object_rows
@@ -35,6 +35,8 @@ class RowSettings(msgspec.Struct, frozen=True, kw_only=True):
     images: str
     format: Format
     seed: int
+    family: str
+    dialect_name: str
     model: str
     max_pixels: int | None
     max_length: int
@@ -42,11 +44,11 @@ class RowSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dialect(self) -> Dialect:
-        return dialects.get(self.format.dialect, self.max_pixels)
+        return dialects.get(self.dialect_name, self.max_pixels)
 
     @property
     def guard(self) -> LengthLimit:
-        counter = lengths.counter(self.model, self.max_pixels, self.dialect.token_side)
+        counter = lengths.token_counter(registry.get(self.family), self.model, self.max_pixels)
         return LengthLimit(counter, self.max_length, self.count_all)
 
 
@@ -75,8 +77,10 @@ def row_settings(project: Project, split: str, *, count_all: bool = False) -> Ro
         images=project.image_row(split, ""),
         format=config.format,
         seed=config.project.seed,
+        family=project.family.name,
+        dialect_name=project.dialect_name,
         model=project.model(config.train.model),
-        max_pixels=lengths.pixel_limit(project.model(config.train.model), config.train.swift.get("max_pixels")),
+        max_pixels=project.max_pixels,
         max_length=config.train.max_length,
         count_all=count_all,
     )

@@ -13,9 +13,9 @@ from vlmdet_cli.data import dataset
 from vlmdet_cli.data.image_files import IMAGE_SUFFIXES
 from vlmdet_cli.engines import Engine
 from vlmdet_cli.errors import DataError, UsageError
+from vlmdet_cli.models import registry
 from vlmdet_cli.project import SPLITS, Format, Infer, Project
 from vlmdet_cli.project.runs import ResultFolder, trained_settings
-from vlmdet_cli.prompts import lengths
 from vlmdet_cli.prompts.detection import CLASSES
 from vlmdet_cli.prompts.object_rows import texts
 from vlmdet_cli.prompts.questions import kind_of
@@ -67,6 +67,8 @@ def infer_job(
     if split not in SPLITS:
         raise UsageError(f"No such split: {split}", hint=f"There are {', '.join(SPLITS)}.")
     folder, warning, results = _model(loaded, model, adapter)
+    family = registry.family_of(str(folder))
+    dialect = format_.dialect or family.dialect
     categories = None
     if images:
         prompt = _prompt(loaded, format_)
@@ -78,7 +80,7 @@ def infer_job(
     identity = {
         "model": _identity(folder),
         "adapter": _identity(adapter) if adapter else None,
-        "dialect": format_.dialect,
+        "dialect": dialect,
         "max_tokens": infer_.max_tokens,
         "scores": infer_.scores,
         "max_pixels": (max_pixels := _max_pixels(loaded, folder)),
@@ -86,9 +88,9 @@ def infer_job(
     how = InferSettings(
         batch=infer_.batch,
         max_tokens=infer_.max_tokens,
-        dialect=format_.dialect,
+        dialect=dialect,
         identity=identity,
-        max_pixels=lengths.pixel_limit(str(folder), max_pixels) or 0,
+        max_pixels=max_pixels or family.pixel_limit(folder) or 0,
     )
     return InferJob(
         asks=asks,

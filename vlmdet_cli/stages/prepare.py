@@ -116,7 +116,7 @@ def _write_yolo(project: Project, chosen: list[SplitSelection]) -> None:
 
 def _check_format(project: Project) -> None:
     wanted = project.config.format
-    dialect = dialects.get(wanted.dialect)
+    dialect = dialects.get(project.dialect_name)
     if wanted.rows == "objects":
         object_rows.check(dialect)
     names = wanted.ask != "all" or wanted.too_long == "split"

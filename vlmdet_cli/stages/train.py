@@ -84,7 +84,7 @@ def _resumable(project: Project) -> runs.Run:
 
 def _plan(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: Path | None = None) -> Plan:
     train, dataset = project.config.train, dataset_of(project)
-    limit = _pixel_limit(project)
+    limit = project.max_pixels
     if limit:  # swift itself does not heed what the model's processor states
         train = msgspec.structs.replace(train, swift={"max_pixels": limit, **train.swift})
     cpu = swift.gpus() == 0
@@ -100,14 +100,9 @@ def _plan(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: Pat
     )
     env = swift.environment(root_images=project.output, visible=train.gpus, processes=train.nproc_per_node, cpu=cpu)
     if project.config.format.rows == "objects":
-        env |= dialects.get(project.config.format.dialect).swift_environment
+        env |= dialects.get(project.dialect_name).swift_environment
     command = swift.Command(argv, env)
     return Plan(command=command, run=run, dataset=dataset, cpu=cpu, arguments=tuple(extra), resumed=checkpoint)
-
-
-def _pixel_limit(project: Project) -> int | None:
-    train = project.config.train
-    return lengths.pixel_limit(project.model(train.model), train.swift.get("max_pixels"))
 
 
 def dataset_of(project: Project) -> Path:
@@ -236,7 +231,9 @@ def _record(project: Project, planned: Plan, rows: int) -> RunRecord:
         dataset=DatasetRecord(file=str(planned.dataset), rows=rows, hash=file_hash(planned.dataset)),
         model=ModelRecord(name=train.model),
         settings=_without_none(project.config),
-        trained=TrainedSettings(dialect=project.config.format.dialect, model=project.model(train.model)),
+        trained=TrainedSettings(
+            family=project.family.name, dialect=project.dialect_name, model=project.model(train.model)
+        ),
     )
     if before is None:
         return record

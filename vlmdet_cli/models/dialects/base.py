@@ -33,17 +33,15 @@ class Dialect(ABC):
     """One model family's way to write boxes.
 
     ``empty``: the answer for a picture without objects. ``side``: of the frame, where it is the same for all pictures.
-    ``last``: the largest number that the family can write, where its frame's far border is not one. ``token_side``:
-    pixels across one picture token, where that is fixed. ``objects_form``: whether ms-swift's template of the family
-    writes the boxes of its ``objects`` rows as this dialect does (see ``rows``); ``objects_group``: whether several
-    behind one label; ``swift_environment``: the variables that it must find set to do so.
+    ``last``: the largest number that the family can write, where its frame's far border is not one. ``objects_form``:
+    whether ms-swift's template of the family writes the boxes of its ``objects`` rows as this dialect does (see
+    ``object_rows``); ``objects_group``: whether several behind one label; ``swift_environment``: the variables that it must find set to do so.
     """
 
     name: str
     empty: str = "No objects."
     side: float = 1000
     last: float = math.inf
-    token_side: int | None = None
     objects_form: bool = True
     objects_group: bool = True
     swift_environment: ClassVar[Mapping[str, str]] = {}

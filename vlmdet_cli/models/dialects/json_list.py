@@ -12,21 +12,23 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from vlmdet_cli.core.boxes import Boxes, all_as_trained, as_trained
+from vlmdet_cli.core.boxes import Boxes
 from vlmdet_cli.models.dialects.base import BOX_PLACE, END_OF_TURN, REF_PLACE, Dialect, Ints
 from vlmdet_cli.models.dialects.items import Item, Size, Span, box_item, problem_item
+from vlmdet_cli.models.image_sizes import trained_size, trained_sizes
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _OBJECT = re.compile(rf"\{{(?:[^{{}}\"]|{_STRING})*\}}")
 _NUMBERS = re.compile(r'"bbox(?:_2d)?"\s*:\s*(\[[^\[\]]*\])')
 _LABEL = re.compile(rf'"label"\s*:\s*({_STRING})')
+SIDE = 28  # the sides of the resized picture are multiples of this
 _FENCE = re.compile(r"```(?:json)?")
 
 
 class JsonList(Dialect):
     """A list of objects; a box is written behind its label's key in each of them."""
 
-    name, token_side, empty = "qwen3_vl", 32, "[]"
+    name, empty = "qwen3_vl", "[]"
     objects_group = False
     swift_environment: ClassVar[Mapping[str, str]] = {"QWENVL_BBOX_FORMAT": "new"}  # else as Qwen2-VL writes
 
@@ -60,7 +62,7 @@ class JsonList(Dialect):
 class ResizedJsonList(JsonList):
     """The same in pixels of the resized picture. ``max_pixels``: shrunk to that before, as ms-swift's option does."""
 
-    name, token_side = "qwen2_5_vl", 28
+    name = "qwen2_5_vl"
 
     def __init__(self, max_pixels: int = 0) -> None:
         self._max_pixels = max_pixels
@@ -71,10 +73,10 @@ class ResizedJsonList(JsonList):
     def frame(self, size_wh: Size | None) -> Size:
         if size_wh is None:
             return (math.inf, math.inf)
-        return as_trained(int(size_wh[0]), int(size_wh[1]), self._max_pixels)
+        return trained_size(size_wh, self._max_pixels, SIDE)
 
     def frames(self, sizes_wh: Any) -> Boxes:
-        return all_as_trained(sizes_wh, self._max_pixels)
+        return trained_sizes(sizes_wh, self._max_pixels, SIDE)
 
 
 def _listed(pairs: Sequence[tuple[str, str]]) -> str:

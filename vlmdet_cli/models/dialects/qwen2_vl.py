@@ -40,7 +40,7 @@ _BLANK = " \t\r\n,;:."
 class Qwen2VL(Dialect):
     """The dialect of Qwen2-VL."""
 
-    name, token_side = "qwen2_vl", 28
+    name = "qwen2_vl"
     swift_environment: ClassVar[Mapping[str, str]] = {"QWENVL_BBOX_FORMAT": "legacy"}
 
     def write_ref(self, ref: str) -> str:

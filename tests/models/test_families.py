@@ -1,0 +1,122 @@
+"""Model families: which models are theirs, what the chat form is, and that other models are refused by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli, write_project
+from vlmdet_cli.errors import UsageError
+from vlmdet_cli.models import dialects, registry
+from vlmdet_cli.models.qwen2_vl import QWEN2_VL
+
+REFUSAL = "error: Not a model of a known family: {model}\n  Its model_type is {model_type}.\n"
+
+
+def model_folder(folder: Path, **settings: object) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_a_family_names_a_dialect_that_exists(name: str) -> None:
+    assert registry.get(name).dialect in dialects.names()
+
+
+def test_an_unknown_family_gets_the_nearest_known_one() -> None:
+    with pytest.raises(UsageError, match=r"qwen2_v: did you mean qwen2_vl\?"):
+        registry.get("qwen2_v")
+
+
+def test_a_folders_own_settings_decide_its_family(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "Florence-2", model_type="qwen2_vl")
+    assert registry.family_of(str(folder)) is QWEN2_VL
+    other = model_folder(tmp_path / "Qwen2-VL-2B", model_type="florence2")
+    with pytest.raises(UsageError) as caught:
+        registry.family_of(str(other), "qwen2_vl")
+    assert caught.value.what == f"Not a model of a known family: {other}"
+    assert caught.value.why == ("Its model_type is florence2.",)
+    assert caught.value.hint == "Known families: qwen2_vl."
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen2-VL-2B-Instruct", "qwen/qwen2_vl", "someone/Qwen2-VL-7B-Instruct-AWQ"])
+def test_a_hubs_model_is_recognised_by_its_name(name: str) -> None:
+    assert registry.family_of(name) is QWEN2_VL
+
+
+def test_model_type_decides_where_the_name_tells_nothing(tmp_path: Path) -> None:
+    assert registry.family_of("someone/my-model", "qwen2_vl") is QWEN2_VL
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    assert registry.family_of(str(bare), "qwen2_vl") is QWEN2_VL
+    with pytest.raises(UsageError, match=r"Neither its name nor train\.swift\.model_type"):
+        registry.family_of("someone/my-model")
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen3-VL-2B", "microsoft/Florence-2-base"])
+def test_a_hubs_model_of_another_family_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="Not a model of a known family"):
+        registry.family_of(name)
+
+
+@pytest.mark.parametrize("command", ["prepare", "augment", "train"])
+def test_stages_refuse_a_model_of_another_family_by_its_name(cli: Cli, command: str) -> None:
+    write_project(Path(), {"a.jpg": [("cat", (1, 1, 20, 20))]})
+    assert cli("prepare").exit_code == 0
+    folder = model_folder(Path("llava"), model_type="llava_next").absolute()
+    done = cli(command, "--set", "train.model=llava")
+    assert done.exit_code == 2
+    assert REFUSAL.format(model=folder, model_type="llava_next") in done.stderr
+
+
+def test_infer_refuses_a_model_of_another_family_by_its_name(cli: Cli, tiny_picture: Path) -> None:
+    model_folder(Path("llava"), model_type="llava_next")
+    done = cli("infer", "--model", "llava", str(tiny_picture))
+    assert done.exit_code == 2
+    assert REFUSAL.format(model="llava", model_type="llava_next") in done.stderr
+
+
+@pytest.fixture
+def tiny_picture(cli: Cli) -> Path:
+    del cli  # it enters the test's folder
+    write_project(Path(), {"a.jpg": []})
+    return Path("images/a.jpg")
+
+
+def test_the_dialect_of_rows_follows_the_family_unless_it_is_named(cli: Cli) -> None:
+    write_project(Path(), {"a.jpg": [("cat", (0, 0, 32, 24))]})
+    answers = []
+    for value in ("", "qwen2_vl", "florence2"):
+        assert cli("prepare", "--set", f'format.dialect="{value}"').exit_code == 0
+        row = json.loads(Path("out/data/coco_final_train.jsonl").read_text())
+        answers.append(row["messages"][1]["content"])
+    assert answers[0] == answers[1] == dialects.get(QWEN2_VL.dialect).write([("cat", (0, 0, 500, 500))])
+    assert answers[2] == "cat<loc_0><loc_0><loc_500><loc_500>"
+
+
+def test_the_chat_form_of_qwen2_vl() -> None:
+    request = (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>Cats?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert QWEN2_VL.request_text("<image>Cats?") == request
+    assert QWEN2_VL.request_text("Cats?") == request
+    assert QWEN2_VL.row_text("<image>Cats?", "No objects.") == f"{request}No objects.<|im_end|>\n"
+
+
+def test_another_system_prompt_replaces_the_familys_and_an_empty_one_removes_it() -> None:
+    user = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>?<|im_end|>\n<|im_start|>assistant\n"
+    assert QWEN2_VL.request_text("?", "Be brief.") == f"<|im_start|>system\nBe brief.<|im_end|>\n{user}"
+    assert QWEN2_VL.request_text("?", "") == user
+
+
+def test_a_picture_takes_a_token_for_28_by_28_pixels_of_its_trained_size() -> None:
+    assert QWEN2_VL.image_tokens([(224, 224), (640, 480)], None).tolist() == [64, 23 * 17]
+    assert QWEN2_VL.image_tokens([(640, 480)], 112 * 112).tolist() == [5 * 3]
+    assert QWEN2_VL.trained_size((640, 480), None) == (644, 476)
+
+
+def test_the_bound_of_a_texts_tokens_counts_a_special_token_as_one_token() -> None:
+    assert QWEN2_VL.max_text_tokens("<|box_start|>(1,2)") == 6
+    assert QWEN2_VL.max_text_tokens("猫<|im_end|>") == 4

@@ -1,0 +1,93 @@
+"""What is known of a model family: its chat form, its picture sizes, its dialect, and its names in ms-swift.
+
+Rows, token counts, requests and parsing ask the family; no other module knows a special token or a picture's size
+in tokens. A new family is a module with a subclass of ``Family`` and a line in ``registry``.
+"""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vlmdet_cli.core.boxes import Boxes
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGE_TAG = "<image>"  # the place of a row's picture in its question, as ms-swift writes it
+
+
+class Family(ABC):
+    """One model family.
+
+    ``model_types``: its values of ``model_type`` in a model's ``config.json``. ``name_parts``: parts of a hub's model
+    name, lower case, without ``-`` and ``_``, by which the family is recognised. ``dialect``: the name of its dialect
+    in ``models.dialects``. ``system_prompt``: the one that ms-swift's template puts first by default, None where there
+    is none. ``end_tokens``: those that end an answer. ``image_token``: the token that stands for a picture in
+    ``request_text``. ``special_tokens``: those of the texts of rows, ``end_tokens`` and ``image_token`` included.
+    ``token_side``: pixels across one picture token.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    name_parts: tuple[str, ...]
+    dialect: str
+    swift_model_type: str
+    swift_template: str
+    system_prompt: str | None
+    end_tokens: tuple[str, ...]
+    image_token: str
+    special_tokens: tuple[str, ...]
+    token_side: int
+
+    @abstractmethod
+    def request_text(self, question: str, system: str | None = None) -> str:
+        """The chat up to the answer, with one ``image_token`` where the question has ``<image>``.
+
+        A question without ``<image>`` gets the picture in front of it, as ms-swift does. ``system`` replaces the
+        family's own system prompt; an empty one leaves the system turn out.
+        """
+
+    @abstractmethod
+    def row_text(self, question: str, answer: str, system: str | None = None) -> str:
+        """The whole text of a training row, as ms-swift's template writes it; the picture as in ``request_text``."""
+
+    @abstractmethod
+    def trained_sizes(self, sizes_wh: Any, max_pixels: int | None) -> Boxes:
+        """Sizes of pictures, ``(N, 2)`` to ``(N, 2)`` pixels, as the model sees them in training."""
+
+    @abstractmethod
+    def resize(self, image: "Image.Image", max_pixels: int | None) -> "Image.Image":
+        """The picture in RGB, with exactly the pixels that the model sees in training.
+
+        Raises ``ValueError`` for a picture that training refuses.
+        """
+
+    @abstractmethod
+    def pixel_limit(self, folder: Path) -> int | None:
+        """The pixel limit that the processor in a model folder states, None where it is not below the family's own.
+
+        Raises ``UsageError`` for a limit that is no number.
+        """
+
+    def swift_flags(self) -> dict[str, str]:
+        """The flags by which ms-swift recognises a model folder of the family."""
+        return {"model_type": self.swift_model_type, "template": self.swift_template}
+
+    def trained_size(self, size_wh: tuple[int, int], max_pixels: int | None) -> tuple[int, int]:
+        """``trained_sizes`` of one picture."""
+        width, height = self.trained_sizes([size_wh], max_pixels)[0].tolist()
+        return int(width), int(height)
+
+    def image_tokens(self, sizes_wh: Any, max_pixels: int | None) -> npt.NDArray[np.int64]:
+        """The number of tokens of each picture, ``(N, 2)`` sizes to ``(N,)``."""
+        sides = self.trained_sizes(sizes_wh, max_pixels) / self.token_side
+        tokens: npt.NDArray[np.int64] = (sides[:, 0] * sides[:, 1]).astype(np.int64)
+        return tokens
+
+    def max_text_tokens(self, text: str) -> int:
+        """An upper bound of a text's tokens: a byte is at most one token, and a special token is one."""
+        size = len(text) if text.isascii() else len(text.encode())
+        return size - sum([text.count(token) * (len(token) - 1) for token in self.special_tokens if token in text])
