@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from vlmdet_cli.cli import tables
+from vlmdet_cli.cli import step_tables
 from vlmdet_cli.cli.session import Session
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import Project, convert
@@ -36,7 +36,7 @@ def prepare(
     project = _sharded(_project_of_files(session, annotations, images, output), shard)
     with session.talk.progress() as bars:
         result = stage.prepare(project, bars, report=report)
-    session.talk.result(result, *tables.prepare(result), *_data_report(result.report))
+    session.talk.result(result, *step_tables.prepare(result), *_data_report(result.report))
 
 
 def _project_of_files(session: Session, annotations: Path | None, images: Path | None, output: Path | None) -> Project:
@@ -77,7 +77,7 @@ def augment(context: typer.Context, shard: Shard = "") -> None:
     project = _sharded(session.project(), shard)
     with session.talk.progress() as bars:
         result = stage.augment(project, bars)
-    session.talk.result(result, *tables.augment(result))
+    session.talk.result(result, *step_tables.augment(result))
 
 
 def show(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vlmdet_cli.cli import tables
+from vlmdet_cli.cli import report_tables, step_tables
 from vlmdet_cli.cli.session import Session
 from vlmdet_cli.core.files import write_json, write_text
 from vlmdet_cli.core.settings import Classes, ScoreSource
@@ -52,9 +52,9 @@ def infer(
         result = job.run(lambda done, total, rate: bars("infer", done, total, f"{rate:.1f} rows/s"))
         detections = infer_inputs.found(job) if images else []
     if images:
-        session.talk.result(detections[0] if len(detections) == 1 else detections, *tables.detections(detections))
+        session.talk.result(detections[0] if len(detections) == 1 else detections, *step_tables.detections(detections))
     else:
-        session.talk.result(result, *tables.infer(result))
+        session.talk.result(result, *step_tables.infer(result))
 
 
 def evaluate(
@@ -107,7 +107,7 @@ def evaluate(
     if csv or markdown:
         session.talk.data((exports.per_class_csv(report) if csv else exports.markdown(report, gates)).rstrip())
     else:
-        session.talk.result(report, *tables.report(report, gates))
+        session.talk.result(report, *report_tables.report(report, gates))
     return int(not all(gate.passed for gate in gates))
 
 
@@ -142,7 +142,7 @@ def viz(
             curve=job.curve,
             on_progress=lambda done, total: bars("draw", done, total),
         )
-    session.talk.result(result, *tables.viz(result))
+    session.talk.result(result, *step_tables.viz(result))
 
 
 def compare(
@@ -155,7 +155,7 @@ def compare(
 
     session: Session = context.obj
     result = stage.compare(reports, force=force)
-    session.talk.result(result, *tables.compare(result))
+    session.talk.result(result, *report_tables.compare(result))
 
 
 def parse(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vlmdet_cli.cli import tables
+from vlmdet_cli.cli import step_tables
 from vlmdet_cli.cli.session import Session
 
 
@@ -22,7 +22,7 @@ def init(
     session: Session = context.obj
     with session.talk.progress():
         result = stage.init(folder, demo=demo)
-    session.talk.result(result, *tables.init(result))
+    session.talk.result(result, *step_tables.init(result))
 
 
 def doctor(context: typer.Context) -> int:
@@ -31,5 +31,5 @@ def doctor(context: typer.Context) -> int:
 
     session: Session = context.obj
     checks = stage.doctor(session.project_file, session.options.sets)
-    session.talk.result(checks, *tables.doctor(checks))
+    session.talk.result(checks, *step_tables.doctor(checks))
     return int(any(check.state == "problem" for check in checks))

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from vlmdet_cli.cli import tables
+from vlmdet_cli.cli import step_tables
 from vlmdet_cli.cli.session import Session
 
 
@@ -27,8 +27,8 @@ def train(
         return
     session.talk.detail(planned.command.quoted())
     with session.talk.progress() as bars:
-        result = stage.train(project, planned, tables.Steps(session.talk, bars), session.warn)
-    session.talk.result(result, *tables.train(result))
+        result = stage.train(project, planned, step_tables.TrainingProgress(session.talk, bars), session.warn)
+    session.talk.result(result, *step_tables.train(result))
 
 
 def merge(
@@ -44,4 +44,4 @@ def merge(
     project = session.project()
     with session.talk.progress() as bars:
         result = stage.merge(project, checkpoint, lambda: bars("merge", 0, 0))
-    session.talk.result(result, *tables.merge(result))
+    session.talk.result(result, *step_tables.merge(result))

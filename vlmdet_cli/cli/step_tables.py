@@ -1,0 +1,142 @@
+"""The results of the steps and of init and doctor as tables and lines. Pure; prints nothing but training progress."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from vlmdet_cli.cli.tables import Views, cell, ledger, line, row, short_path, table
+from vlmdet_cli.console import Bars, Talk, safe
+
+if TYPE_CHECKING:
+    from vlmdet_cli.stages.augment import AugmentResult
+    from vlmdet_cli.stages.doctor import Check
+    from vlmdet_cli.stages.infer import InferResult
+    from vlmdet_cli.stages.init import InitResult
+    from vlmdet_cli.stages.merge import MergeResult
+    from vlmdet_cli.stages.prepare import PrepareResult
+    from vlmdet_cli.stages.train import TrainResult
+    from vlmdet_cli.stages.viz import VizResult
+    from vlmdet_cli.training.log_reader import Step
+
+
+def init(result: "InitResult") -> Views:
+    yield line("wrote", short_path(result.project))
+    if result.demo:
+        folder = result.project.rpartition("/")[0] or "."
+        steps = "prepare && vlmdet augment && vlmdet train && vlmdet merge && vlmdet infer && vlmdet eval && vlmdet viz"
+        yield Text(f"Next: cd {safe(folder)} && vlmdet {steps}")
+    else:
+        yield Text("Next: set [data.train] to your COCO file and image folder, then run `vlmdet prepare`.")
+
+
+def prepare(result: "PrepareResult") -> Views:
+    splits = result.splits
+    counts = table("split", "pictures", "empty", "boxes", "linked", "copied", "fixed", title="Prepared")
+    for name, split in splits.items():
+        row(counts, name, split.pictures, split.empty, split.boxes, split.linked, split.copied, split.mended)
+    yield counts
+    yield _categories({name: split.categories for name, split in splits.items()})
+    yield ledger({name: split.ledger for name, split in splits.items()})
+    for name, split in splits.items():
+        yield line(f"{name} rows", short_path(split.rows))
+
+
+def _categories(splits: Mapping[str, Mapping[str, int]], limit: int = 12) -> Table:
+    """Boxes by category, most frequent first; those beyond ``limit`` share a row."""
+    names = dict.fromkeys(name for counts in splits.values() for name in counts)
+    order = sorted(names, key=lambda name: -sum(counts.get(name, 0) for counts in splits.values()))
+    result = table("boxes of", *splits)
+    for name in order[:limit]:
+        row(result, name, *(counts.get(name, 0) for counts in splits.values()))
+    if rest := order[limit:]:
+        row(result, f"… {len(rest)} more", *(sum(c.get(name, 0) for name in rest) for c in splits.values()))
+    return result
+
+
+def augment(result: "AugmentResult") -> Views:
+    yield ledger(result.ledger)
+    yield line("train file", short_path(result.train_file))
+
+
+class TrainingProgress:
+    """Shows training steps as they come: a moving bar on a terminal, else a line at each tenth of the steps."""
+
+    def __init__(self, talk: Talk, bars: Bars) -> None:
+        self._talk = talk
+        self._bars = bars
+        self._last_tenth = -1
+
+    def __call__(self, step: "Step") -> None:
+        rate = f"{step.learning_rate:.1e}" if step.learning_rate is not None else "–"
+        text = f"loss {step.loss:.4f}  rate {rate}" + (f"  {step.left} left" if step.left else "")
+        self._bars("train", step.step, step.steps, text)
+        tenth = step.step * 10 // max(step.steps, 1)
+        if not self._bars.moving and tenth > self._last_tenth:
+            self._last_tenth = tenth
+            self._talk.note(f"step {step.step}/{step.steps}  {text}")
+
+
+def train(result: "TrainResult") -> Views:
+    yield line("run", short_path(result.run))
+    yield line("rows", f"{result.rows:,}, of which {result.too_long:,} over max_length")
+    loss = f", loss {result.loss:.4f}" if result.loss is not None else ""
+    yield line("steps", f"{result.steps:,} in {result.seconds:,.0f} s{loss}")
+    yield line("checkpoint", short_path(result.checkpoints[-1]))
+
+
+def merge(result: "MergeResult") -> Views:
+    yield line("model", f"{short_path(result.model)} ({result.megabytes:,.1f} MB, {result.seconds:,.0f} s)")
+    yield line("checkpoint", short_path(result.checkpoint))
+
+
+def infer(result: "InferResult") -> Views:
+    yield line("rows", f"{result.rows:,}, asked now {result.asked:,}, in {result.seconds:,.1f} s")
+    yield line("finish", ", ".join(f"{count:,} {name}" for name, count in result.finish.items()))
+    yield line("health", ", ".join(f"{count:,} {name}" for name, count in result.health.items()))
+    yield line("answers", short_path(result.answers))
+    yield line("detections", short_path(result.detections))
+
+
+def detections(pictures: Iterable[Mapping[str, Any]]) -> Views:
+    """The detections of pictures named on the command line: a table a picture, then its problems."""
+    for picture in pictures:
+        result = table(safe(picture["image"]), "left", "top", "right", "bottom")
+        for label, boxes in picture["object"].items():
+            for values in boxes:
+                result.add_row(cell(label), *(Text(f"{value:.0f}") for value in values))
+        yield result
+        if picture.get("error"):
+            yield line("error", picture["error"])
+        elif not picture["object"]:
+            yield line("no boxes", f"health {picture['health']}: {picture['text']}")
+        for problem in picture["problems"]:
+            yield line("problem", f"{problem.kind}: {problem.text}")
+
+
+def viz(result: "VizResult") -> Views:
+    counts = table("boxes", "")
+    for name, count in result.counts.items():
+        row(counts, name, count)
+    yield counts
+    yield ledger({"": result.ledger})
+    for note in result.notes:
+        yield line("note", note)
+    yield line("sheet", short_path(result.sheet))
+    if result.curve:
+        yield line("curve", short_path(result.curve))
+    yield line("page", short_path(result.index))
+
+
+def doctor(checks: "Iterable[Check]") -> Views:
+    marks = {"ok": Text("ok", "green"), "warning": Text("warning", "yellow"), "problem": Text("problem", "bold red")}
+    result = Table(box=None, show_header=False, pad_edge=False)
+    for name in ("state", "name", "found"):
+        result.add_column(name, overflow="fold")
+    for check in checks:
+        text = Text(safe(check.found))
+        if check.hint:
+            text.append(f"\n→ {safe(check.hint)}", "dim")
+        result.add_row(marks[check.state], Text(check.name), text)
+    yield result
