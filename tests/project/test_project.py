@@ -1,6 +1,8 @@
 """The project file: defaults, all problems at once, overrides, where it is looked for."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -75,9 +77,38 @@ def test_a_renamed_key_is_read_under_its_present_name_with_a_warning(
     assert loaded.config.train.lora_rank == 8
     assert loaded.notes == ("the key train.rank is now called train.lora_rank; rename it in the project file",)
     assert cli("merge").stderr.startswith(f"warning: {loaded.notes[0]}\n")
+    # an override replaces the value of the file, whichever of the two names either of them uses
+    loaded = project.load(tmp_path, ["train.rank=16"])
+    assert loaded.config.train.lora_rank == 16
+    assert loaded.notes[1] == "--set train.rank: the key is now called train.lora_rank"
+    assert project.load(tmp_path, ["train.lora_rank=32"]).config.train.lora_rank == 32
+    (tmp_path / "vlmdet.toml").write_text(MINIMAL + "[train]\nrank = 8\nlora_rank = 16\n")
     with pytest.raises(UsageError) as caught:
-        project.load(tmp_path, ["train.lora_rank=16"])
+        project.load(tmp_path)
     assert caught.value.why == ("train.rank: is now called train.lora_rank, which is set too; remove train.rank",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value"),
+    [
+        ("format.also", "format.extra_formats", ("yolo",)),
+        ("format.absent", "format.negatives_per_row", 3),
+        ("augment.mix", "augment.question_ratio", 0.25),
+    ],
+)
+def test_the_keys_of_the_first_version_are_read_from_the_file_and_from_overrides(
+    tmp_path: Path, old: str, new: str, value: Any
+) -> None:
+    table, _, key = old.partition(".")
+    written = json.dumps(value)
+    (tmp_path / "vlmdet.toml").write_text(f"{MINIMAL}[{table}]\n{key} = {written}\n")
+    in_file = project.load(tmp_path)
+    (tmp_path / "vlmdet.toml").write_text(MINIMAL)
+    overridden = project.load(tmp_path, [f"{old}={written}"])
+    assert in_file.config == overridden.config == project.load(tmp_path, [f"{new}={written}"]).config
+    assert getattr(getattr(in_file.config, table), new.partition(".")[2]) == value
+    assert in_file.notes == (f"the key {old} is now called {new}; rename it in the project file",)
+    assert overridden.notes == (f"--set {old}: the key is now called {new}",)
 
 
 def test_the_written_template_holds_every_key_with_its_default() -> None:

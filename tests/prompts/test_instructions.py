@@ -19,7 +19,7 @@ from vlmdet_cli.models import dialects
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 from vlmdet_cli.project import Format
 from vlmdet_cli.prompts import lengths, object_rows
-from vlmdet_cli.prompts.detection import Plan, plans, targets
+from vlmdet_cli.prompts.detection import RowPlan, answer_boxes, plan_rows
 from vlmdet_cli.prompts.fitting import FittedRows, LengthLimit, RowBuilder, fit
 from vlmdet_cli.prompts.questions import kind_of
 
@@ -75,7 +75,7 @@ def test_the_classes_present_are_named_in_the_data_sets_order(cli: Cli) -> None:
 
 
 def test_each_class_has_a_row_and_absent_ones_answer_that_there_is_nothing(cli: Cli) -> None:
-    prepared(cli, "format.ask=each", "format.absent=2", FIND)
+    prepared(cli, "format.ask=each", "format.negatives_per_row=2", FIND)
     made = said()
     assert made[:2] == [("a.jpg", "Find cat", ["cat", "cat"]), ("a.jpg", "Find dog", ["dog"])]
     assert {prompt for name, prompt, labels in made[2:4] if name == "a.jpg"} == {"Find bird", "Find traffic light"}
@@ -88,7 +88,7 @@ def test_each_class_has_a_row_and_absent_ones_answer_that_there_is_nothing(cli: 
 def test_a_draw_of_classes_leaves_out_the_boxes_of_others_and_accounts_for_them(cli: Cli) -> None:
     many: dict[str, Boxes] = {f"{n}.jpg": PICTURES["a.jpg"] for n in range(12)}
     write_project(Path(), many, categories=NAMES)
-    done = cli("prepare", "--json", "--set", "format.ask=some", "--set", "format.absent=1", "--set", FIND)
+    done = cli("prepare", "--json", "--set", "format.ask=some", "--set", "format.negatives_per_row=1", "--set", FIND)
     made, total = json.loads(done.stdout)["splits"]["train"]["ledger"]["boxes in answers"], 0
     prompts = set()
     for _, prompt, labels in said():
@@ -133,7 +133,7 @@ def test_a_class_that_nobody_looked_for_is_no_negative(cli: Cli) -> None:
     document["images"][1] |= {"neg_category_ids": [4], "not_exhaustive_category_ids": []}
     write_project(Path(), {"a.jpg": [], "b.jpg": []}, ALL)
     Path("annotations.json").write_text(json.dumps(document))
-    done = cli("prepare", "--json", "--set", "format.ask=each", "--set", "format.absent=9", "--set", FIND)
+    done = cli("prepare", "--json", "--set", "format.ask=each", "--set", "format.negatives_per_row=9", "--set", FIND)
     assert done.exit_code == 0
     assert said() == [("a.jpg", "Find cat", ["cat"]), ("a.jpg", "Find dog", [])]
     dropped = json.loads(done.stdout)["splits"]["train"]["ledger"]["pictures"]["dropped"]
@@ -202,13 +202,13 @@ def crowded(seed: int, many: int) -> Dataset:
 
 def fitted(data: Dataset, limit: int, **how: Any) -> tuple[FittedRows, RowBuilder]:
     wanted = Format(class_prompt="Find {classes}", **how)
-    maker = RowBuilder(data, targets(data, QWEN2, "position"), QWEN2, wanted, 0)
+    maker = RowBuilder(data, answer_boxes(data, QWEN2, "position"), QWEN2, wanted, 0)
     guard = LengthLimit(lengths.token_counter(QWEN2_VL, "no folder", None), limit)
-    return fit(maker, list(plans(data, maker.found, wanted, 0)), guard, mend=True), maker
+    return fit(maker, list(plan_rows(data, maker.boxes, wanted, 0)), guard, shorten=True), maker
 
 
-def boxes_of(maker: RowBuilder, plan: Plan) -> list[tuple[str, tuple[int, ...]]]:
-    return [(label, tuple(box)) for label, box in maker.found.of(plan)]
+def boxes_of(maker: RowBuilder, plan: RowPlan) -> list[tuple[str, tuple[int, ...]]]:
+    return [(label, tuple(box)) for label, box in maker.boxes.labelled_boxes(plan)]
 
 
 @settings(deadline=None, max_examples=60)
@@ -225,7 +225,7 @@ def test_split_rows_fit_ask_for_each_class_once_and_have_its_boxes(seed: int, ma
             assert plan.prompt == f"Find {', '.join(plan.asked)}"
             assert {label for label, _ in found} <= set(plan.asked)
         alone = len(plan.asked or NAMES) == 1
-        missing = [name for name in maker.found.labels if name in (plan.asked or NAMES)]
+        missing = [name for name in maker.boxes.labels if name in (plan.asked or NAMES)]
         assert alone or len(found) == len(missing)  # only a class that is too long alone loses boxes
 
 
@@ -234,17 +234,17 @@ def test_split_rows_fit_ask_for_each_class_once_and_have_its_boxes(seed: int, ma
 def test_the_largest_boxes_are_kept_as_many_as_fit_in_their_order(seed: int, many: int, limit: int) -> None:
     made, maker = fitted(crowded(seed, many), limit, too_long="largest")
     plan = made.plans[0]
-    sides = maker.found.pixels[:, 2:] - maker.found.pixels[:, :2]
+    sides = maker.boxes.pixel_boxes[:, 2:] - maker.boxes.pixel_boxes[:, :2]
     sizes = (sides[:, 0] * sides[:, 1]).tolist()
-    kept, left = [sizes[n] for n in plan.chosen], [size for n, size in enumerate(sizes) if n not in plan.chosen]
-    assert list(plan.chosen) == sorted(plan.chosen)
+    kept, left = [sizes[n] for n in plan.targets], [size for n, size in enumerate(sizes) if n not in plan.targets]
+    assert list(plan.targets) == sorted(plan.targets)
     assert not left or min(kept) >= max(left)
     assert made.tokens[0] <= limit
     if left:
-        more = sorted([*plan.chosen, sizes.index(max(left))])
-        longer = plan._replace(chosen=more)
+        more = sorted([*plan.targets, sizes.index(max(left))])
+        longer = plan._replace(targets=more)
         guard = LengthLimit(lengths.token_counter(QWEN2_VL, "no folder", None), limit)
-        assert maker.measure([longer], [maker.answer(longer)], guard)[0] > limit
+        assert maker.token_counts([longer], [maker.answer(longer)], guard)[0] > limit
 
 
 @settings(deadline=None, max_examples=40)
@@ -255,14 +255,14 @@ def test_counting_only_what_may_be_long_finds_the_same_long_rows_and_the_longest
     parts = [next(iter(crowded(seed + n, count).pictures())) for n, count in enumerate(many)]
     data = dataset.from_pictures([msgspec.structs.replace(one, image_id=n) for n, one in enumerate(parts)], NAMES)
     wanted = Format()
-    maker = RowBuilder(data, targets(data, QWEN2, "position"), QWEN2, wanted, 0)
-    planned = list(plans(data, maker.found, wanted, 0))
+    maker = RowBuilder(data, answer_boxes(data, QWEN2, "position"), QWEN2, wanted, 0)
+    planned = list(plan_rows(data, maker.boxes, wanted, 0))
     texts = [maker.answer(plan) for plan in planned]
     counter = lengths.token_counter(QWEN2_VL, "no folder", None)
-    whole = maker.measure(planned, texts, LengthLimit(counter, limit))
+    whole = maker.token_counts(planned, texts, LengthLimit(counter, limit))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vlmdet_cli.prompts.fitting.BATCH", 2)
-        some = maker.measure(planned, texts, LengthLimit(counter, limit, all=False))
+        some = maker.token_counts(planned, texts, LengthLimit(counter, limit, count_all=False))
     assert some.max() == whole.max()
     assert (some >= whole).all()
     assert ((some > limit) == (whole > limit)).all()
@@ -350,7 +350,12 @@ def test_rows_in_swifts_form_are_the_same_text_when_filled(cli: Cli, dialect: st
     )
 
     def made(form: str) -> list[dict[str, Any]]:
-        sets = [f"format.dialect={dialect}", f"format.rows={form}", f"augment.questions={questions}", "augment.mix=9"]
+        sets = [
+            f"format.dialect={dialect}",
+            f"format.rows={form}",
+            f"augment.questions={questions}",
+            "augment.question_ratio=9",
+        ]
         given = [part for one in sets for part in ("--set", one)]
         for command in ("prepare", "augment"):
             done = cli(command, *given)

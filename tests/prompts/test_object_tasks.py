@@ -12,12 +12,12 @@ from vlmdet_cli.core.annotations import Box, Object, Picture
 from vlmdet_cli.core.rows import InstructionRow, Kind
 from vlmdet_cli.models import dialects
 from vlmdet_cli.prompts import object_tasks as pointing
-from vlmdet_cli.prompts.base import Refused
+from vlmdet_cli.prompts.base import NoQuestion
 
 AREA = re.compile(r"<\|box_start\|>\((\d+),(\d+)\),\((\d+),(\d+)\)<\|box_end\|>")
 CATEGORIES = ("cat", "dog", "traffic light")
 SIZE = (640, 480)
-KINDS: dict[Kind, pointing.Ask] = {
+KINDS: dict[Kind, pointing.Generator] = {
     "region": pointing.region,
     "class": pointing.category,
     "largest": pointing.largest,
@@ -52,7 +52,7 @@ PICTURES = st.builds(
 )
 
 
-def ask(kind: Kind, one: Picture, seed: int = 0, dialect: str = "qwen2_vl") -> InstructionRow | Refused:
+def ask(kind: Kind, one: Picture, seed: int = 0, dialect: str = "qwen2_vl") -> InstructionRow | NoQuestion:
     return KINDS[kind](one, CATEGORIES, dialects.get(dialect), Random(seed))  # noqa: S311  (a draw)
 
 
@@ -107,7 +107,7 @@ def counted(one: Picture, label: str) -> list[Object]:
 @given(PICTURES, st.integers(0, 99))
 def test_a_region_holds_its_answer_and_cuts_nothing(one: Picture, seed: int) -> None:
     made = ask("region", one, seed)
-    if isinstance(made, Refused):
+    if isinstance(made, NoQuestion):
         return
     area, slack = written(made.prompt), 1e-9
     inside = []
@@ -132,7 +132,7 @@ def test_a_region_holds_its_answer_and_cuts_nothing(one: Picture, seed: int) -> 
 @given(PICTURES, st.integers(0, 99))
 def test_a_named_category_is_that_of_the_only_object_there(one: Picture, seed: int) -> None:
     made = ask("class", one, seed)
-    if isinstance(made, Refused):
+    if isinstance(made, NoQuestion):
         return
     area, label = written(made.prompt), made.answer.split('"')[1]
     assert written(made.answer) == area
@@ -146,7 +146,7 @@ def test_a_named_category_is_that_of_the_only_object_there(one: Picture, seed: i
 @given(PICTURES, st.integers(0, 99))
 def test_the_largest_is_clearly_so_among_all_of_its_category(one: Picture, seed: int) -> None:
     made = ask("largest", one, seed)
-    if isinstance(made, Refused):
+    if isinstance(made, NoQuestion):
         return
     ((label, place),) = drawn(made.answer)
     assert made.prompt.split('"')[1] == label
@@ -159,7 +159,7 @@ def test_the_largest_is_clearly_so_among_all_of_its_category(one: Picture, seed:
 @given(PICTURES, st.integers(0, 99))
 def test_what_lies_left_is_counted_and_nothing_crosses_the_border(one: Picture, seed: int) -> None:
     made = ask("left", one, seed)
-    if isinstance(made, Refused):
+    if isinstance(made, NoQuestion):
         return
     label, border = made.prompt.split('"')[1], written(made.prompt)[0]
     said = re.match(r"(\d+) objects", made.answer)
@@ -292,7 +292,7 @@ TWO_CATS = [CAT, Object("cat", (300, 100, 390, 200))]
     ],
 )  # fmt: skip
 def test_a_picture_that_admits_no_true_question_says_why(kind: Kind, one: Picture, reason: str) -> None:
-    assert ask(kind, one) == Refused(reason)
+    assert ask(kind, one) == NoQuestion(reason)
 
 
 def test_a_border_that_an_object_crosses_is_not_asked_about() -> None:
@@ -317,7 +317,7 @@ def test_an_object_does_not_cross_its_own_border() -> None:
 def test_where_every_border_is_crossed_the_question_is_refused() -> None:
     # both are written from 157 on, 100.48 pixels, and begin before that
     same = [Object("cat", (100.3, 0, 200, 10)), Object("cat", (100.3, 50, 200, 60))]
-    assert ask("left", picture(same)) == Refused("an object crosses every border drawn")
+    assert ask("left", picture(same)) == NoQuestion("an object crosses every border drawn")
 
 
 @pytest.mark.parametrize(("bottom", "there"), [(143.9, True), (144.1, False)])
@@ -329,18 +329,18 @@ def test_another_category_is_in_the_same_place_from_half_the_union_on(bottom: fl
 @pytest.mark.parametrize("place", [(50, 150, 300, 150), (0, 120, 0, 150), (0, 150, 0, 150)])
 def test_a_line_or_a_point_in_an_area_is_in_the_way_too(place: Box) -> None:
     one = picture([Object("cat", (0, 100, 100, 200))], [Object("tree", place)])
-    assert ask("region", one) == Refused("no area parts targets from all else")
+    assert ask("region", one) == NoQuestion("no area parts targets from all else")
 
 
 def test_the_largest_may_be_just_so_much_larger() -> None:
     enough = [Object("cat", (0, 0, 120, 10)), Object("cat", (0, 100, 100, 110))]
     assert isinstance(ask("largest", picture(enough)), InstructionRow)
-    assert isinstance(ask("largest", picture([Object("cat", (0, 0, 119, 10)), enough[1]])), Refused)
+    assert isinstance(ask("largest", picture([Object("cat", (0, 0, 119, 10)), enough[1]])), NoQuestion)
 
 
 def test_each_question_has_the_mark_of_its_own_kind_alone() -> None:
     for kind in KINDS:
         prompt = asked(kind, picture(SPREAD)).prompt
-        assert [of for mark, of in pointing.MARKS if mark in prompt] == [kind]
+        assert [of for mark, of in pointing.PHRASES if mark in prompt] == [kind]
     for prompt in ("<image>Draw the bounding box of objects", "Draw the bounding box of the largest objects"):
-        assert not [of for mark, of in pointing.MARKS if mark in prompt]
+        assert not [of for mark, of in pointing.PHRASES if mark in prompt]

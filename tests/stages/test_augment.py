@@ -17,7 +17,7 @@ from vlmdet_cli.core.rows import InstructionRow, QuestionKind
 from vlmdet_cli.data import dataset
 from vlmdet_cli.models import dialects
 from vlmdet_cli.prompts import questions
-from vlmdet_cli.prompts.questions import Refused
+from vlmdet_cli.prompts.base import NoQuestion
 
 AREA = re.compile(r"<\|box_start\|>\((\d+),(\d+)\),\((\d+),(\d+)\)<\|box_end\|>")
 CATEGORIES = ("cat", "dog", "traffic light")
@@ -66,10 +66,12 @@ def picture(objects: list[Object], ignored: list[Object]) -> Picture:
     )
 
 
-def ask(kind: QuestionKind, *pictures: Picture, seed: int) -> InstructionRow | Refused:
+def ask(kind: QuestionKind, *pictures: Picture, seed: int) -> InstructionRow | NoQuestion:
     """The question about the first picture, asked in one go with the others."""
     data = dataset.from_pictures(pictures, CATEGORIES)
-    return questions.ask(kind, data, dataset.image_hashes(data.images, seed, "test"), dialects.get("qwen2_vl"))[0]
+    return questions.generate_questions(
+        kind, data, dataset.image_hashes(data.images, seed, "test"), dialects.get("qwen2_vl")
+    )[0]
 
 
 @settings(max_examples=150, deadline=None)
@@ -160,7 +162,7 @@ SAME_PLACE = [Object("cat", (10, 10, 90, 90)), Object("dog", (10, 10, 90, 90))]
 def test_a_picture_that_admits_no_true_question_says_why(
     kind: QuestionKind, objects: list[Object], ignored: list[Object], reason: str
 ) -> None:
-    assert ask(kind, picture(objects, ignored), seed=0) == Refused(reason)
+    assert ask(kind, picture(objects, ignored), seed=0) == NoQuestion(reason)
 
 
 def test_an_empty_picture_counts_to_no_objects() -> None:
@@ -188,7 +190,7 @@ def load(path: str) -> list[dict[str, Any]]:
 def test_the_files_and_the_mixed_shuffled_train_file(cli: Cli) -> None:
     write_project(Path(), {**PICTURES, "e.jpg": []})
     assert cli("prepare", "--set", "subset.empty=0.5").exit_code == 0
-    done = cli("augment", "--json", "--set", "augment.mix=2")
+    done = cli("augment", "--json", "--set", "augment.question_ratio=2")
     assert (done.exit_code, done.stderr) == (0, "")
     made = json.loads(done.stdout)
     kinds = {

@@ -307,7 +307,7 @@ def test_one_process_and_two_write_the_same_bytes(cli: Cli, monkeypatch: pytest.
 
 
 def test_shards_put_together_with_cat_are_the_whole(cli: Cli) -> None:
-    write_project(Path(), {f"{n}.jpg": [("cat", (n, n, 9, 9))] for n in range(30)}, "[augment]\nmix = 4\n")
+    write_project(Path(), {f"{n}.jpg": [("cat", (n, n, 9, 9))] for n in range(30)}, "[augment]\nquestion_ratio = 4\n")
     assert cli("prepare").exit_code == cli("augment").exit_code == 0
     whole = {name: Path(name).read_bytes() for name in ("out/data/coco_final_train.jsonl", "out/augment/train.jsonl")}
     ledgers = []
@@ -345,7 +345,7 @@ def boxes(data: Dataset) -> dict[str, list[tuple[str, list[float]]]]:
 def test_what_prepare_writes_reads_back_to_the_same_boxes(cli: Cli, form: str) -> None:
     objects = [("cat", (8.25, 12.5, 16, 24)), ("dog", (0, 0, 8, 8)), ("cat", (1, 2, 30.75, 40))]
     write_project(Path(), {"a.jpg": objects, "b.jpg": objects[:1]})
-    sets = [part for one in ("format.also=['yolo']", "format.rows=objects") for part in ("--set", one)]
+    sets = [part for one in ("format.extra_formats=['yolo']", "format.rows=objects") for part in ("--set", one)]
     assert cli("prepare", *sets).exit_code == 0
     images = Path("out")
     named = {
@@ -367,7 +367,7 @@ def test_what_prepare_writes_reads_back_to_the_same_boxes(cli: Cli, form: str) -
 @pytest.mark.parametrize("form", ["yolo", "detections", "swift_rows"])
 def test_a_project_can_start_from_what_another_wrote(cli: Cli, form: str) -> None:
     write_project(Path(), TWO)
-    sets = [part for one in ("format.also=['yolo']", "format.rows=objects") for part in ("--set", one)]
+    sets = [part for one in ("format.extra_formats=['yolo']", "format.rows=objects") for part in ("--set", one)]
     assert cli("prepare", *sets).exit_code == 0
     expected = answers()
     source = {

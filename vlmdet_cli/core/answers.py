@@ -54,7 +54,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     token limit cut the text) or ``error`` (the picture could not be read; ``error`` says why). ``expected`` is the true
     answer, where the request came from a row that has one. ``max_pixels`` is the area in pixels to which the picture
     was shrunk before it reached the model, 0 for no limit. ``asked`` are the classes that the prompt names, None where
-    it asks for all. ``tokens`` are the text's tokens with their log-probabilities, empty unless ``infer.scores`` is set.
+    it asks for all. ``tokens`` are the text's tokens with their log-probabilities, empty without ``infer.scores``.
     """
 
     image: str

@@ -51,14 +51,40 @@ def area(boxes: Any) -> npt.NDArray[np.float64]:
     return product
 
 
+def overlap_sides(first: Any, second: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Width and height of what each of N boxes has in common with the box at the same index of the other N, ``(N,)``
+    each; a negative number is the gap between the two.
+
+    Boxes ``(..., 4)`` broadcast. Each coordinate is an array of its own: numpy takes several times as long along an
+    axis of two or four.
+    """
+    one, two = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    width = np.minimum(one[..., 2], two[..., 2]) - np.maximum(one[..., 0], two[..., 0])
+    height = np.minimum(one[..., 3], two[..., 3]) - np.maximum(one[..., 1], two[..., 1])
+    return width, height
+
+
 def elementwise_intersection(first: Any, second: Any) -> npt.NDArray[np.float64]:
     """Common areas ``(N,)`` of each of N boxes with the box at the same index of the other N."""
-    return _common(as_boxes(first), as_boxes(second))
+    width, height = overlap_sides(as_boxes(first), as_boxes(second))
+    product: npt.NDArray[np.float64] = np.maximum(width, 0.0) * np.maximum(height, 0.0)
+    return product
 
 
 def pairwise_intersection(first: Any, second: Any) -> npt.NDArray[np.float64]:
     """Common areas ``(N, M)`` of each of N boxes with each of M boxes."""
-    return _common(as_boxes(first)[:, None], as_boxes(second)[None])
+    width, height = overlap_sides(as_boxes(first)[:, None], as_boxes(second)[None])
+    product: npt.NDArray[np.float64] = np.maximum(width, 0.0) * np.maximum(height, 0.0)
+    return product
+
+
+def contains(outer: Any, inner: Any) -> npt.NDArray[np.bool_]:
+    """``(N,)``: whether each of N boxes holds all of the box at the same index of the other N, borders included."""
+    one, two = as_boxes(outer), as_boxes(inner)
+    low = (one[:, 0] <= two[:, 0]) & (one[:, 1] <= two[:, 1])
+    high = (two[:, 2] <= one[:, 2]) & (two[:, 3] <= one[:, 3])
+    inside: npt.NDArray[np.bool_] = low & high
+    return inside
 
 
 def pairwise_iou(first: Any, second: Any) -> npt.NDArray[np.float64]:
@@ -66,17 +92,6 @@ def pairwise_iou(first: Any, second: Any) -> npt.NDArray[np.float64]:
     common = pairwise_intersection(first, second)
     union = area(first)[:, None] + area(second)[None] - common
     return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
-
-
-def _common(first: Boxes, second: Boxes) -> npt.NDArray[np.float64]:
-    """Common areas of boxes ``(..., 4)`` whose other axes broadcast.
-
-    Coordinate by coordinate: numpy takes several times as long along an axis of two or four.
-    """
-    width = np.minimum(first[..., 2], second[..., 2]) - np.maximum(first[..., 0], second[..., 0])
-    height = np.minimum(first[..., 3], second[..., 3]) - np.maximum(first[..., 1], second[..., 1])
-    product: npt.NDArray[np.float64] = np.maximum(width, 0.0) * np.maximum(height, 0.0)
-    return product
 
 
 def to_frames(xyxy: Any, sizes_wh: Any, frames_wh: Any, last: float) -> WholeBoxes:

@@ -30,7 +30,8 @@ from vlmdet_cli.demo import tiny
 from vlmdet_cli.demo.worlds import SHAPES, SIZE, STREET, WORLDS, scene
 from vlmdet_cli.models import dialects
 from vlmdet_cli.prompts import questions
-from vlmdet_cli.prompts.detection import targets
+from vlmdet_cli.prompts.base import NoQuestion
+from vlmdet_cli.prompts.detection import answer_boxes
 
 BATCH, PEAK_RATE, WARM_UP = 32, 1.2e-3, 300
 SIDE, PICTURE_TOKENS = 112, 16
@@ -141,11 +142,11 @@ class Rows:
         dialect = dialects.get("qwen2_vl")
         data = from_pictures([picture], self._names)
         if kind == "detection":
-            answer = "".join(targets(data, dialect, "position").texts or ()) or dialect.empty
+            answer = "".join(answer_boxes(data, dialect, "position").texts or ()) or dialect.empty
             return tiny.chat(tiny.PROMPT, PICTURE_TOKENS), f"{answer}<|im_end|>"
         keys = self._rng.integers(1 << 62, size=1).astype(np.uint64)
-        made = questions.ask(kind, data, keys, dialect)[0]  # type: ignore[arg-type]
-        if isinstance(made, questions.Refused):
+        made = questions.generate_questions(kind, data, keys, dialect)[0]  # type: ignore[arg-type]
+        if isinstance(made, NoQuestion):
             return None
         return tiny.chat(made.prompt.replace("<image>", ""), PICTURE_TOKENS), f"{made.answer}<|im_end|>"
 

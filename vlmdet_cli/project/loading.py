@@ -21,7 +21,11 @@ from vlmdet_cli.project.paths import Project
 
 FILE_NAME = "vlmdet.toml"
 # keys of earlier versions and what they are called now; both as table.key
-RENAMED_KEYS: dict[str, str] = {}
+RENAMED_KEYS: dict[str, str] = {
+    "format.also": "format.extra_formats",
+    "format.absent": "format.negatives_per_row",
+    "augment.mix": "augment.question_ratio",
+}
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Project:
@@ -41,10 +45,11 @@ def convert(tree: dict[str, Any], overrides: Sequence[str] = (), name: str = FIL
 
 
 def _convert(tree: dict[str, Any], overrides: Sequence[str], name: str) -> tuple[Config, tuple[str, ...]]:
-    problems = [problem for override in overrides for problem in _apply_override(tree, override)]
-    notes = list[str]()
+    problems, notes = list[str](), list[str]()
     for old, new in RENAMED_KEYS.items():
         problems += _rename(tree, old, new, notes)
+    for override in overrides:
+        problems += _apply_override(tree, override, notes)
     problems += _problems(tree, Config, ())
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -75,10 +80,17 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _apply_override(tree: dict[str, Any], text: str) -> Iterator[str]:
-    """Put one ``KEY=VALUE`` into the tree; the value is TOML, or plain text where it is not. Yields problems."""
+def _apply_override(tree: dict[str, Any], text: str, notes: list[str]) -> Iterator[str]:
+    """Put one ``KEY=VALUE`` into the tree; the value is TOML, or plain text where it is not. Yields problems.
+
+    The key of an earlier version sets its present name and adds a note.
+    """
     key, equals, value = text.partition("=")
-    *tables, last = key.strip().split(".")
+    key = key.strip()
+    if key in RENAMED_KEYS:
+        notes.append(f"--set {key}: the key is now called {RENAMED_KEYS[key]}")
+        key = RENAMED_KEYS[key]
+    *tables, last = key.split(".")
     if not equals or not last or not all(tables):
         yield f"--set {text}: expected KEY=VALUE, such as train.lora_rank=16"
         return

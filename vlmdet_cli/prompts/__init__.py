@@ -1,1 +1,1 @@
-"""Instruction rows: detection, the kinds of questions with their truth rules, and the tokens they take."""
+"""Instruction rows: detection rows, questions by kind with their truth rules, and the tokens that rows take."""

@@ -1,13 +1,20 @@
-"""Detection rows of many pictures: which classes a row asks for, in what words, and the boxes of its answer.
+"""Detection rows: which classes a row asks for, in which words, and the boxes of its answer.
 
-    all      every class, named by none                                    one row a picture
-    present  the classes that the picture has                              one row a picture
-    each     one class; those that the picture has, and some it has not    a row a class
-    some     a draw of the picture's classes, and some it has not          one row a picture
+    {"messages": [{"role": "user", "content": "<image>Draw the bounding box of objects"},
+                  {"role": "assistant", "content": "<|object_ref_start|>cat<|object_ref_end|><|box_start|>…"}],
+     "images": ["data/subset/images/train/7.jpg"]}
 
-A class is absent from a picture only where no object of it is annotated (crowds and left-out objects are objects), and
-where the data set was searched for it. Asked for absent classes alone, the answer is the dialect's for nothing.
-Boxes stand in an order that the picture alone gives. Draws depend on the seed and the picture's id alone.
+``format.ask`` decides how many rows a picture has and what they ask for:
+
+    all      every class, without naming one                                a row a picture
+    present  the classes that the picture has                               a row a picture
+    each     one class: those that the picture has, and some that it lacks  a row a class
+    some     a draw of the picture's classes, and some that it lacks        a row a picture
+
+A picture lacks a class only if no object of it is annotated (crowds and objects left out count as objects), and the
+class is exhaustively annotated in it. A row that asks for such classes alone has the dialect's answer for no objects.
+
+Every draw depends on the seed and the picture's id alone, so that a subset keeps the rows of the whole.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vlmdet_cli.core import boxes
 from vlmdet_cli.core.annotations import ImageId
 from vlmdet_cli.data.dataset import Column, Dataset
 from vlmdet_cli.models.dialects import Dialect
@@ -23,131 +31,143 @@ from vlmdet_cli.models.dialects.base import Ints
 from vlmdet_cli.prompts.settings import Format
 
 CLASSES = "{classes}"
-Pair = tuple[str, Ints]  # a label and a box in the frame's whole numbers
+LabelledBox = tuple[str, Ints]  # a label and a box in whole numbers of the dialect's frame
 
 
-class Plan(NamedTuple):
-    """One row to be: the picture's place, its prompt, the classes it names (None: it asks for all), and the boxes of
-    its answer, as places among the picture's targets.
+class RowPlan(NamedTuple):
+    """A row before it is written: the index of its picture, its prompt, the classes that the prompt names (None: it
+    asks for all), and the boxes of its answer, as indices among the picture's targets.
     """
 
-    place: int
+    picture: int
     prompt: str
     asked: tuple[str, ...] | None
-    chosen: Sequence[int]
+    targets: Sequence[int]
 
 
-class Targets(NamedTuple):
-    """The targets of each picture in the answer's order: their labels by number (T,) and name, their boxes in whole
-    numbers of the frame (T, 4) and in pixels, cut off at the borders (T, 4). Picture p's stand at
-    ``starts[p]:starts[p + 1]``. ``texts``: what each is in an answer, for dialects that put them together as they are.
+class AnswerBoxes(NamedTuple):
+    """The T targets of all pictures, in the order of the answers; those of picture p are at
+    ``starts[p]:starts[p + 1]``.
+
+    ``label_indices`` (T,) are indices among the data set's labels, ``labels`` the names. ``frame_boxes`` (T, 4) are
+    whole numbers of the dialect's frame, ``pixel_boxes`` (T, 4) pixels, cut off at the picture's borders. ``texts``
+    are the targets as an answer writes them, for dialects whose answers only concatenate them, else None.
     """
 
-    numbers: Column
+    label_indices: Column
     labels: list[str]
-    ints: Column
-    pixels: Column
+    frame_boxes: Column
+    pixel_boxes: Column
     starts: list[int]
     texts: list[str] | None
 
-    def places(self, plan: Plan) -> Sequence[int]:
-        """Where the plan's boxes stand."""
-        first, last = self.starts[plan.place], self.starts[plan.place + 1]
-        return range(first, last) if len(plan.chosen) == last - first else [first + one for one in plan.chosen]
+    def indices(self, plan: RowPlan) -> Sequence[int]:
+        """The plan's targets as indices among all T."""
+        first, last = self.starts[plan.picture], self.starts[plan.picture + 1]
+        return range(first, last) if len(plan.targets) == last - first else [first + n for n in plan.targets]
 
-    def of(self, plan: Plan) -> list[Pair]:
-        """The plan's (label, box) pairs."""
-        places = self.places(plan)
-        boxes: list[Ints] = self.ints[list(places)].tolist()  # lists of four do as well as tuples
-        return [(self.labels[one], box) for one, box in zip(places, boxes, strict=True)]
+    def labelled_boxes(self, plan: RowPlan) -> list[LabelledBox]:
+        """The plan's targets as (label, box in whole numbers of the frame)."""
+        indices = self.indices(plan)
+        rows: list[Ints] = self.frame_boxes[list(indices)].tolist()  # dialects take lists of four as well as tuples
+        return [(self.labels[index], row) for index, row in zip(indices, rows, strict=True)]
 
 
-def targets(data: Dataset, dialect: Dialect, order: str) -> Targets:
-    """``order``: ``position`` (top to bottom, then left to right, as written), ``area`` (largest first) or
-    ``annotation`` (the source's own); equal ones stay in the source's order.
+def answer_boxes(data: Dataset, dialect: Dialect, order: str) -> AnswerBoxes:
+    """The targets in the order of ``format.order``: ``position`` (top to bottom, then left to right, as written),
+    ``area`` (largest first) or ``annotation`` (the source's own). Ties keep the source's order.
     """
-    places = np.flatnonzero(data.is_target)
-    image, pixels = data.image[places], data.clipped[places]
-    ints = dialect.to_frames(pixels, data.sizes[image])
+    targets = np.flatnonzero(data.is_target)
+    image, pixel_boxes = data.image[targets], data.clipped[targets]
+    frame_boxes = dialect.to_frames(pixel_boxes, data.sizes[image])
     if order == "position":
-        # one key in place of three: frames have fewer than 2**20 units
-        sort = np.argsort((image << 40) + (ints[:, 1] << 20) + ints[:, 0], kind="stable")
+        # one sort key for picture, top and left: frames have fewer than 2**20 units
+        sort = np.argsort((image << 40) + (frame_boxes[:, 1] << 20) + frame_boxes[:, 0], kind="stable")
     elif order == "area":
-        sort = np.lexsort((-(pixels[:, 2] - pixels[:, 0]) * (pixels[:, 3] - pixels[:, 1]), image))
+        sort = np.lexsort((-boxes.area(pixel_boxes), image))
     else:
-        sort = np.arange(len(places))
-    numbers, ints = data.label[places[sort]], ints[sort]
-    labels = [data.labels[number] for number in numbers.tolist()]
+        sort = np.arange(len(targets))
+    label_indices, frame_boxes = data.label[targets[sort]], frame_boxes[sort]
+    labels = [data.labels[index] for index in label_indices.tolist()]
     starts = np.searchsorted(image, np.arange(len(data.images) + 1)).tolist()
-    return Targets(numbers, labels, ints, pixels[sort], starts, dialect.objects(labels, ints))
+    texts = dialect.objects(labels, frame_boxes)
+    return AnswerBoxes(label_indices, labels, frame_boxes, pixel_boxes[sort], starts, texts)
 
 
-def plans(data: Dataset, found: Targets, how: Format, seed: int) -> Iterator[Plan]:
-    """The rows of each picture, in the pictures' order; a picture may have none (see ``ask``)."""
-    if how.ask == "all":
-        plain = how.prompts[0] if len(how.prompts) == 1 and CLASSES not in how.prompts[0] else ""
-        for place, (first, last) in enumerate(zip(found.starts, found.starts[1:], strict=False)):
-            prompt = plain or _worded(how.prompts, data.categories, seed, data.images[place].id)
-            yield Plan(place, prompt, None, range(last - first))
+def plan_rows(data: Dataset, answers: AnswerBoxes, settings: Format, seed: int) -> Iterator[RowPlan]:
+    """The rows of each picture, in the pictures' order. A picture that has no object and surely lacks no class gets
+    none, unless ``ask`` is ``all``.
+    """
+    if settings.ask == "all":
+        phrases = settings.prompts
+        constant = phrases[0] if len(phrases) == 1 and CLASSES not in phrases[0] else ""
+        for index, (first, last) in enumerate(zip(answers.starts, answers.starts[1:], strict=False)):
+            prompt = constant or _prompt(phrases, data.categories, seed, data.images[index].id)
+            yield RowPlan(index, prompt, None, range(last - first))
         return
-    absent = _absent(data)
-    for place in range(len(data.images)):
-        yield from _asking(data, found, how, seed, place, absent[place])
+    absent = _absent_classes(data)
+    for index in range(len(data.images)):
+        yield from _rows_by_class(data, answers, settings, seed, index, absent[index])
 
 
-def _worded(phrases: Sequence[str], classes: Sequence[str], seed: int, image_id: ImageId, number: int = 0) -> str:
-    """One of the phrases, drawn for the picture, with the classes in it."""
+def class_prompt(settings: Format, classes: Sequence[str], seed: int, image_id: ImageId, number: int = 0) -> str:
+    """The prompt that asks for ``classes``; ``number`` tells the rows of a picture apart."""
+    return _prompt(settings.class_prompts, classes, seed, image_id, number)
+
+
+def _prompt(phrases: Sequence[str], classes: Sequence[str], seed: int, image_id: ImageId, number: int = 0) -> str:
+    """A phrase, drawn for the picture, with the classes in it."""
     phrase = phrases[0] if len(phrases) == 1 else _random(seed, "phrase", image_id, number).choice(phrases)
     return phrase.replace(CLASSES, ", ".join(classes))
-
-
-def worded(how: Format, classes: Sequence[str], seed: int, image_id: ImageId, number: int = 0) -> str:
-    """The prompt that asks for ``classes``."""
-    return _worded(how.class_prompts, classes, seed, image_id, number)
 
 
 def _random(seed: int, purpose: str, image_id: ImageId, number: int = 0) -> Random:
     return Random(f"{seed}:{purpose}:{image_id}:{number}")  # noqa: S311  (a draw, no secret)
 
 
-def _absent(data: Dataset) -> list[list[str]]:
-    """For each picture the categories that it surely does not have, in the data set's order."""
-    there = np.zeros((len(data.images), len(data.labels)), bool)
-    there[data.image, data.label] = True
-    rows = there[:, : data.num_categories].tolist()
+def _absent_classes(data: Dataset) -> list[list[str]]:
+    """For each picture the categories that it surely lacks, in the data set's order."""
+    annotated = np.zeros((len(data.images), len(data.labels)), bool)
+    annotated[data.image, data.label] = True
+    rows = annotated[:, : data.num_categories].tolist()
     return [
         [
             name
-            for name, has in zip(data.categories, row, strict=True)
-            if not has and (one.exhaustive_categories is None or name in one.exhaustive_categories)
+            for name, is_annotated in zip(data.categories, row, strict=True)
+            if not is_annotated and (image.exhaustive_categories is None or name in image.exhaustive_categories)
         ]
-        for row, one in zip(rows, data.images, strict=True)
+        for row, image in zip(rows, data.images, strict=True)
     ]
 
 
-def _asking(data: Dataset, found: Targets, how: Format, seed: int, place: int, absent: Sequence[str]) -> Iterator[Plan]:
-    """The rows of one picture that name their classes."""
-    image_id = data.images[place].id
-    labels = found.labels[found.starts[place] : found.starts[place + 1]]
+def _rows_by_class(
+    data: Dataset, answers: AnswerBoxes, settings: Format, seed: int, index: int, absent: Sequence[str]
+) -> Iterator[RowPlan]:
+    """The rows of a picture that name their classes."""
+    image_id = data.images[index].id
+    labels = answers.labels[answers.starts[index] : answers.starts[index + 1]]
     present = [name for name in data.categories if name in set(labels)]
     random = _random(seed, "ask", image_id)
-    for number, asked in enumerate(_asked(present, absent, how, random)):
-        chosen = [one for one, label in enumerate(labels) if label in asked]
-        yield Plan(place, worded(how, asked, seed, image_id, number), asked, chosen)
+    for number, asked in enumerate(_asked_classes(present, absent, settings, random)):
+        targets = [n for n, label in enumerate(labels) if label in asked]
+        yield RowPlan(index, class_prompt(settings, asked, seed, image_id, number), asked, targets)
 
 
-def _asked(present: Sequence[str], absent: Sequence[str], how: Format, random: Random) -> Iterator[tuple[str, ...]]:
-    """The classes of each row. A picture without objects is asked for one absent class at least."""
-    wanted = max(how.absent, 1) if not present else 0 if how.ask == "present" else how.absent
-    drawn = random.sample(absent, min(wanted, len(absent)))
-    if how.ask == "each":
-        yield from ((name,) for name in [*present, *drawn])
+def _asked_classes(
+    present: Sequence[str], absent: Sequence[str], settings: Format, random: Random
+) -> Iterator[tuple[str, ...]]:
+    """The classes of each row. A picture without objects is asked for at least one class that it lacks."""
+    per_row = settings.negatives_per_row
+    requested = max(per_row, 1) if not present else 0 if settings.ask == "present" else per_row
+    negatives = random.sample(absent, min(requested, len(absent)))
+    if settings.ask == "each":
+        yield from ((name,) for name in [*present, *negatives])
         return
-    shown = list(present)
-    if how.ask == "some" and present:
-        shown = random.sample(shown, random.randint(0 if drawn else 1, len(shown)))
-    names = [*shown, *drawn]
-    if how.ask == "some":
+    positives = list(present)
+    if settings.ask == "some" and present:
+        positives = random.sample(positives, random.randint(0 if negatives else 1, len(positives)))
+    names = [*positives, *negatives]
+    if settings.ask == "some":
         random.shuffle(names)
     if names:
         yield tuple(names)

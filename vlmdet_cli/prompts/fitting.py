@@ -1,11 +1,13 @@
-"""Rows that are too long for training: found by their tokens, and made to fit.
+"""Detection rows that take more tokens than training allows, and how they are made to fit.
 
-    split    several rows, each asking for some of the classes; a class that is too long alone keeps its largest boxes
+``format.too_long`` decides:
+
+    split    several rows, each asking for some of the classes; a class that alone is too long keeps its largest boxes
     largest  the largest boxes that fit
     drop     no row
-    stop     an error that counts them all
+    stop     the caller raises an error with the number of rows
 
-swift would drop such rows without a word, or refuse them at each turn: so none is written.
+No row over the limit is written: ms-swift would drop it without a message, or refuse it in every epoch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,129 +16,135 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from vlmdet_cli.core import boxes
 from vlmdet_cli.data.dataset import Dataset
 from vlmdet_cli.models.dialects import Dialect
-from vlmdet_cli.prompts.detection import Plan, Targets, worded
+from vlmdet_cli.prompts.detection import AnswerBoxes, RowPlan, class_prompt
 from vlmdet_cli.prompts.lengths import TokenCounter
 from vlmdet_cli.prompts.settings import Format
 
 Tokens = npt.NDArray[np.int64]
-BATCH = 256  # rows counted at a time, the longest first
+BATCH = 256  # rows that are counted at a time, the longest first
 
 
 class LengthLimit(NamedTuple):
-    """What a row may measure: ``limit`` tokens, counted by ``counter``. Without ``all`` only those rows are counted
-    that may be over it, or the longest.
+    """At most ``limit`` tokens a row, as ``counter`` counts them. Without ``count_all`` only those rows are counted
+    that may be over the limit or the longest; the others get an upper bound.
     """
 
     counter: TokenCounter
     limit: int
-    all: bool = True
+    count_all: bool = True
 
 
 class FittedRows(NamedTuple):
-    """The rows that fit with their tokens, of those not counted an upper bound that the longest row reaches, too.
-    ``long``: rows that did not fit; ``dropped``: those of them without a row.
+    """The R rows that fit: their plans, their answers, and ``tokens`` (R,), an upper bound for rows that are not
+    counted, which is at most the number of the longest row. ``over_limit`` rows did not fit before; ``dropped`` of
+    them have no row now.
     """
 
-    plans: list[Plan]
+    plans: list[RowPlan]
     answers: list[str]
     tokens: Tokens
-    long: int
+    over_limit: int
     dropped: int
 
 
 class RowBuilder(NamedTuple):
-    """Makes rows of plans for one data set in one dialect."""
+    """Writes the answers of planned rows for one data set in one dialect."""
 
     data: Dataset
-    found: Targets
+    boxes: AnswerBoxes
     dialect: Dialect
-    how: Format
+    settings: Format
     seed: int
 
-    def answer(self, plan: Plan) -> str:
-        if self.found.texts is None or self.how.group:
-            return self.dialect.write(self.found.of(plan), group=self.how.group)
-        places, texts = self.found.places(plan), self.found.texts
-        if isinstance(places, range):
-            return "".join(texts[places.start : places.stop]) or self.dialect.empty
-        return "".join([texts[one] for one in places]) or self.dialect.empty
+    def answer(self, plan: RowPlan) -> str:
+        """The row's answer as text."""
+        if self.boxes.texts is None or self.settings.group:
+            return self.dialect.write(self.boxes.labelled_boxes(plan), group=self.settings.group)
+        indices, texts = self.boxes.indices(plan), self.boxes.texts
+        if isinstance(indices, range):  # a slice is faster than a list of indices, and most rows have all boxes
+            return "".join(texts[indices.start : indices.stop]) or self.dialect.empty
+        return "".join([texts[index] for index in indices]) or self.dialect.empty
 
-    def measure(self, plans: Sequence[Plan], answers: Sequence[str], guard: LengthLimit) -> Tokens:
-        """``(R,)`` tokens of rows."""
-        sizes = self.data.sizes[[plan.place for plan in plans]]
-        questions = [f"<image>{plan.prompt}" for plan in plans]
-        if guard.all or not plans:
-            return guard.counter.rows(questions, answers, sizes)
-        bound = guard.counter.max_rows(questions, answers, sizes)
+    def token_counts(self, plans: Sequence[RowPlan], answers: Sequence[str], limit: LengthLimit) -> Tokens:
+        """``(R,)`` tokens of rows, prompt and picture included; see ``LengthLimit`` for rows that are not counted."""
+        sizes = self.data.sizes[[plan.picture for plan in plans]]
+        prompts = [f"<image>{plan.prompt}" for plan in plans]
+        if limit.count_all or not plans:
+            return limit.counter.rows(prompts, answers, sizes)
+        bound = limit.counter.max_rows(prompts, answers, sizes)
         tokens, longest = bound.copy(), 0
         order = np.argsort(-bound, kind="stable")
         for start in range(0, len(order), BATCH):
-            if bound[order[start]] <= min(longest, guard.limit):
+            if bound[order[start]] <= min(longest, limit.limit):
                 break
-            some = order[start : start + BATCH]
-            texts = [questions[n] for n in some.tolist()], [answers[n] for n in some.tolist()]
-            tokens[some] = guard.counter.rows(*texts, sizes[some])
-            longest = max(longest, int(tokens[some].max()))
-        counted: Tokens = np.minimum(tokens, longest)
-        return counted
+            batch = order[start : start + BATCH]
+            texts = [prompts[n] for n in batch.tolist()], [answers[n] for n in batch.tolist()]
+            tokens[batch] = limit.counter.rows(*texts, sizes[batch])
+            longest = max(longest, int(tokens[batch].max()))
+        counts: Tokens = np.minimum(tokens, longest)
+        return counts
 
 
-def fit(maker: RowBuilder, plans: Sequence[Plan], guard: LengthLimit, *, mend: bool) -> FittedRows:
-    """Measure all rows; with ``mend`` those over the limit are treated as ``format.too_long`` says.
+def fit(builder: RowBuilder, plans: Sequence[RowPlan], limit: LengthLimit, *, shorten: bool) -> FittedRows:
+    """Count the tokens of all rows; with ``shorten``, rows over the limit are treated as ``format.too_long`` says.
 
-    With ``stop`` they are counted, not mended: the caller stops.
+    With ``stop`` the rows are returned as they are, with their number in ``over_limit`` and ``dropped``: the caller
+    raises the error.
     """
-    answers = [maker.answer(plan) for plan in plans]
-    tokens = maker.measure(plans, answers, guard)
-    over = np.flatnonzero(tokens > guard.limit)
-    if not mend or not len(over):
+    answers = [builder.answer(plan) for plan in plans]
+    tokens = builder.token_counts(plans, answers, limit)
+    over = np.flatnonzero(tokens > limit.limit).tolist()
+    if not shorten or not over:
         return FittedRows(list(plans), answers, tokens, 0, 0)
-    made, dropped = dict[int, list[Plan]](), 0
-    for place in over.tolist():
-        made[place] = list(_mended(maker, plans[place], guard))
-        dropped += not made[place]
-    if maker.how.too_long == "stop":
+    if builder.settings.too_long == "stop":
         return FittedRows(list(plans), answers, tokens, len(over), len(over))
-    whole = [one for place, plan in enumerate(plans) for one in made.get(place, [plan])]
-    again = [maker.answer(plan) for plan in whole]
-    return FittedRows(whole, again, maker.measure(whole, again, guard), len(over), dropped)
+    replacements = {index: list(_shortened(builder, plans[index], limit)) for index in over}
+    kept = [new for index, plan in enumerate(plans) for new in replacements.get(index, [plan])]
+    answers = [builder.answer(plan) for plan in kept]
+    dropped = sum(not rows for rows in replacements.values())
+    return FittedRows(kept, answers, builder.token_counts(kept, answers, limit), len(over), dropped)
 
 
-def _mended(maker: RowBuilder, plan: Plan, guard: LengthLimit) -> Iterator[Plan]:
-    if maker.how.too_long == "largest":
-        yield from _largest(maker, plan, guard)
-    elif maker.how.too_long == "split":
-        for part in _split(maker, plan, guard):
-            yield from [part] if _fits(maker, part, guard) else _largest(maker, part, guard)
+def _shortened(builder: RowBuilder, plan: RowPlan, limit: LengthLimit) -> Iterator[RowPlan]:
+    """The rows that replace one over the limit."""
+    if builder.settings.too_long == "largest":
+        yield from _largest(builder, plan, limit)
+    elif builder.settings.too_long == "split":
+        for part in _split(builder, plan, limit):
+            yield from [part] if _fits(builder, part, limit) else _largest(builder, part, limit)
 
 
-def _fits(maker: RowBuilder, plan: Plan, guard: LengthLimit) -> bool:
-    return int(maker.measure([plan], [maker.answer(plan)], guard)[0]) <= guard.limit
+def _fits(builder: RowBuilder, plan: RowPlan, limit: LengthLimit) -> bool:
+    return int(builder.token_counts([plan], [builder.answer(plan)], limit)[0]) <= limit.limit
 
 
-def _split(maker: RowBuilder, plan: Plan, guard: LengthLimit) -> Iterator[Plan]:
-    """Rows of some classes each, in the categories' order, every one as full as it may be.
+def _split(builder: RowBuilder, plan: RowPlan, limit: LengthLimit) -> Iterator[RowPlan]:
+    """Rows of some classes each, in the categories' order; each takes as many classes as fit.
 
-    Classes that the row asked for and that have no boxes go with the first.
+    The first row also asks for the row's classes that have no boxes.
     """
-    start, image_id = maker.found.starts[plan.place], maker.data.images[plan.place].id
-    labels = {one: maker.found.labels[start + one] for one in plan.chosen}
-    names = [name for name in plan.asked or maker.data.categories if name in set(labels.values())]
-    empty = tuple(name for name in plan.asked or () if name not in names)
+    start, image_id = builder.boxes.starts[plan.picture], builder.data.images[plan.picture].id
+    labels = {target: builder.boxes.labels[start + target] for target in plan.targets}
+    names = [name for name in plan.asked or builder.data.categories if name in set(labels.values())]
+    without_boxes = tuple(name for name in plan.asked or () if name not in names)
 
-    def row(classes: Sequence[str], number: int) -> Plan:
-        asked = (*classes, *(empty if number == 0 else ()))
-        chosen = [one for one, label in labels.items() if label in classes]
-        return Plan(plan.place, worded(maker.how, asked, maker.seed, image_id, number), asked, chosen)
+    def row(classes: Sequence[str], number: int) -> RowPlan:
+        asked = (*classes, *(without_boxes if number == 0 else ()))
+        targets = [target for target, label in labels.items() if label in classes]
+        return RowPlan(
+            plan.picture, class_prompt(builder.settings, asked, builder.seed, image_id, number), asked, targets
+        )
 
-    yield from _packed(names, row, lambda one: _fits(maker, one, guard))
+    yield from _packed(names, row, lambda candidate: _fits(builder, candidate, limit))
 
 
 def _packed(
-    names: Sequence[str], row: Callable[[Sequence[str], int], Plan], fits: Callable[[Plan], bool]
-) -> Iterator[Plan]:
+    names: Sequence[str], row: Callable[[Sequence[str], int], RowPlan], fits: Callable[[RowPlan], bool]
+) -> Iterator[RowPlan]:
+    """Rows of consecutive names, each as long as it fits."""
     group, number = list[str](), 0
     for name in names:
         if group and not fits(row([*group, name], number)):
@@ -147,16 +155,18 @@ def _packed(
         yield row(group, number)
 
 
-def _largest(maker: RowBuilder, plan: Plan, guard: LengthLimit) -> Iterator[Plan]:
-    """The row with as many of its largest boxes as fit; none where not even one does."""
-    start = maker.found.starts[plan.place]
-    boxes = maker.found.pixels[[start + one for one in plan.chosen]]
-    order = np.argsort(-(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), kind="stable").tolist()
-    low, high = 0, len(order)  # of boxes that fit, and the first count that may not
+def _largest(builder: RowBuilder, plan: RowPlan, limit: LengthLimit) -> Iterator[RowPlan]:
+    """The row with as many of its largest boxes as fit, found by bisection; nothing where not even one fits."""
+    start = builder.boxes.starts[plan.picture]
+    areas = boxes.area(builder.boxes.pixel_boxes[[start + target for target in plan.targets]])
+    order = np.argsort(-areas, kind="stable").tolist()
+
+    def with_largest(count: int) -> RowPlan:
+        return plan._replace(targets=[plan.targets[n] for n in sorted(order[:count])])
+
+    low, high = 0, len(order)  # ``low`` boxes fit, more than ``high`` do not
     while low < high:
         middle = (low + high + 1) // 2
-        kept = sorted(order[:middle])
-        fits = _fits(maker, plan._replace(chosen=[plan.chosen[one] for one in kept]), guard)
-        low, high = (middle, high) if fits else (low, middle - 1)
+        low, high = (middle, high) if _fits(builder, with_largest(middle), limit) else (low, middle - 1)
     if low:
-        yield plan._replace(chosen=[plan.chosen[one] for one in sorted(order[:low])])
+        yield with_largest(low)

@@ -1,8 +1,7 @@
-"""Instruction rows: the detection row, and eight kinds of questions that teach a model space.
+"""Questions about a data set's pictures, by kind, and the kind of a row.
 
-detection  every object of the picture, or those of the classes that the row names    detection, fitting
-count, full, partial, none        the four documented kinds                            space
-region, class, largest, left      four more, which point at something                  pointing
+count, full, partial, none        the four documented kinds, for all pictures at once      ``region_tasks``
+region, class, largest, left      four more, which ask for objects, picture by picture     ``object_tasks``
 """
 
 from collections.abc import Sequence
@@ -13,39 +12,34 @@ import msgspec
 from vlmdet_cli.core.rows import InstructionRow, Kind, QuestionKind
 from vlmdet_cli.data.dataset import Column, Dataset
 from vlmdet_cli.models.dialects import Dialect
-from vlmdet_cli.prompts import object_tasks as pointing
-from vlmdet_cli.prompts import region_tasks as space
-from vlmdet_cli.prompts.base import Refused
+from vlmdet_cli.prompts import object_tasks, region_tasks
+from vlmdet_cli.prompts.base import NoQuestion
+from vlmdet_cli.prompts.draws import derive_keys
 
-__all__ = ["Refused", "ask", "kind_of"]
-
-_MARKS = (*space.MARKS, *pointing.MARKS)
-_POINTING: dict[QuestionKind, pointing.Ask] = {
-    "region": pointing.region,
-    "class": pointing.category,
-    "largest": pointing.largest,
-    "left": pointing.left,
-}
+_PHRASES = (*region_tasks.PHRASES, *object_tasks.PHRASES)
 
 
 def kind_of(prompt: str) -> Kind:
-    """The kind of a row by its question; ``detection`` for any other text."""
-    return next((kind for mark, kind in _MARKS if mark in prompt), "detection")
+    """The kind of a row by its prompt; ``detection`` for any text that holds no phrase of a question."""
+    return next((kind for phrase, kind in _PHRASES if phrase in prompt), "detection")
 
 
-def ask(
+def generate_questions(
     kind: QuestionKind, data: Dataset, keys: Column, dialect: Dialect, *, number: int = 0, images: str = ""
-) -> Sequence[InstructionRow | Refused]:
-    """One question of ``kind`` for each picture, or the reason why there is none.
+) -> Sequence[InstructionRow | NoQuestion]:
+    """A question of ``kind`` for each of P pictures, or the reason why there is none.
 
-    Draws depend on ``keys`` (P,), unsigned 64-bit numbers, on the kind, and on ``number``, which tells several of a
-    picture apart. ``images`` stands before file names in rows.
+    Draws depend on ``keys`` (P,), unsigned 64-bit numbers, on the kind, and on ``number``, which tells several
+    questions about a picture apart. ``images`` is put before the file names in rows.
     """
-    own = space.keys_of(keys, f"{kind}:{number}")
-    if kind not in _POINTING:
-        return space.ask(kind, data, own, dialect, images)
-    pictures = (msgspec.structs.replace(one, image=images + one.image) for one in data.pictures(clipped=True))
+    keys = derive_keys(keys, f"{kind}:{number}")
+    if kind not in object_tasks.GENERATORS:
+        return region_tasks.generate(kind, data, keys, dialect, images)
+    generate = object_tasks.GENERATORS[kind]
+    pictures = (
+        msgspec.structs.replace(picture, image=images + picture.image) for picture in data.pictures(clipped=True)
+    )
     return [
-        _POINTING[kind](picture, data.categories, dialect, Random(key))  # noqa: S311  (a draw, no secret)
-        for picture, key in zip(pictures, own.tolist(), strict=True)
+        generate(picture, data.categories, dialect, Random(key))  # noqa: S311  (a draw, no secret)
+        for picture, key in zip(pictures, keys.tolist(), strict=True)
     ]

@@ -1,30 +1,33 @@
-"""The four documented kinds of questions, asked of many pictures at once.
+"""The four documented kinds of questions, for many pictures at once.
 
-    count    how many objects of each category      one question a picture
+    count    how many objects each category has      one question a picture
     full     an area that fully contains exactly one object
-    partial  an area that one single object overlaps, with 10–90 % of its box inside
+    partial  an area that overlaps exactly one object and holds 10–90 % of its box
     none     an area that no object overlaps
 
-An area is judged as it is written, after rounding to the dialect's frame, against every annotated object: crowds and
-objects that are no targets included. Where a data set was not searched for every category, nothing is counted and no
-area is called free. A picture that admits no true question of a kind gives none, with the reason.
+    <image> Please check the area <|box_start|>(12,40),(310,702)<|box_end|> and determine if any object is present.
+    The area <|box_start|>(12,40),(310,702)<|box_end|> does not contain any object from the COCO categories.
 
-Areas vary in size and place. They are drawn for all pictures in one array; those that fail are drawn again. A draw
-depends on the seed, the kind, the picture's id and the question's number alone, so a subset gives each of its pictures
-the same questions as the whole.
+The truth of an area is that of the area as written, after rounding to the dialect's frame, against every annotated
+object, crowds and objects that are no targets included. Pictures in which some category is not exhaustively annotated
+get no ``count`` and no ``none``. A picture that admits no true question of a kind gets a ``NoQuestion``.
+
+Areas vary in size and position. One area a picture is drawn for all pictures as one array; pictures whose area fails
+draw again, ``MAX_ATTEMPTS`` times at most. A draw depends on the picture's key alone (see ``draws``), so a subset keeps
+the questions of the whole.
 """
 
 from collections.abc import Callable, Iterator
-from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from vlmdet_cli.core import boxes
 from vlmdet_cli.core.rows import InstructionRow, QuestionKind
 from vlmdet_cli.data.dataset import Column, Dataset, non_exhaustive_images
 from vlmdet_cli.models.dialects import Dialect
-from vlmdet_cli.prompts.base import TRIES, Refused
+from vlmdet_cli.prompts.base import MAX_ATTEMPTS, NoQuestion
+from vlmdet_cli.prompts.draws import Uniform, uniform_streams
 
 COUNT = "<image> Please count how many objects of each category are in the image."
 FULL = "<image> Please check the area {area} and describe if it fully contains any object from the COCO categories."
@@ -35,7 +38,8 @@ FULL_ANSWER = 'The area {area} fully contains a "{label}".'
 PARTIAL_ANSWER = 'The area {area} partially contains a "{label}", about {percent}% is visible.'
 NONE_ANSWER = "The area {area} does not contain any object from the COCO categories."
 
-MARKS: tuple[tuple[str, QuestionKind], ...] = (
+# a phrase that the prompts of one kind have and no other text is likely to have
+PHRASES: tuple[tuple[str, QuestionKind], ...] = (
     ("how many objects of each category", "count"),
     ("fully contains any object", "full"),
     ("degree of inclusion", "partial"),
@@ -43,283 +47,254 @@ MARKS: tuple[tuple[str, QuestionKind], ...] = (
 )
 NO_OBJECT = "no object"
 UNCOUNTABLE = "a crowd or left-out object cannot be counted"
-UNSURE = "not every category was looked for"
-SMALLEST = 50  # an area's sides are at least this part of the picture's
-
-Uniform = Callable[[], Column]  # the next random number in [0, 1) of each picture
-
-
-# --- random numbers ------------------------------------------------------------------------------------------
-
-
-def scrambled(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finalizer of SplitMix64 (Steele, Lea, Flood 2014): every bit of the input changes half of the output's."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    made: npt.NDArray[np.uint64] = value ^ (value >> np.uint64(31))
-    return made
-
-
-def keys_of(base: npt.NDArray[np.uint64], purpose: str) -> npt.NDArray[np.uint64]:
-    """Keys for one purpose, made of pictures' own keys (P,)."""
-    number = int.from_bytes(blake2b(purpose.encode(), digest_size=8).digest(), "big")
-    return scrambled(base ^ np.uint64(number))
-
-
-def _uniform(keys: npt.NDArray[np.uint64], attempt: int) -> Uniform:
-    """SplitMix64 streams: one for each key, and for each attempt a part of its own."""
-    drop_reason = scrambled(keys + np.uint64(attempt * 0xD1342543DE82EF95 % 2**64))
-
-    def draw() -> Column:
-        nonlocal drop_reason
-        drop_reason = drop_reason + np.uint64(0x9E3779B97F4A7C15)
-        number: Column = (scrambled(drop_reason) >> np.uint64(11)) * 2.0**-53
-        return number
-
-    return draw
-
-
-# --- areas ---------------------------------------------------------------------------------------------------
+NOT_EXHAUSTIVE = "not every category was looked for"
+MIN_AREA_SIDE = 1 / 50  # of an area, as a share of the picture's side
 
 
 class _Scene(NamedTuple):
-    """Pictures as arrays. ``boxes`` (N, 4) are clipped pixels of all annotated objects, ``columns`` the same, (4, N),
-    picture by picture, those of picture p at ``starts[p]:starts[p + 1]``; ``target`` (N,) tells which a model should
-    name; ``targets`` (T,) are their places, those of picture p at ``first[p]:first[p + 1]``. ``sizes`` (P, 2).
+    """P pictures with their N annotated objects as arrays; the objects of picture p are at ``starts[p]:starts[p + 1]``.
+
+    ``boxes`` (N, 4) are xyxy pixels cut off at the borders, ``is_target`` (N,) tells which objects a model should
+    name. ``targets`` (T,) are the indices of those, the ones of picture p at
+    ``target_starts[p]:target_starts[p + 1]``. ``sizes`` (P, 2) are widths and heights.
     """
 
     boxes: Column
-    columns: Column
     starts: Column
-    target: Column
+    is_target: Column
     targets: Column
-    first: Column
+    target_starts: Column
     sizes: Column
 
 
-class _Found(NamedTuple):
-    """For each picture: the area in whole numbers of the frame (P, 4), the object that it is about (P,), -1 for none,
-    the share of that inside (P,), and whether there is any question (P,).
+class _Areas(NamedTuple):
+    """An area for each of P pictures: its box in whole numbers of the frame (P, 4), the object that the question is
+    about (P,), -1 for none, the share of that object inside the area (P,), and whether the picture has an area (P,).
     """
 
-    ints: Column
-    about: Column
+    frame_boxes: Column
+    object: Column
     share: Column
-    good: Column
+    exists: Column
 
 
 def _scene(data: Dataset) -> _Scene:
-    places = np.flatnonzero(data.is_target)
-    first = np.searchsorted(data.image[places], np.arange(len(data.images) + 1))
-    columns = np.ascontiguousarray(data.clipped.T)
-    return _Scene(data.clipped, columns, data.starts, data.is_target, places, first, data.sizes)
+    targets = np.flatnonzero(data.is_target)
+    target_starts = np.searchsorted(data.image[targets], np.arange(len(data.images) + 1))
+    # coordinate by coordinate in memory: what follows takes a column at a time
+    clipped = np.asfortranarray(data.clipped)
+    return _Scene(clipped, data.starts, data.is_target, targets, target_starts, data.sizes)
 
 
-def _drawn_box(scene: _Scene, pictures: Column, draw: Uniform) -> Column:
-    """The box of one target of each picture, ``(A, 4)``."""
-    many = scene.first[pictures + 1] - scene.first[pictures]
-    boxes: Column = scene.boxes[scene.targets[scene.first[pictures] + (draw() * many).astype(np.int64)]]
-    return boxes
+# --- drawing areas -------------------------------------------------------------------------------------------
 
 
-def _slack(sides: Column, sizes: Column, draw: Uniform) -> Column:
+def _random_target(scene: _Scene, pictures: Column, draw: Uniform) -> Column:
+    """The box of a random target of each picture, ``(A, 4)``."""
+    counts = scene.target_starts[pictures + 1] - scene.target_starts[pictures]
+    chosen: Column = scene.boxes[scene.targets[scene.target_starts[pictures] + (draw() * counts).astype(np.int64)]]
+    return chosen
+
+
+def _pair(draw: Uniform) -> Column:
+    """Two random numbers a picture, ``(A, 2)``."""
+    return np.stack([draw(), draw()], axis=1)
+
+
+def _max_margin(sides: Column, sizes: Column, draw: Uniform) -> Column:
     """A margin for boxes with ``sides`` (A, 2): a hundredth of the picture and 10 to 80 % of the side."""
-    return sizes / 100 + (0.1 + 0.7 * np.stack([draw(), draw()], axis=1)) * sides
+    return sizes / 100 + (0.1 + 0.7 * _pair(draw)) * sides
 
 
-def _around(scene: _Scene, pictures: Column, draw: Uniform) -> Column:
-    """Areas around one object, with a margin of its own on each side."""
-    boxes, sizes = _drawn_box(scene, pictures, draw), scene.sizes[pictures]
-    slack = _slack(boxes[:, 2:] - boxes[:, :2], sizes, draw)
-    before, behind = (np.stack([draw(), draw()], axis=1) * slack for _ in range(2))
-    return np.hstack([boxes[:, :2] - before, boxes[:, 2:] + behind])
+def _around_target(scene: _Scene, pictures: Column, draw: Uniform) -> Column:
+    """Areas around a target, with a margin of its own on each side."""
+    targets, sizes = _random_target(scene, pictures, draw), scene.sizes[pictures]
+    margin = _max_margin(targets[:, 2:] - targets[:, :2], sizes, draw)
+    before, behind = (_pair(draw) * margin for _ in range(2))
+    return np.hstack([targets[:, :2] - before, targets[:, 2:] + behind])
 
 
-def _across(scene: _Scene, pictures: Column, draw: Uniform) -> Column:
-    """Areas with one corner inside an object and the other away from it, or bands across it."""
-    boxes, sizes = _drawn_box(scene, pictures, draw), scene.sizes[pictures]
-    low, high = boxes[:, :2], boxes[:, 2:]
-    before, behind = low - _slack(high - low, sizes, draw), high + _slack(high - low, sizes, draw)
-    across = np.floor(draw() * 3)  # 0: a corner, 1: a column, 2: a row
-    cut = np.stack([across != 2, across != 1], axis=1)
-    at = low + np.stack([draw(), draw()], axis=1) * (high - low)
-    ends = np.stack([draw(), draw()], axis=1) < 0.5
-    return np.hstack([np.where(cut & ~ends, at, before), np.where(cut & ends, at, behind)])
+def _across_target(scene: _Scene, pictures: Column, draw: Uniform) -> Column:
+    """Areas with one corner inside a target and the other outside, or bands across it."""
+    targets, sizes = _random_target(scene, pictures, draw), scene.sizes[pictures]
+    low, high = targets[:, :2], targets[:, 2:]
+    before, behind = low - _max_margin(high - low, sizes, draw), high + _max_margin(high - low, sizes, draw)
+    shape = np.floor(draw() * 3)  # 0: a corner, 1: a column, 2: a row
+    is_cut = np.stack([shape != 2, shape != 1], axis=1)
+    cut = low + _pair(draw) * (high - low)
+    ends_inside = _pair(draw) < 0.5
+    return np.hstack([np.where(is_cut & ~ends_inside, cut, before), np.where(is_cut & ends_inside, cut, behind)])
 
 
 def _anywhere(scene: _Scene, pictures: Column, draw: Uniform) -> Column:
-    """Areas of any place; sides from 5 to 60 % of the picture's, small ones as likely as large ones."""
+    """Areas at any position; sides from 5 to 60 % of the picture's, uniform in their logarithm."""
     sizes = scene.sizes[pictures]
-    sides = 0.05 * 12 ** np.stack([draw(), draw()], axis=1) * sizes
-    corner = np.stack([draw(), draw()], axis=1) * (sizes - sides)
+    sides = 0.05 * 12 ** _pair(draw) * sizes
+    corner = _pair(draw) * (sizes - sides)
     return np.hstack([corner, corner + sides])
 
 
-class _Judged(NamedTuple):
-    """Each annotated object of each drawn area's picture: which area (M,), which object (M,), the share of the object
-    inside (M,; exactly 1 only if all of it is), and whether the two have anything in common (M,).
+# --- the truth of areas --------------------------------------------------------------------------------------
+
+
+class _Overlaps(NamedTuple):
+    """The M pairs of a drawn area and an annotated object of its picture: indices of area and object (M,), the share
+    of the object's box inside the area (M,), exactly 1 only if all of it is, and whether the two touch (M,).
     """
 
     area: Column
     object: Column
     share: Column
-    touched: Column
+    touches: Column
 
 
-def _judge(scene: _Scene, pictures: Column, areas: Column) -> _Judged:
-    many = scene.starts[pictures + 1] - scene.starts[pictures]
-    area = np.repeat(np.arange(len(pictures)), many)
-    start = np.repeat(scene.starts[pictures] - np.cumsum(many) + many, many)
-    places = start + np.arange(len(area))
-    # column by column: numpy is several times slower along an axis of two
-    left, top, right, bottom = (column[places] for column in scene.columns)
-    area_left, area_top, area_right, area_bottom = (areas[:, n][area] for n in range(4))
-    wide = np.minimum(right, area_right) - np.maximum(left, area_left)
-    high = np.minimum(bottom, area_bottom) - np.maximum(top, area_top)
-    own, overlap = (right - left) * (bottom - top), np.maximum(wide, 0) * np.maximum(high, 0)
-    inside = (area_left <= left) & (area_top <= top) & (right <= area_right) & (bottom <= area_bottom)
-    part = np.divide(overlap, own, out=np.zeros_like(own), where=own > 0)
-    # a box without area overlaps nothing by measure: it counts where it lies, border included
-    flat = (own <= 0) & (wide >= 0) & (high >= 0)
-    share = np.where(inside, 1.0, np.minimum(part, np.nextafter(1.0, 0.0)))
-    return _Judged(area, places, share, (overlap > 0) | flat)
+def _overlaps(scene: _Scene, pictures: Column, areas: Column) -> _Overlaps:
+    """``areas`` (A, 4) are pixels, one of each picture in ``pictures`` (A,)."""
+    counts = scene.starts[pictures + 1] - scene.starts[pictures]
+    area = np.repeat(np.arange(len(pictures)), counts)
+    start = np.repeat(scene.starts[pictures] - np.cumsum(counts) + counts, counts)
+    objects = start + np.arange(len(area))
+    inner, outer = scene.boxes[objects], areas[area]
+    width, height = boxes.overlap_sides(inner, outer)
+    own, common = boxes.area(inner), np.maximum(width, 0) * np.maximum(height, 0)
+    share = np.divide(common, own, out=np.zeros_like(own), where=own > 0)
+    share = np.where(boxes.contains(outer, inner), 1.0, np.minimum(share, np.nextafter(1.0, 0.0)))
+    # a box without area has no area in common with any: it touches the area it lies in, border included
+    flat_inside = (own <= 0) & (width >= 0) & (height >= 0)
+    return _Overlaps(area, objects, share, (common > 0) | flat_inside)
 
 
-def _only(judged: _Judged, chosen: Column, many: int) -> tuple[Column, Column]:
-    """For each area how many objects are chosen (A,), and the sum of their places among the judged (A,)."""
-    area = judged.area[chosen]
-    return np.bincount(area, minlength=many), np.bincount(area, np.flatnonzero(chosen), many).astype(np.int64)
+def _counts_and_pairs(overlaps: _Overlaps, chosen: Column, areas: int) -> tuple[Column, Column]:
+    """For each area the number of chosen pairs (A,), and where there is exactly one its index (A,), else 0."""
+    area = overlaps.area[chosen]
+    counts = np.bincount(area, minlength=areas)
+    pairs = np.bincount(area, np.flatnonzero(chosen), areas).astype(np.int64)
+    return counts, np.where(counts == 1, pairs, 0)
 
 
-Rule = Callable[[_Scene, _Judged, int], tuple[Column, Column]]  # which areas are good (A,), and the judged pair
+Rule = Callable[[_Scene, _Overlaps, int], tuple[Column, Column]]  # which of A areas are true (A,), and the pair (A,)
 
 
-def _holds_one(scene: _Scene, judged: _Judged, many: int) -> tuple[Column, Column]:
-    count, place = _only(judged, judged.share >= 1, many)
-    place = np.where(count == 1, place, 0)
-    return (count == 1) & scene.target[judged.object[place]], place
+def _contains_one(scene: _Scene, overlaps: _Overlaps, areas: int) -> tuple[Column, Column]:
+    counts, pair = _counts_and_pairs(overlaps, overlaps.share >= 1, areas)
+    return (counts == 1) & scene.is_target[overlaps.object[pair]], pair
 
 
-def _cuts_one(scene: _Scene, judged: _Judged, many: int) -> tuple[Column, Column]:
-    count, place = _only(judged, judged.touched, many)
-    place = np.where(count == 1, place, 0)
-    share = judged.share[place]
-    return (count == 1) & scene.target[judged.object[place]] & (share >= 0.1) & (share <= 0.9), place
+def _cuts_one(scene: _Scene, overlaps: _Overlaps, areas: int) -> tuple[Column, Column]:
+    counts, pair = _counts_and_pairs(overlaps, overlaps.touches, areas)
+    share = overlaps.share[pair]
+    return (counts == 1) & scene.is_target[overlaps.object[pair]] & (share >= 0.1) & (share <= 0.9), pair
 
 
-def _is_free(_scene: _Scene, judged: _Judged, many: int) -> tuple[Column, Column]:
-    count, _ = _only(judged, judged.touched, many)
-    return count == 0, np.zeros(many, np.int64)
+def _is_free(_scene: _Scene, overlaps: _Overlaps, areas: int) -> tuple[Column, Column]:
+    counts, pair = _counts_and_pairs(overlaps, overlaps.touches, areas)
+    return counts == 0, pair
 
 
-class _Way(NamedTuple):
-    """How one kind draws and judges its areas."""
+class _Task(NamedTuple):
+    """How a kind draws its areas, which of them are true, its texts, and why a picture has none."""
 
     draw: Callable[[_Scene, Column, Uniform], Column]
     rule: Rule
-    failed: str
-    needs_target: bool
+    prompt: str
+    answer: str
+    failure: str
+    needs_target: bool = True
 
 
-_WAYS: dict[QuestionKind, _Way] = {
-    "full": _Way(_around, _holds_one, "no area holds exactly one object", needs_target=True),
-    "partial": _Way(_across, _cuts_one, "no area cuts exactly one object", needs_target=True),
-    "none": _Way(_anywhere, _is_free, "no free area", needs_target=False),
+_TASKS: dict[QuestionKind, _Task] = {
+    "full": _Task(_around_target, _contains_one, FULL, FULL_ANSWER, "no area holds exactly one object"),
+    "partial": _Task(_across_target, _cuts_one, PARTIAL, PARTIAL_ANSWER, "no area cuts exactly one object"),
+    "none": _Task(_anywhere, _is_free, NONE, NONE_ANSWER, "no free area", needs_target=False),
 }
 
 
-def _search(scene: _Scene, way: _Way, pictures: Column, keys: Column, dialect: Dialect) -> _Found:
-    """Draw areas for ``pictures`` (places) until each has a good one or has had its tries."""
+def _find_areas(scene: _Scene, task: _Task, pictures: Column, keys: Column, dialect: Dialect) -> _Areas:
+    """Draw areas for ``pictures`` (indices) until each has a true one or has had its attempts."""
     total = len(scene.sizes)
-    found = _Found(np.zeros((total, 4), np.int64), np.full(total, -1), np.zeros(total), np.zeros(total, bool))
-    for attempt in range(TRIES):
+    result = _Areas(np.zeros((total, 4), np.int64), np.full(total, -1), np.zeros(total), np.zeros(total, bool))
+    for attempt in range(MAX_ATTEMPTS):
         if not len(pictures):
             break
         sizes = scene.sizes[pictures]
-        drawn = way.draw(scene, pictures, _uniform(keys[pictures], attempt))
+        drawn = task.draw(scene, pictures, uniform_streams(keys[pictures], attempt))
         areas = np.clip(drawn, 0.0, np.hstack([sizes, sizes]))
-        sides = (areas[:, 2:] - areas[:, :2]) >= sizes / SMALLEST
-        wide = sides[:, 0] & sides[:, 1]
-        ints = dialect.to_frames(areas, sizes)
-        judged = _judge(scene, pictures, dialect.from_frames(ints, sizes))
-        if len(judged.area):
-            good, place = way.rule(scene, judged, len(pictures))
-            about, share = judged.object[place], judged.share[place]
-        else:  # pictures without any annotated object
-            good, about, share = np.ones(len(pictures), bool), np.full(len(pictures), -1), np.zeros(len(pictures))
-        good = good & wide
-        ended = pictures[good]
-        found.ints[ended], found.about[ended], found.share[ended] = ints[good], about[good], share[good]
-        found.good[ended] = True
-        pictures = pictures[~good]
-    return found
+        long_enough = (areas[:, 2:] - areas[:, :2]) >= sizes * MIN_AREA_SIDE
+        frame_boxes = dialect.to_frames(areas, sizes)
+        overlaps = _overlaps(scene, pictures, dialect.from_frames(frame_boxes, sizes))
+        if len(overlaps.area):
+            is_true, pair = task.rule(scene, overlaps, len(pictures))
+            about, share = overlaps.object[pair], overlaps.share[pair]
+        else:  # no picture has any annotated object
+            is_true, about, share = np.ones(len(pictures), bool), np.full(len(pictures), -1), np.zeros(len(pictures))
+        is_true = is_true & long_enough[:, 0] & long_enough[:, 1]
+        done = pictures[is_true]
+        for column, values in zip(result[:3], (frame_boxes, about, share), strict=True):
+            column[done] = values[is_true]
+        result.exists[done] = True
+        pictures = pictures[~is_true]
+    return result
 
 
-# --- questions -----------------------------------------------------------------------------------------------
+# --- rows ----------------------------------------------------------------------------------------------------
 
 
-def ask(
+def generate(
     kind: QuestionKind, data: Dataset, keys: Column, dialect: Dialect, images: str
-) -> list[InstructionRow | Refused]:
-    """One question of ``kind``, or the reason why there is none, for each picture.
+) -> list[InstructionRow | NoQuestion]:
+    """A question of ``kind``, or the reason why there is none, for each of P pictures.
 
-    ``keys`` (P,) are unsigned 64-bit numbers that the draws depend on; ``images`` stands before file names in rows.
+    ``keys`` (P,) are unsigned 64-bit numbers on which the draws depend; ``images`` is put before the file names in
+    rows.
     """
     if kind == "count":
         return list(_counts(data, dialect, images))
-    scene, way = _scene(data), _WAYS[kind]
-    bare = way.needs_target & (scene.first[1:] == scene.first[:-1])
-    doubtful = non_exhaustive_images(data) if kind == "none" else np.zeros(len(data.images), bool)
-    found = _search(scene, way, np.flatnonzero(~bare & ~doubtful), keys, dialect)
-    return list(_area_samples(kind, data, found, bare, doubtful, dialect, images))
+    scene, task = _scene(data), _TASKS[kind]
+    no_target = task.needs_target & (scene.target_starts[1:] == scene.target_starts[:-1])
+    not_exhaustive = non_exhaustive_images(data) if kind == "none" else np.zeros(len(data.images), bool)
+    areas = _find_areas(scene, task, np.flatnonzero(~no_target & ~not_exhaustive), keys, dialect)
+    reasons = np.select([not_exhaustive, no_target], [NOT_EXHAUSTIVE, NO_OBJECT], task.failure).tolist()
+    return list(_rows(kind, data, areas, reasons, dialect, images))
 
 
-def _area_samples(
-    kind: QuestionKind, data: Dataset, found: _Found, bare: Column, doubtful: Column, dialect: Dialect, images: str
-) -> Iterator[InstructionRow | Refused]:
-    question, answer = _TEXTS[kind]
-    about, percent = found.about.tolist(), (np.floor(found.share * 10 + 0.5) * 10).astype(int).tolist()
-    label = data.label.tolist()
-    corners = dialect.from_frames(found.ints, data.sizes).tolist()
-    failed = [Refused(NO_OBJECT) if one else None for one in bare.tolist()]
-    failed = [Refused(UNSURE) if one else other for one, other in zip(doubtful.tolist(), failed, strict=True)]
-    for place, (image, ints, good) in enumerate(
-        zip(data.images, found.ints.tolist(), found.good.tolist(), strict=True)
-    ):
-        if not good:
-            yield failed[place] or Refused(_WAYS[kind].failed)
+def _rows(
+    kind: QuestionKind, data: Dataset, areas: _Areas, reasons: list[str], dialect: Dialect, images: str
+) -> Iterator[InstructionRow | NoQuestion]:
+    """The rows of areas; ``reasons`` (P,) for pictures without one."""
+    task, pixels = _TASKS[kind], dialect.from_frames(areas.frame_boxes, data.sizes).tolist()
+    percents = (np.floor(areas.share * 10 + 0.5) * 10).astype(int).tolist()  # half up
+    labels = [data.labels[data.label[index]] if index >= 0 else "" for index in areas.object.tolist()]
+    columns = (areas.exists.tolist(), areas.frame_boxes.tolist(), pixels, labels, percents, reasons)
+    for image, exists, frame_box, pixel_box, label, percent, reason in zip(data.images, *columns, strict=True):
+        if not exists:
+            yield NoQuestion(reason)
             continue
-        area, name = dialect.write_box(ints), data.labels[label[about[place]]] if about[place] >= 0 else ""
+        area = dialect.write_box(frame_box)
         yield InstructionRow(
             image=images + image.file_name,
-            prompt=question.format(area=area),
-            answer=answer.format(area=area, label=name, percent=percent[place]),
+            prompt=task.prompt.format(area=area),
+            answer=task.answer.format(area=area, label=label, percent=percent),
             kind=kind,
-            area=tuple(corners[place]),
+            area=tuple(pixel_box),
         )
 
 
-_TEXTS: dict[QuestionKind, tuple[str, str]] = {
-    "full": (FULL, FULL_ANSWER),
-    "partial": (PARTIAL, PARTIAL_ANSWER),
-    "none": (NONE, NONE_ANSWER),
-}
+def _counts(data: Dataset, dialect: Dialect, images: str) -> Iterator[InstructionRow | NoQuestion]:
+    """The number of objects of each category that the picture has, in the data set's order.
 
-
-def _counts(data: Dataset, dialect: Dialect, images: str) -> Iterator[InstructionRow | Refused]:
-    """Categories that are there, in the data set's order; crowds and left-out objects cannot be counted."""
+    A picture with a crowd or a left-out object of a category gets no question: those cannot be counted.
+    """
     hidden = (data.crowd | (data.drop_reason != 0)) & (data.label < data.num_categories)
-    uncountable = (np.bincount(data.image[hidden], minlength=len(data.images)) > 0).tolist()
+    is_uncountable = np.bincount(data.image[hidden], minlength=len(data.images)) > 0
+    reasons = np.select([is_uncountable, non_exhaustive_images(data)], [UNCOUNTABLE, NOT_EXHAUSTIVE], "").tolist()
     width = max(len(data.labels), 1)
     pairs, counts = np.unique(data.image[data.is_target] * width + data.label[data.is_target], return_counts=True)
     lines: list[list[str]] = [[] for _ in data.images]
     for image, label, count in zip((pairs // width).tolist(), (pairs % width).tolist(), counts.tolist(), strict=True):
         lines[image].append(f"{data.labels[label]}: {count}")
-    for place, (image, doubtful) in enumerate(zip(data.images, non_exhaustive_images(data).tolist(), strict=True)):
-        if uncountable[place]:
-            yield Refused(UNCOUNTABLE)
-        elif doubtful:
-            yield Refused(UNSURE)
+    for source, reason, answer in zip(data.images, reasons, lines, strict=True):
+        if reason:
+            yield NoQuestion(reason)
         else:
-            answer = "\n".join(lines[place]) or dialect.empty
-            yield InstructionRow(image=images + image.file_name, prompt=COUNT, answer=answer, kind="count")
+            text = "\n".join(answer) or dialect.empty
+            yield InstructionRow(image=images + source.file_name, prompt=COUNT, answer=text, kind="count")

@@ -1,4 +1,4 @@
-"""The settings of instruction rows: how they are written, and which questions are added."""
+"""The settings of instruction rows: ``[format]`` says how they are written, ``[augment]`` which questions are added."""
 
 from typing import Annotated, Literal
 
@@ -7,45 +7,49 @@ import msgspec
 from vlmdet_cli.core.rows import QuestionKind
 from vlmdet_cli.core.settings import Count, Positive, Table, Text
 
-Phrases = Text | Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]  # one, or several that are drawn from
+Phrases = Text | Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]  # with several, each row draws one
 
 
 class Format(Table, frozen=True, kw_only=True):
-    """How rows are written. ``ask``: all classes in one row, those present, each in a row of its own, or some drawn
-    ones; ``absent``: how many classes that a picture does not have are asked for beside those (for ``each``, ``some``).
-    ``too_long``: what becomes of train rows over ``train.max_length`` tokens.
+    """How rows are written.
+
+    ``ask``: all classes in a row, those present, a row for each class, or a draw. ``negatives_per_row``: how many
+    classes that the picture lacks a row also asks for (with ``each``: that many more rows a picture).
+    ``too_long``: what becomes of train rows over ``train.max_length`` tokens. ``extra_formats``: what ``prepare``
+    writes besides COCO and detection JSON.
     """
 
     dialect: str = ""  # empty: the model family's
     prompt: Phrases = "Draw the bounding box of objects"
     class_prompt: Phrases = "Draw the bounding box of objects of these categories: {classes}"
     ask: Literal["all", "present", "each", "some"] = "all"
-    absent: Count = 1
+    negatives_per_row: Count = 1
     order: Literal["position", "area", "annotation"] = "position"
     group: bool = False
     rows: Literal["text", "objects"] = "text"
     too_long: Literal["split", "largest", "drop", "stop"] = "split"
-    also: tuple[Literal["yolo"], ...] = ()
+    extra_formats: tuple[Literal["yolo"], ...] = ()
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        return _phrases(self.prompt)
+        return _as_tuple(self.prompt)
 
     @property
     def class_prompts(self) -> tuple[str, ...]:
-        return _phrases(self.class_prompt)
+        return _as_tuple(self.class_prompt)
 
 
-def _phrases(given: Phrases) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else given
+def _as_tuple(phrases: Phrases) -> tuple[str, ...]:
+    return (phrases,) if isinstance(phrases, str) else phrases
 
 
 class Augment(Table, frozen=True, kw_only=True):
-    """``per_picture`` questions of each kind a picture; ``per_kind`` rows of a kind at most (0: no limit);
-    ``mix``: question rows in the mixed train file, at most this many for each detection row.
+    """Which questions are added. ``per_picture``: questions of each kind a picture (of ``count``, one).
+    ``per_kind``: at most this many rows of a kind, 0 for no limit. ``question_ratio``: question rows in the mixed
+    train file, at most this many for each detection row.
     """
 
     questions: tuple[QuestionKind, ...] = ("count", "full", "partial", "none")
     per_picture: Positive = 1
     per_kind: Count = 0
-    mix: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    question_ratio: Annotated[float, msgspec.Meta(ge=0)] = 1.0

@@ -1,6 +1,6 @@
 """augment: questions about counts and space for every prepared split, and the mixed train file.
 
-For train: one JSON file a kind, and ``train.jsonl``, the detection rows and at most ``mix`` questions for each
+For train: one JSON file a kind, and ``train.jsonl``, the detection rows and at most ``question_ratio`` questions for each
 of them, shuffled by seed. For val and test: ``questions_{split}.jsonl``, which ``infer`` asks and ``eval``
 scores. A picture that admits no true question of a kind stands in the ledger with the reason.
 
@@ -32,8 +32,8 @@ from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.models.dialects.base import BOX_PLACE
 from vlmdet_cli.project import SPLITS, Augment, Project
 from vlmdet_cli.prompts import object_rows, questions
-from vlmdet_cli.prompts.questions import Refused
-from vlmdet_cli.prompts.region_tasks import scrambled
+from vlmdet_cli.prompts.base import NoQuestion
+from vlmdet_cli.prompts.draws import splitmix64
 from vlmdet_cli.stages import chunks
 from vlmdet_cli.stages.prepare import read_split
 from vlmdet_cli.stages.split_selection import Progress, no_progress
@@ -48,7 +48,7 @@ FILES: dict[QuestionKind, str] = {
     "largest": "largest.json",
     "left": "left-of.json",
 }
-SAME, OVER_QUOTA, OVER_MIX = "the same question again", "over per_kind", "over mix"
+SAME, OVER_QUOTA, OVER_MIX = "the same question again", "over per_kind", "over question_ratio"
 TOO_LONG = "over max_length"
 CHAT = 200  # more tokens than the chat form takes
 Rows = list[bytes]
@@ -197,7 +197,9 @@ def _ask_kind(
     kind: QuestionKind, data: Dataset, how: chunks.RowSettings, wanted: Augment, own: Hashes
 ) -> tuple[bytes, Asked]:
     times, refused = 1 if kind == "count" else wanted.per_picture, Counter[str]()
-    asked = [questions.ask(kind, data, own, how.dialect, number=n, images=how.images) for n in range(times)]
+    asked = [
+        questions.generate_questions(kind, data, own, how.dialect, number=n, images=how.images) for n in range(times)
+    ]
     sizes = dict(zip((how.images + one.file_name for one in data.images), data.sizes.tolist(), strict=True))
     kept = list(_fitting(_different(asked, refused), how, sizes, refused))
     made = [_placed(one, how.dialect, sizes[one.image]) for one in kept] if how.format.rows == "objects" else (
@@ -210,17 +212,17 @@ def _ask_kind(
 
 
 def _different(
-    asked: Sequence[Sequence[InstructionRow | Refused]], refused: "Counter[str]"
+    asked: Sequence[Sequence[InstructionRow | NoQuestion]], refused: "Counter[str]"
 ) -> Iterator[InstructionRow]:
     """Picture by picture, the questions that differ."""
     if len(asked) == 1:
-        refused.update(one.reason for one in asked[0] if isinstance(one, Refused))
+        refused.update(one.reason for one in asked[0] if isinstance(one, NoQuestion))
         yield from (one for one in asked[0] if isinstance(one, InstructionRow))
         return
     for of_picture in zip(*asked, strict=True):
         prompts = set[str]()
         for one in of_picture:
-            if isinstance(one, Refused):
+            if isinstance(one, NoQuestion):
                 refused[one.reason] += 1
             elif one.prompt in prompts:
                 refused[SAME] += 1
@@ -273,12 +275,15 @@ def _hashes(made: Sequence[bytes], seed: int) -> Hashes:
 def _mixed(project: Project, asked: Sequence[Pile], ledger: Ledger) -> Rows:
     """Detection rows and a draw of the questions, shuffled."""
     detection = read_bytes(project.rows("train"), "detection rows").splitlines()
-    most, total = int(project.config.augment.mix * len(detection) + 1e-9), sum(len(one.hashes) for one in asked)
+    most, total = (
+        int(project.config.augment.question_ratio * len(detection) + 1e-9),
+        sum(len(one.hashes) for one in asked),
+    )
     lowest = np.sort(np.concatenate([np.empty(0, np.uint64), *(one.hashes for one in asked)]))[: min(most, total)]
     drawn = [one.drawn(int(np.count_nonzero(one.hashes <= lowest[-1]))) for one in asked] if len(lowest) else []
     hashes = np.concatenate([_hashes(detection, project.config.project.seed), *(one.hashes for one in drawn)])
     made = [*detection, *(row for one in drawn for row in one.rows())]
     ledger.keep("mixed rows", len(made))
     ledger.drop("mixed rows", OVER_MIX, total - len(lowest))
-    # scrambled once more: those drawn are the lowest
-    return [made[place] for place in np.argsort(scrambled(hashes), kind="stable").tolist()]
+    # hashed once more: those drawn are the lowest
+    return [made[place] for place in np.argsort(splitmix64(hashes), kind="stable").tolist()]

@@ -20,7 +20,7 @@ from vlmdet_cli.models import dialects, registry
 from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.project import Format, Project
 from vlmdet_cli.prompts import lengths, object_rows
-from vlmdet_cli.prompts.detection import Plan, Targets, plans, targets
+from vlmdet_cli.prompts.detection import AnswerBoxes, RowPlan, answer_boxes, plan_rows
 from vlmdet_cli.prompts.fitting import FittedRows, LengthLimit, RowBuilder, fit
 
 PICTURES = 8192  # of a piece
@@ -90,26 +90,26 @@ class Rows(NamedTuple):
     """Rows as swift reads them, and what they came of."""
 
     rows: list[dict[str, Any]]
-    planned: list[Plan]
+    planned: list[RowPlan]
     fitted: FittedRows
-    found: Targets
+    found: AnswerBoxes
 
 
 def detection_rows(data: Dataset, how: RowSettings) -> Rows:
     """The detection rows of pictures; those of train that are too long are made to fit."""
     dialect, wanted = how.dialect, how.format
-    maker = RowBuilder(data, targets(data, dialect, wanted.order), dialect, wanted, how.seed)
-    planned = list(plans(data, maker.found, wanted, how.seed))
-    fitted = fit(maker, planned, how.guard, mend=how.split == "train")
+    maker = RowBuilder(data, answer_boxes(data, dialect, wanted.order), dialect, wanted, how.seed)
+    planned = list(plan_rows(data, maker.boxes, wanted, how.seed))
+    fitted = fit(maker, planned, how.guard, shorten=how.split == "train")
     write = _placed if wanted.rows == "objects" else _written
-    return Rows(list(write(maker, fitted, how)), planned, fitted, maker.found)
+    return Rows(list(write(maker, fitted, how)), planned, fitted, maker.boxes)
 
 
 def _written(maker: RowBuilder, fitted: FittedRows, how: RowSettings) -> Iterator[dict[str, Any]]:
     images, naming = maker.data.images, how.split != "train"
     for plan, answer in zip(fitted.plans, fitted.answers, strict=True):
         sample = InstructionRow(
-            image=how.images + images[plan.place].file_name, prompt=f"<image>{plan.prompt}", answer=answer
+            image=how.images + images[plan.picture].file_name, prompt=f"<image>{plan.prompt}", answer=answer
         )
         yield sample.row() | {"asked": plan.asked} if naming and plan.asked is not None else sample.row()
 
@@ -117,13 +117,13 @@ def _written(maker: RowBuilder, fitted: FittedRows, how: RowSettings) -> Iterato
 def _placed(maker: RowBuilder, fitted: FittedRows, how: RowSettings) -> Iterator[dict[str, Any]]:
     """The same rows with swift's placeholders."""
     data, dialect = maker.data, maker.dialect
-    counts = np.diff(maker.found.starts)
-    pixels = object_rows.pixels(maker.found.pixels, np.repeat(data.sizes, counts, axis=0), dialect).tolist()
+    counts = np.diff(maker.boxes.starts)
+    pixels = object_rows.pixels(maker.boxes.pixel_boxes, np.repeat(data.sizes, counts, axis=0), dialect).tolist()
     for plan in fitted.plans:
-        first = maker.found.starts[plan.place]
-        objects = [(maker.found.labels[first + one], tuple(pixels[first + one])) for one in plan.chosen]
+        first = maker.boxes.starts[plan.picture]
+        objects = [(maker.boxes.labels[first + one], tuple(pixels[first + one])) for one in plan.targets]
         answer, boxes = object_rows.detection(objects, dialect, group=how.format.group)
-        image = how.images + data.images[plan.place].file_name
+        image = how.images + data.images[plan.picture].file_name
         row = object_rows.placed(image, f"<image>{plan.prompt}", answer, boxes, dialect)
         yield row | {"asked": plan.asked} if how.split != "train" and plan.asked is not None else row
 
@@ -142,24 +142,24 @@ def _piece(how: RowSettings, data: Dataset) -> tuple[tuple[bytes, bytes, bytes],
         subset=subset._replace(annotations=b""),
         tokens=made.fitted.tokens.tobytes(),
         targets=len(made.found.labels),
-        asked=sum(len(plan.chosen) for plan in made.planned),
-        boxes=sum(len(plan.chosen) for plan in made.fitted.plans),
-        long=made.fitted.long,
+        asked=sum(len(plan.targets) for plan in made.planned),
+        boxes=sum(len(plan.targets) for plan in made.fitted.plans),
+        long=made.fitted.over_limit,
         dropped=made.fitted.dropped,
-        silent=len(data.images) - len({plan.place for plan in made.planned}),
+        silent=len(data.images) - len({plan.picture for plan in made.planned}),
     )
     return (subset.annotations, detections, rows_), told
 
 
-def _detections(data: Dataset, found: Targets, how: RowSettings) -> Iterator[str]:
+def _detections(data: Dataset, found: AnswerBoxes, how: RowSettings) -> Iterator[str]:
     """The entries of detection JSON, each with a comma behind it; a picture's labels are in the data set's order."""
     names, start = [_json(name) for name in data.labels], _json(how.images)[:-1]
-    key = np.repeat(np.arange(len(data.images)), np.diff(found.starts)) * len(names) + found.numbers
+    key = np.repeat(np.arange(len(data.images)), np.diff(found.starts)) * len(names) + found.label_indices
     order = np.argsort(key, kind="stable")
     firsts = np.flatnonzero(np.diff(key[order], prepend=-1))  # of each picture's boxes of one label
     group = key[order[firsts]]
     # all boxes as one list, [[1.5,2.0,3.0,4.0],…], cut apart
-    text = orjson.dumps(found.pixels[order].round(2), option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].decode()
+    text = orjson.dumps(found.pixel_boxes[order].round(2), option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].decode()
     boxes, ends = text.split("],["), [*firsts.tolist(), len(order)]
     texts = [
         f"{names[label]}:[[{'],['.join(boxes[first:end])}]]"

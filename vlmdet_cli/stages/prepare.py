@@ -80,7 +80,7 @@ def _write_all(
     for one in chosen:
         how = chunks.row_settings(project, one.split, count_all=report)
         results[one.split], tokens[one.split] = _write(project, one, how, crew, progress)
-    if "yolo" in project.config.format.also:
+    if "yolo" in project.config.format.extra_formats:
         _write_yolo(project, chosen)
     made = _report(project, chosen, tokens, progress) if report else None
     return PrepareResult(splits=results, report=made)
