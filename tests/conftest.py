@@ -1,4 +1,4 @@
-"""Builders that many tests share."""
+"""Builders that the tests of all rooms share."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ Boxes = Sequence[tuple[str, tuple[float, float, float, float]]]
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run the command line in an empty folder, at 100 columns, without colour."""
+    """Runs the command line in an empty folder, at 100 columns, without colour."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("VLMDET_PROJECT", raising=False)
     for name, value in {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}.items():
@@ -34,10 +34,10 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 @pytest.fixture
 def tiny_coco() -> Path:
-    """A folder of real COCO pictures, where it is at hand."""
+    """A folder of real COCO pictures; the test is skipped where there is none."""
     folder = SHARED / "tiny_coco"
     if not folder.is_dir():
-        pytest.skip("the real COCO pictures are not at hand")
+        pytest.skip("no real COCO pictures on this machine")
     return folder
 
 
@@ -51,7 +51,7 @@ def picture(folder: Path, name: str, size: tuple[int, int] = (64, 48)) -> Path:
 def coco_document(
     pictures: Mapping[str, Boxes], size: tuple[int, int] = (64, 48), categories: Sequence[str] = ("cat", "dog")
 ) -> dict[str, Any]:
-    """A COCO document: file name to boxes; a name with ``crowd:`` before it is a crowd."""
+    """A COCO document of file names and their boxes; a category after ``crowd:`` is a crowd's."""
     ids = {name: number for number, name in enumerate(categories, 1)}
     images = [
         {"id": number, "file_name": name, "width": size[0], "height": size[1]}
@@ -67,18 +67,18 @@ def coco_document(
         for number, boxes in enumerate(pictures.values(), 1)
         for name, bbox in boxes
     ]
-    for number, one in enumerate(annotations, 1):
-        one["id"] = number
-    named = [{"id": number, "name": name} for name, number in ids.items()]
-    return {"images": images, "annotations": annotations, "categories": named}
+    for number, annotation in enumerate(annotations, 1):
+        annotation["id"] = number
+    category_rows = [{"id": number, "name": name} for name, number in ids.items()]
+    return {"images": images, "annotations": annotations, "categories": category_rows}
 
 
 def write_project(folder: Path, pictures: Mapping[str, Boxes], text: str = "", **document: Any) -> Path:
-    """A project over pictures that are on disk; ``text`` is more TOML. No part of train is split off."""
-    made = coco_document(pictures, **document)
-    for one in made["images"]:
-        picture(folder / "images", one["file_name"], (one["width"], one["height"]))
-    (folder / "annotations.json").write_text(json.dumps(made))
+    """Write pictures, their annotations and a project file; ``text`` is more TOML. No part of train is split off."""
+    coco = coco_document(pictures, **document)
+    for image in coco["images"]:
+        picture(folder / "images", image["file_name"], (image["width"], image["height"]))
+    (folder / "annotations.json").write_text(json.dumps(coco))
     file = folder / "vlmdet.toml"
     file.write_text(
         '[project]\noutput = "out"\n[data.train]\nannotations = "annotations.json"\nimages = "images"\n'

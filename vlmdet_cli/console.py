@@ -1,14 +1,14 @@
 """The only module that prints: results to stdout; progress, warnings and errors to stderr.
 
-Text from files and models is data: it is never read as markup, and control characters in it are shown as
-escapes, so that no category name colours a table or moves the cursor.
+Text from files and models is data: it is never parsed as markup, and its control characters are printed as escapes, so
+that no category name colours a table or moves the cursor.
 """
 
 import contextlib
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -17,18 +17,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from vlmdet_cli.core.files import to_builtins
-from vlmdet_cli.errors import DATA, INTERRUPTED, VlmdetError
+from vlmdet_cli.errors import DATA, DONE, INTERRUPTED, VlmdetError
 
 INTERNAL = 70
-_SHOWN = {"\n", "\t"}
+_ALLOWED = {"\n", "\t"}
+_UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode categories: control, format, surrogate, line and paragraph separator
 
 
 def safe(text: object) -> str:
     """Text with every control, format and lone surrogate character written as an escape."""
-    return "".join(c if c in _SHOWN or unicodedata.category(c) not in _UNSAFE else _escape(c) for c in str(text))
-
-
-_UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    return "".join(c if c in _ALLOWED or unicodedata.category(c) not in _UNSAFE else _escape(c) for c in str(text))
 
 
 def _escape(char: str) -> str:
@@ -37,7 +35,7 @@ def _escape(char: str) -> str:
 
 
 class Talk:
-    """How one command speaks: ``json`` and ``quiet`` choose the form, ``progress`` allows moving bars."""
+    """The output of a command: ``json`` and ``quiet`` choose its form, ``progress`` allows moving bars."""
 
     def __init__(
         self, *, json: bool = False, quiet: bool = False, verbose: bool = False, progress: bool = True
@@ -50,25 +48,25 @@ class Talk:
         self._bars = progress and not quiet and self._err.is_terminal
 
     def result(self, document: Any, *renderables: RenderableType) -> None:
-        """The command's result: one JSON document with ``--json``, else tables and text for people."""
+        """Print the command's result: a JSON document with ``--json``, else tables and text."""
         if self.json:
             self.data(orjson.dumps(document, option=orjson.OPT_INDENT_2, default=to_builtins).decode())
         elif not self.quiet:
-            for one in renderables:
-                self._out.print(one)
+            for renderable in renderables:
+                self._out.print(renderable)
 
     def data(self, text: str) -> None:
-        """One line or document of data on stdout, as it is."""
+        """Write a line or a document to stdout, unchanged."""
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
-        """A line of talk for people; not with ``--quiet``."""
+        """Print a line to stderr, but not with ``--quiet``."""
         if not self.quiet:
             self._err.print(Text(safe(text)))
 
     def detail(self, text: str) -> None:
-        """A line of talk for the curious: only with ``--verbose``."""
+        """Print a line to stderr, only with ``--verbose``."""
         if self.verbose:
             self._err.print(Text(safe(text), style="dim"))
 
@@ -76,7 +74,7 @@ class Talk:
         self._err.print(Text.assemble(("warning: ", "bold yellow"), safe(text)))
 
     def error(self, error: VlmdetError) -> None:
-        """An error's three parts; it reads the same without colour."""
+        """Print an error's three parts to stderr; the text alone tells them apart, without colour."""
         self._err.print(Text.assemble(("error: ", "bold red"), (safe(error.what), "bold")))
         for line in error.why:
             self._err.print(Text("  " + safe(line)))
@@ -85,7 +83,7 @@ class Talk:
 
     @contextlib.contextmanager
     def progress(self) -> Iterator["Bars"]:
-        """Moving bars on a terminal, nothing elsewhere."""
+        """Show moving bars on a terminal; elsewhere, nothing."""
         if not self._bars:
             yield Bars(None)
             return
@@ -101,7 +99,7 @@ class Talk:
 
 
 class Bars:
-    """Named progress bars; a call moves the one of its title. Does nothing where there is no terminal."""
+    """Progress bars by title. A call moves the bar of its title, or does nothing where there is no terminal."""
 
     def __init__(self, bars: Progress | None) -> None:
         self._bars = bars
@@ -116,31 +114,29 @@ class Bars:
         self._bars.update(self._tasks[title], completed=done, total=total, extra=safe(extra))
 
 
-@contextlib.contextmanager
-def guard(talk: Talk, *, debug: bool) -> Iterator[list[int]]:
-    """Run a command's body; every failure becomes a message and an exit code, put into the list it yields."""
-    codes = [0]
+def exit_code_of(body: Callable[[], int | None], talk: Talk, *, debug: bool) -> int:
+    """Run a command's body and return its exit code. A failure is printed, or raised again with ``debug``."""
     try:
-        yield codes
-    except VlmdetError as error:
-        if debug:
-            raise
-        talk.error(error)
-        codes[0] = error.exit_code
+        return body() or DONE
     except KeyboardInterrupt as stop:
         hint = str(stop.args[0]) if stop.args else "Run the same command again: it goes on, or starts over cleanly."
         talk.error(VlmdetError("Interrupted", hint=hint))
-        codes[0] = INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
-        # the reader of a pipe went away, as `head` does: nothing is left to say, not even at exit
+        # the reader of the pipe has closed it, as `head` does: nobody reads stdout, not even the flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except Exception as error:
         if debug:
             raise
-        codes[0] = _unexpected(talk, error)
+        return _report(error, talk)
 
 
-def _unexpected(talk: Talk, error: Exception) -> int:
+def _report(error: Exception, talk: Talk) -> int:
+    """Print the error and return its exit code. An error that is no user's and no system's is a bug of ours."""
+    if isinstance(error, VlmdetError):
+        talk.error(error)
+        return error.exit_code
     if isinstance(error, OSError) and error.strerror:
         name = f": {error.filename}" if error.filename else ""
         talk.error(VlmdetError(f"{error.strerror}{name}", hint="Check the path, its rights and the free space."))

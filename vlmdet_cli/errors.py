@@ -1,7 +1,7 @@
-"""What can go wrong for a user, and the exit code of each kind.
+"""The errors that a user is meant to read, and the exit code of each kind.
 
-An error has three parts: *what* failed (one line), *why* that is (any number of lines, with file, row and
-key by name) and a *hint*: what to do about it. Only ``console`` prints them.
+An error has three parts: *what* failed (a line), *why* (any number of lines, with file, row and key by name) and a
+*hint*: what to do about it. Only ``console`` prints them.
 """
 
 import difflib
@@ -11,7 +11,7 @@ DONE, ANSWER_IS_NO, USAGE, DATA, ENGINE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 class VlmdetError(Exception):
-    """The base of all errors a user is meant to read; ``exit_code`` is what the process ends with."""
+    """The base of these errors. The process ends with ``exit_code``."""
 
     exit_code = ENGINE
 
@@ -44,17 +44,17 @@ class EngineError(VlmdetError):
 
 
 def first_few(items: Sequence[str], limit: int = 3) -> list[str]:
-    """The first ``limit`` items and a line that counts the rest: for the *why* of an error."""
+    """The first ``limit`` items and a line that counts the others, for the *why* of an error."""
     rest = len(items) - limit
     return [*items[:limit], *([f"… and {rest:,} more"] if rest > 0 else [])]
 
 
-def counted(number: int, one: str, many: str = "") -> str:
-    """``1 box``, ``2,000 boxes``: a number with the word that goes with it."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def counted(number: int, singular: str, plural: str = "") -> str:
+    """``1 box``, ``2,000 boxes``: a number and its noun; the plural's default is the singular and an s."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The name, with the nearest known one behind it where there is one."""
+    """The name, followed by the most similar known name if there is any."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return name + (f": did you mean {near[0]}?" if near else "")

@@ -1,4 +1,4 @@
-"""Training curves: the log is read as ms-swift writes it, and what is drawn shows it."""
+"""Training curves: the log is read as ms-swift writes it, and the drawing shows it."""
 
 import json
 import math
@@ -25,7 +25,7 @@ from vlmdet_cli.drawing.curve import (
 )
 from vlmdet_cli.errors import DataError
 
-RELAXED = settings(max_examples=40, deadline=None)  # drawing takes its time on a busy machine
+RELAXED = settings(max_examples=40, deadline=None)  # drawing is slow on a busy machine
 BLUE, GREEN, PURPLE = (0, 114, 178), (0, 158, 115), (136, 34, 85)
 
 
@@ -34,7 +34,7 @@ def row(step: int, loss: float, planned: int = 100, **more: Any) -> dict[str, An
 
 
 def log() -> list[dict[str, Any]]:
-    """A run as swift logs it: 20 rows and the summary."""
+    """The log of a run: 20 rows and the summary."""
     rows = [
         row(step, 2 / step, token_acc=1 - 1 / step, learning_rate=1e-4 * (1 - step / 100), epoch=step / 50)
         for step in range(5, 105, 5)
@@ -43,19 +43,19 @@ def log() -> list[dict[str, Any]]:
 
 
 def ink(image: Image.Image, colour: tuple[int, int, int]) -> int:
-    """How many pixels are about this colour (lines have soft edges)."""
+    """The number of pixels close to this colour: the edges of lines are blended."""
     return int((np.abs(np.asarray(image).astype(int) - colour).max(axis=-1) < 12).sum())
 
 
-def test_a_log_file_becomes_a_picture_with_its_three_curves(tmp_path: Path) -> None:
+def test_a_log_file_becomes_an_image_with_its_three_curves(tmp_path: Path) -> None:
     path = tmp_path / "logging.jsonl"
-    path.write_text("".join(json.dumps(one) + "\n" for one in log()))
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in log()))
     image = training_curve(path)
     assert (image.mode, image.size) == ("RGB", (1200, 880))
     assert min(ink(image, BLUE), ink(image, GREEN), ink(image, PURPLE)) > 800
 
 
-def test_curves_that_the_log_lacks_are_left_out() -> None:
+def test_values_that_the_log_lacks_have_no_curve() -> None:
     image = training_curve([row(5, 1.0), row(100, 0.5)])
     assert ink(image, BLUE) > 800
     assert ink(image, GREEN) == ink(image, PURPLE) == 0
@@ -63,8 +63,8 @@ def test_curves_that_the_log_lacks_are_left_out() -> None:
 
 def test_the_loss_falls_from_left_to_right() -> None:
     image = np.asarray(training_curve([row(step, 100 - step) for step in range(5, 105, 5)])).astype(int)
-    places = np.argwhere(np.abs(image[130:] - BLUE).max(axis=-1) < 12)
-    left, right = places[places[:, 1] < 300], places[places[:, 1] > 1000]
+    pixels = np.argwhere(np.abs(image[130:] - BLUE).max(axis=-1) < 12)  # (N, 2): y, x
+    left, right = pixels[pixels[:, 1] < 300], pixels[pixels[:, 1] > 1000]
     assert left[:, 0].mean() < right[:, 0].mean() - 200
 
 
@@ -72,14 +72,14 @@ def test_the_same_log_gives_the_same_bytes() -> None:
     assert training_curve(log()).tobytes() == training_curve(log()).tobytes()
 
 
-def test_an_unfinished_run_ends_where_it_is() -> None:
+def test_the_curve_of_an_unfinished_run_ends_at_its_last_step() -> None:
     image = training_curve([row(step, 1.0 + step % 3) for step in range(1, 51)])
     middle = image.crop((660, 130, 1200, 800))
     assert ink(middle, BLUE) == 0
     assert ink(image.crop((90, 130, 600, 800)), BLUE) > 300
 
 
-def test_a_resumed_run_replaces_what_it_repeats() -> None:
+def test_the_rows_of_a_resumed_run_replace_those_of_the_same_steps() -> None:
     rows = [row(5, 3.0), row(10, 2.0), row(15, 9.0), row(20, 9.0), row(15, 1.0)]
     steps, loss = series(by_step(rows), "loss")
     assert (steps.tolist(), loss.tolist()) == ([5, 10, 15], [3.0, 2.0, 1.0])
@@ -87,7 +87,7 @@ def test_a_resumed_run_replaces_what_it_repeats() -> None:
     assert training_curve(rows).tobytes() == training_curve(kept).tobytes()
 
 
-def test_rows_of_one_step_are_one() -> None:
+def test_rows_of_the_same_step_are_merged() -> None:
     rows = [row(5, 3.0), {"eval_loss": 2.5, STEP: "5/100"}, row(10, 2.0)]
     assert series(by_step(rows), "loss")[0].tolist() == [5, 10]
     assert series(by_step(rows), "eval_loss")[1].tolist() == [2.5]
@@ -113,7 +113,7 @@ def test_odd_steps_are_drawn() -> None:
     assert training_curve([row(10**12 - 1, 1.0), {"loss": 2.0, STEP: "x"}, {"loss": 2.0}]).size == (1200, 880)
 
 
-def test_a_line_cut_at_the_end_is_passed_over_and_a_broken_one_before_is_an_error(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_skipped_and_any_other_broken_line_is_an_error(tmp_path: Path) -> None:
     path, whole = tmp_path / "logging.jsonl", json.dumps(row(5, 1.0))
     path.write_text(f'{whole}\n{{"loss": 0.')
     assert len(read_log(path)) == 1
@@ -148,12 +148,12 @@ def test_smoothing_keeps_a_straight_line_straight_and_has_no_lag() -> None:
 
 @given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9), st.integers(3, 10))
 @RELAXED
-def test_axes_hold_their_values_and_have_few_ticks(one: float, two: float, intervals: int) -> None:
-    low, high = axis_limits([np.array([one, two])], intervals)
+def test_axes_hold_their_values_and_have_few_ticks(first: float, second: float, intervals: int) -> None:
+    low, high = axis_limits([np.array([first, second])], intervals)
     assert low < high
-    room = 1e-6 * (high - low)
-    assert low - room <= min(one, two) or min(one, two) > 0
-    assert max(one, two) <= high + room
+    tolerance = 1e-6 * (high - low)
+    assert low - tolerance <= min(first, second)
+    assert max(first, second) <= high + tolerance
     assert 1 <= len(ticks((low, high), intervals)) <= intervals + 1
 
 

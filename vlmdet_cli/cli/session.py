@@ -5,13 +5,14 @@ options behind the command's name and hands the command a ``Session`` as ``conte
 """
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand
 
-from vlmdet_cli.console import Talk, guard
+from vlmdet_cli.console import Talk, exit_code_of
 from vlmdet_cli.project import FILE_NAME, Project, load
 
 _PANEL = "Global options"
@@ -93,6 +94,5 @@ class Command(TyperCommand):
         values = {name: ctx.params.pop(name) for name in GlobalOptions._fields}
         options = GlobalOptions(**{**values, "sets": tuple(values["sets"] or ())})
         session = ctx.obj = Session(ctx.obj.joined(options))
-        with guard(session.talk, debug=session.options.debug) as codes:
-            codes[0] = super().invoke(ctx) or 0
-        raise typer.Exit(codes[0])
+        body = partial(super().invoke, ctx)
+        raise typer.Exit(exit_code_of(body, session.talk, debug=session.options.debug))

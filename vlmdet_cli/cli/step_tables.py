@@ -132,10 +132,10 @@ def viz(result: "VizResult") -> Views:
 def doctor(checks: "Iterable[Check]") -> Views:
     marks = {"ok": Text("ok", "green"), "warning": Text("warning", "yellow"), "problem": Text("problem", "bold red")}
     result = Table(box=None, show_header=False, pad_edge=False)
-    for name in ("state", "name", "found"):
+    for name in ("state", "name", "finding"):
         result.add_column(name, overflow="fold")
     for check in checks:
-        text = Text(safe(check.found))
+        text = Text(safe(check.finding))
         if check.hint:
             text.append(f"\n→ {safe(check.hint)}", "dim")
         result.add_row(marks[check.state], Text(check.name), text)

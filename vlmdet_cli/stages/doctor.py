@@ -1,15 +1,15 @@
-"""doctor: what is installed and at hand, line by line: ok, warning or problem, and what to do."""
+"""doctor: checks the installation, the machine and the project; each check is ok, a warning or a problem."""
 
 import importlib.metadata
-import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+import psutil
 
 from vlmdet_cli import __version__
 from vlmdet_cli.errors import VlmdetError
@@ -22,16 +22,16 @@ INSTALL = "pip install 'vlmdet[train]'"
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One line: what was looked at, how it stands, what was found, what to do."""
+    """A checked item, its state, the finding, and what to do about it."""
 
     name: str
     state: State
-    found: str
+    finding: str = msgspec.field(name="found")
     hint: str = ""
 
 
 def doctor(project_file: Path, overrides: Sequence[str] = ()) -> tuple[Check, ...]:
-    """All checks; those of the project only where ``project_file`` exists. A problem is a check, never an error."""
+    """All checks; those of the project only where ``project_file`` exists. Problems are checks; no error is raised."""
     project_checks = _project(project_file, overrides) if project_file.exists() else _no_project(project_file)
     return (*_programs(), *_stack(), _swift_flags(), _memory(), _gpu(), *project_checks)
 
@@ -63,7 +63,7 @@ def _swift_flags() -> Check:
 
 
 def _memory() -> Check:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    total = psutil.virtual_memory().total / 1e9
     hint = "" if total >= 16 else "A 2B model is loaded through main memory: about 10 GB."
     return Check("memory", "warning" if hint else "ok", f"{total:,.0f} GB", hint)
 
@@ -71,15 +71,12 @@ def _memory() -> Check:
 def _gpu() -> Check:
     devices = swift.gpu_memory()
     if devices:
-        small = min(devices) < 20
-        hint = (
-            "The documented run on a 2B model takes about 20 GB; see sample_configs/small_lora.toml." if small else ""
-        )
-        found = ", ".join(f"{size:,.0f} GB" for size in devices)
-        return Check("GPU", "warning" if small else "ok", f"{len(devices)} with {found}", hint)
-    return Check(
-        "GPU", "warning", "none", "Training runs on the CPU in float32: right for the demo, slow for 2B models."
-    )
+        sizes = ", ".join(f"{size:,.0f} GB" for size in devices)
+        small = "The documented run on a 2B model takes about 20 GB; see sample_configs/small_lora.toml."
+        is_small = min(devices) < 20
+        return Check("GPU", "warning" if is_small else "ok", f"{len(devices)} with {sizes}", small if is_small else "")
+    slow = "Training runs on the CPU in float32: enough for the demo, slow for a 2B model."
+    return Check("GPU", "warning", "none", slow)
 
 
 def _no_project(path: Path) -> Iterator[Check]:
@@ -92,28 +89,31 @@ def _project(path: Path, overrides: Sequence[str]) -> Iterator[Check]:
     except VlmdetError as error:
         yield Check("project", "problem", "; ".join([error.what, *error.why]), error.hint)
         return
-    yield Check("project", "ok", str(path))
+    notes = "; ".join(project.notes)
+    yield Check("project", "warning" if notes else "ok", str(path), notes)
     yield from _sources(project)
     yield _model(project)
     yield _disk(project)
-    yield from _products(project)
+    yield from _artefacts(project)
 
 
 def _sources(project: Project) -> Iterator[Check]:
     data = project.config.data
-    for split, number, source in ((s, n, one) for s in SPLITS for n, one in enumerate(data.sources(s))):
-        place = f"data.{split}" + (f".{number}" if len(data.sources(split)) > 1 else "")
-        for kind, value, there in (
-            ("annotations", source.annotations, Path.exists),
-            ("images", source.images, Path.is_dir),
-        ):
-            if not value:
-                continue
-            path = project.path(value)
-            if there(path):
-                yield Check(f"{place}.{kind}", "ok", str(path))
-            else:
-                yield Check(f"{place}.{kind}", "problem", f"not there: {path}", "Correct it in the project file.")
+    for split in SPLITS:
+        sources = data.sources(split)
+        for number, source in enumerate(sources):
+            key = f"data.{split}.{number}" if len(sources) > 1 else f"data.{split}"
+            yield from _path(project, f"{key}.annotations", source.annotations, Path.exists)
+            yield from _path(project, f"{key}.images", source.images, Path.is_dir)
+
+
+def _path(project: Project, key: str, value: str, exists: Callable[[Path], bool]) -> Iterator[Check]:
+    """The check of a path of the project file; nothing where the key has no value."""
+    path = project.path(value)
+    if value and exists(path):
+        yield Check(key, "ok", str(path))
+    elif value:
+        yield Check(key, "problem", f"does not exist: {path}", f"Correct {key} in the project file.")
 
 
 def _model(project: Project) -> Check:
@@ -124,8 +124,8 @@ def _model(project: Project) -> Check:
         hint = "" if whole else "A model folder holds config.json and *.safetensors."
         return Check("train.model", "ok" if whole else "problem", str(folder), hint)
     if name.startswith((".", "/", "~")):
-        return Check("train.model", "problem", f"not there: {folder}", "Correct train.model.")
-    return Check("train.model", "ok", f"{name}, which swift fetches from its hub unless it is cached")
+        return Check("train.model", "problem", f"does not exist: {folder}", "Correct train.model in the project file.")
+    return Check("train.model", "ok", f"{name}, which swift downloads from its hub unless it is cached")
 
 
 def _disk(project: Project) -> Check:
@@ -136,8 +136,8 @@ def _disk(project: Project) -> Check:
     return Check("disk", state, f"{free:,.0f} GB free at {folder}", hint)
 
 
-def _products(project: Project) -> Iterator[Check]:
+def _artefacts(project: Project) -> Iterator[Check]:
     prepared = [split for split in SPLITS if project.subset(split).is_file()]
     yield Check("prepared", "ok", ", ".join(prepared) or "nothing yet", "" if prepared else "Run `vlmdet prepare`.")
-    every = runs.runs(project.runs)
-    yield Check("runs", "ok", ", ".join(f"{run.name}: {run.state}" for run in every) or "none yet")
+    states = [f"{run.name}: {run.state}" for run in runs.runs(project.runs)]
+    yield Check("runs", "ok", ", ".join(states) or "none yet")

@@ -1,4 +1,4 @@
-"""init: a project file with every key explained, or the whole embedded demo. Never overwrites."""
+"""init: writes a project file with every key explained, or the whole embedded demo. It overwrites nothing."""
 
 from pathlib import Path
 
@@ -12,15 +12,17 @@ TEMPLATE = Path(__file__).parent.parent / "project" / "template.toml"
 
 
 class InitResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The path of the written project file, and whether it is the demo's."""
+
     project: str
     demo: bool
 
 
 def init(folder: Path, *, demo: bool) -> InitResult:
-    """Write into ``folder``. Raises ``UsageError`` where something of ours would be overwritten."""
+    """Write into ``folder``. Raises ``UsageError`` where a file of ours would be overwritten."""
     file = folder / FILE_NAME
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"Not a folder: {folder}", hint="Name another one.")
+        raise UsageError(f"Not a folder: {folder}", hint="Name another folder.")
     if file.exists():
         raise UsageError(f"There is a project file already: {file}", hint="Name another folder, or remove the file.")
     if demo:
@@ -36,12 +38,12 @@ def _demo_file() -> Path:
 
 
 def _demo(folder: Path) -> None:
-    """Pictures, annotations, model and plug-in; the project file comes last and marks the folder as whole."""
+    """Write pictures, annotations, model and plug-in. The project file, written last, marks the demo as complete."""
     from vlmdet_cli.demo import write_demo
 
-    there = [name for name in ("annotations", "images", "model", "plugin.py") if (folder / name).exists()]
-    if there:
+    present = [name for name in ("annotations", "images", "model", "plugin.py") if (folder / name).exists()]
+    if present:
         raise UsageError(
-            f"The folder is not empty: {folder}", why=f"It has {', '.join(there)}.", hint="Name a new one."
+            f"The folder is not empty: {folder}", why=f"It has {', '.join(present)}.", hint="Name a new folder."
         )
     write_demo(folder)
