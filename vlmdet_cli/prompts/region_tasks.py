@@ -1,9 +1,9 @@
 """The four documented kinds of questions, for many pictures at once.
 
     count    how many objects each category has      one question a picture
-    full     an area that fully contains exactly one object
+    full     an area that fully contains one object and less than 90 % of the box of any other
     partial  an area that overlaps exactly one object and holds 10–90 % of its box
-    none     an area that no object overlaps
+    none     an area that keeps at least a pixel away from every object
 
     <image> Please check the area <|box_start|>(12,40),(310,702)<|box_end|> and determine if any object is present.
     The area <|box_start|>(12,40),(310,702)<|box_end|> does not contain any object from the COCO categories.
@@ -11,6 +11,9 @@
 The truth of an area is that of the area as written, after rounding to the dialect's frame, against every annotated
 object, crowds and objects that are no targets included. Pictures in which some category is not exhaustively annotated
 get no ``count`` and no ``none``. A picture that admits no true question of a kind gets a ``NoQuestion``.
+
+``full`` and ``none`` are stricter than their sentences: an area with 99 % of a racket's box shows the racket, and
+annotated borders are a pixel off now and then.
 
 Areas vary in size and position. One area a picture is drawn for all pictures as one array; pictures whose area fails
 draw again, ``MAX_ATTEMPTS`` times at most. A draw depends on the picture's key alone (see ``draws``), so a subset keeps
@@ -48,6 +51,8 @@ PHRASES: tuple[tuple[str, QuestionKind], ...] = (
 NO_OBJECT = "no object"
 UNCOUNTABLE = "a crowd or left-out object cannot be counted"
 NOT_EXHAUSTIVE = "not every category was looked for"
+NEARLY_ALL = 0.9  # share of a second object's box that makes an area show two objects
+MARGIN = 1.0  # pixels of the original picture between an area and an object that is not in it
 MIN_AREA_SIDE = 1 / 50  # of an area, as a share of the picture's side
 
 
@@ -139,13 +144,15 @@ def _anywhere(scene: _Scene, pictures: Column, draw: Uniform) -> Column:
 
 class _Overlaps(NamedTuple):
     """The M pairs of a drawn area and an annotated object of its picture: indices of area and object (M,), the share
-    of the object's box inside the area (M,), exactly 1 only if all of it is, and whether the two touch (M,).
+    of the object's box inside the area (M,), exactly 1 only if all of it is, whether the two touch (M,), and whether
+    they touch or lie less than ``MARGIN`` apart (M,).
     """
 
     area: Column
     object: Column
     share: Column
     touches: Column
+    is_near: Column
 
 
 def _overlaps(scene: _Scene, pictures: Column, areas: Column) -> _Overlaps:
@@ -161,7 +168,8 @@ def _overlaps(scene: _Scene, pictures: Column, areas: Column) -> _Overlaps:
     share = np.where(boxes.contains(outer, inner), 1.0, np.minimum(share, np.nextafter(1.0, 0.0)))
     # a box without area has no area in common with any: it touches the area it lies in, border included
     flat_inside = (own <= 0) & (width >= 0) & (height >= 0)
-    return _Overlaps(area, objects, share, (common > 0) | flat_inside)
+    touches = (common > 0) | flat_inside
+    return _Overlaps(area, objects, share, touches, touches | (width > -MARGIN) & (height > -MARGIN))
 
 
 def _counts_and_pairs(overlaps: _Overlaps, chosen: Column, areas: int) -> tuple[Column, Column]:
@@ -176,8 +184,8 @@ Rule = Callable[[_Scene, _Overlaps, int], tuple[Column, Column]]  # which of A a
 
 
 def _contains_one(scene: _Scene, overlaps: _Overlaps, areas: int) -> tuple[Column, Column]:
-    counts, pair = _counts_and_pairs(overlaps, overlaps.share >= 1, areas)
-    return (counts == 1) & scene.is_target[overlaps.object[pair]], pair
+    counts, pair = _counts_and_pairs(overlaps, overlaps.share >= NEARLY_ALL, areas)
+    return (counts == 1) & (overlaps.share[pair] >= 1) & scene.is_target[overlaps.object[pair]], pair
 
 
 def _cuts_one(scene: _Scene, overlaps: _Overlaps, areas: int) -> tuple[Column, Column]:
@@ -187,7 +195,7 @@ def _cuts_one(scene: _Scene, overlaps: _Overlaps, areas: int) -> tuple[Column, C
 
 
 def _is_free(_scene: _Scene, overlaps: _Overlaps, areas: int) -> tuple[Column, Column]:
-    counts, pair = _counts_and_pairs(overlaps, overlaps.touches, areas)
+    counts, pair = _counts_and_pairs(overlaps, overlaps.is_near, areas)
     return counts == 0, pair
 
 
