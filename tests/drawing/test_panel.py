@@ -1,4 +1,4 @@
-"""Panels, sheets and the page: what is drawn is where and as it should be, at any size and for any text."""
+"""Panels, sheets and the page: boxes, labels and texts are drawn in the right position, at any size, for any text."""
 
 import itertools
 
@@ -30,18 +30,18 @@ def shares(image: Image.Image, colour: tuple[int, int, int]) -> npt.NDArray[np.b
 
 
 def bottom_line(state: State) -> npt.NDArray[np.bool_]:
-    """Which pixels of the lowest row of a box (100, 100)-(900, 700) have the class's colour."""
+    """A mask (801,) of the lowest row of a box (100, 100)-(900, 700): where it has the class's colour."""
     panel = draw_panel(plain(960, 960), [Mark("cat", (100, 100, 900, 700), state)], COLOURS)
     return np.asarray(shares(panel, COLOURS["cat"])[700, 100:901])
 
 
-def test_a_found_box_has_its_colour_all_along_its_border_and_leaves_the_inside_alone() -> None:
+def test_a_found_box_has_its_colour_all_along_its_border_and_none_inside() -> None:
     panel = draw_panel(plain(960, 960), [Mark("cat", (100, 100, 900, 700), "found", 0.9)], COLOURS)
-    there = shares(panel, COLOURS["cat"])
-    assert there[100:701, 100].all()
-    assert there[100:701, 900].all()
-    assert there[700, 100:901].all()
-    assert not there[110:690, 110:890].any()
+    border = shares(panel, COLOURS["cat"])
+    assert border[100:701, 100].all()
+    assert border[100:701, 900].all()
+    assert border[700, 100:901].all()
+    assert not border[110:690, 110:890].any()
     assert panel.getpixel((500, 400)) == (120, 140, 160)
 
 
@@ -74,7 +74,7 @@ def test_a_prediction_in_a_crowd_is_drawn_thinner_than_a_found_one() -> None:
     assert 0 < ink("aside") < ink("found")
 
 
-def test_labels_say_the_state_and_call_the_number_iou() -> None:
+def test_labels_name_the_state_and_call_the_number_iou() -> None:
     assert [Mark("cat", (0, 0, 1, 1), state, 0.876).text for state in STATES] == [
         "cat",
         "cat IoU 0.88",
@@ -87,7 +87,7 @@ def test_labels_say_the_state_and_call_the_number_iou() -> None:
 
 @pytest.mark.parametrize("size", [(112, 112), (640, 427), (4000, 3000), (150, 900)])
 @pytest.mark.parametrize("state", STATES)
-def test_labels_are_inside_the_picture_wherever_the_box_is(size: tuple[int, int], state: State) -> None:
+def test_labels_are_inside_the_picture_at_any_position_of_the_box(size: tuple[int, int], state: State) -> None:
     wide, high = size
     corners = [(0, 0), (0.9, 0), (0, 0.9), (0.9, 0.9), (0.4, 0.4)]
     marks = [
@@ -111,28 +111,30 @@ def test_a_label_is_drawn_as_a_filled_box_with_letters_on_it() -> None:
     assert (label == ink_on(COLOURS["cat"])).all(axis=1).sum() > 50
 
 
-def test_labels_of_many_boxes_hardly_cover_each_other() -> None:
+def test_labels_of_49_boxes_are_all_drawn_and_hardly_cover_each_other() -> None:
     marks = [
         Mark("dog", (x, y, x + 120, y + 90), "found", 0.5) for x in range(50, 900, 130) for y in range(50, 900, 130)
     ]
     rects = panel._on_canvas(marks, (960, 960), (960, 960))
     placed = [label.rect for label in panel._place_labels(list(zip(marks, rects, strict=True)), (960, 960))]
     assert len(placed) == len(marks)
-    for one, two in itertools.combinations(placed, 2):
-        assert overlap(one, two) <= 0.1 * (one[2] - one[0]) * (one[3] - one[1])
+    for first, second in itertools.combinations(placed, 2):
+        assert overlap(first, second) <= 0.1 * (first[2] - first[0]) * (first[3] - first[1])
 
 
-def test_a_label_without_room_is_left_out_rather_than_laid_on_others() -> None:
+def test_a_label_without_free_space_is_left_out() -> None:
     pile = [(Mark("dog", (0, 0, 0, 0), "missed"), (400, 400, 410, 410))] * 30
     placed = [label.rect for label in panel._place_labels(pile, (960, 960))]
     assert 3 <= len(placed) < 30
-    for one, two in itertools.combinations(placed, 2):
-        assert overlap(one, two) <= 0.1 * (one[2] - one[0]) * (one[3] - one[1])
+    for first, second in itertools.combinations(placed, 2):
+        assert overlap(first, second) <= 0.1 * (first[2] - first[0]) * (first[3] - first[1])
 
 
-def overlap(one: Rect, two: Rect) -> int:
-    wide, high = min(one[2], two[2]) - max(one[0], two[0]), min(one[3], two[3]) - max(one[1], two[1])
-    return max(wide, 0) * max(high, 0)
+def overlap(first: Rect, second: Rect) -> int:
+    """The area that two rectangles share, in pixels."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    return max(width, 0) * max(height, 0)
 
 
 @given(
@@ -177,13 +179,13 @@ def test_boxes_of_another_frame_are_scaled_to_the_picture() -> None:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_the_given_image_is_left_alone(state: State) -> None:
+def test_the_given_image_stays_unchanged(state: State) -> None:
     image = plain(960, 960)
     draw_panel(image, [Mark("cat", (100, 100, 900, 700), state)], COLOURS)
     assert image.tobytes() == plain(960, 960).tobytes()
 
 
-def test_errors_lie_on_top_of_what_was_found() -> None:
+def test_false_boxes_are_drawn_over_found_boxes() -> None:
     box = (100.0, 100.0, 900.0, 700.0)
     marks = [Mark("dog", box, "false"), Mark("cat", box, "found", 0.9)]
     assert shares(draw_panel(plain(960, 960), marks, COLOURS), COLOURS["dog"])[700, 100:110].all()
@@ -195,7 +197,7 @@ def test_errors_lie_on_top_of_what_was_found() -> None:
     st.sampled_from([(1.0, 0.0), (4.0, 2.5), (1.0, 2.0)]),
 )
 @RELAXED
-def test_every_piece_of_a_border_is_inside_it_and_the_corners_are_covered(
+def test_every_stroke_of_a_border_is_inside_it_and_the_corners_are_covered(
     numbers: tuple[int, int, int, int], width: int, pattern: tuple[float, float]
 ) -> None:
     left, top, wide, high = numbers
@@ -211,7 +213,7 @@ def test_a_label_that_is_no_category_is_grey() -> None:
     assert shares(panel, GREY)[700, 100:901].all()
 
 
-def test_colours_go_by_the_categorys_place_and_come_again_when_spent() -> None:
+def test_a_categorys_index_gives_its_colour_and_the_colours_repeat() -> None:
     names = [str(number) for number in range(len(PALETTE) + 1)]
     assert len(set(PALETTE)) == len(PALETTE)
     assert palette(names)["0"] == palette(names)[names[-1]] == PALETTE[0]
@@ -223,7 +225,7 @@ def test_text_on_every_colour_is_readable() -> None:
     assert round(contrast((0, 0, 0), (255, 255, 255)), 6) == 21
 
 
-def test_what_the_font_lacks_is_spelt_out() -> None:
+def test_letters_that_the_font_lacks_are_escaped() -> None:
     assert printable("traffic light") == "traffic light"
     assert printable("café") == printable("cafe\u0301") == "cafe"
     assert printable("犬") == "\\u72ac"
@@ -238,7 +240,7 @@ def test_printable_text_has_only_letters_of_the_font(text: str) -> None:
 
 @given(st.text(alphabet="abc W.", min_size=1), st.integers(1, 200))
 @RELAXED
-def test_text_is_cut_to_its_room(text: str, width: int) -> None:
+def test_text_is_cut_to_its_width(text: str, width: int) -> None:
     letters = font(12)
     assert letters.getlength(fit(text, letters, width)) <= width
     assert all(letters.getlength(line) <= width for line in wrap(text, letters, width))
@@ -249,7 +251,7 @@ def test_an_unreadable_picture_is_a_grey_panel_with_the_reason_on_it() -> None:
     assert panel.shape == (720, 960, 3)
     assert (panel == panel[..., :1]).all()
     assert (panel[300:420] < 130).any()
-    assert draw_unreadable((640, 480), "one").tobytes() != draw_unreadable((640, 480), "two").tobytes()
+    assert draw_unreadable((640, 480), "no file").tobytes() != draw_unreadable((640, 480), "empty").tobytes()
 
 
 def test_a_sheet_is_not_too_wide_and_shows_each_tile_and_the_legend() -> None:
@@ -263,11 +265,11 @@ def test_a_sheet_is_not_too_wide_and_shows_each_tile_and_the_legend() -> None:
 
 def test_a_tiles_caption_is_drawn_under_it() -> None:
     tile = plain(*tile_size())
-    one, two = (contact_sheet([Tile(tile, name, "")], "", ["found"]) for name in ("a.jpg", "犬.jpg"))
-    box = ImageChops.difference(one, two).getbbox()
+    first, second = (contact_sheet([Tile(tile, name, "")], "", ["found"]) for name in ("a.jpg", "犬.jpg"))
+    box = ImageChops.difference(first, second).getbbox()
     assert box is not None
     assert box[1] >= 112 + tile.height
-    assert box[3] <= one.height
+    assert box[3] <= first.height
 
 
 def page(name: str) -> Page:
