@@ -158,12 +158,17 @@ def test_texts_token_ids_pictures_and_lengths_are_as_swifts_own_template_makes_t
     assert done.returncode == 0, done.stderr
     from transformers import AutoTokenizer
 
-    from vlmdet_cli.engines.transformers import TransformersEngine
+    from vlmdet_cli.engines import EngineSettings
+    from vlmdet_cli.engines.settings import TransformersOptions
+    from vlmdet_cli.engines.transformers import LoadedModel
 
-    engine = TransformersEngine(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
     family = registry.family_of(str(folder / "model"))
+    limit = family.pixel_limit(folder / "model")
+    model = LoadedModel(
+        EngineSettings(model=folder / "model", family=family, max_pixels=limit, options=TransformersOptions())
+    )
     count = lengths.token_counter(family, str(folder / "model"), family.pixel_limit(folder / "model"))
     assert count.exact
     for row, made in zip(rows, json.loads((tmp_path / "made.json").read_text()), strict=True):
@@ -175,13 +180,16 @@ def test_texts_token_ids_pictures_and_lengths_are_as_swifts_own_template_makes_t
         assert tokenizer.decode(made["labels"]) == f"{answer}<|im_end|>\n"
         row_ids = tokenizer(family.row_text(question, answer))["input_ids"]
         assert [one for one in row_ids if one != pad] == [one for one in made["ids"] if one != pad]
-        assert _pixels(engine, row["images"][0]) == pytest.approx(made["pixels"], abs=1e-4)
+        assert _pixels(model, row["images"][0]) == pytest.approx(made["pixels"], abs=1e-4)
         assert _prompt_ids(tokenizer, question) == [one for one in made["prompt"] if one != pad]
 
 
-def _pixels(engine: Any, path: str) -> list[float]:
+def _pixels(model: Any, path: str) -> list[float]:
     """Every hundredth number of what our engine feeds for a picture."""
-    inputs = engine.inputs([(engine.load(Path(path)), "x")])
+    from vlmdet_cli.engines import Request
+
+    request = Request(key="", image=Path(path), prompt="x")
+    inputs = model.inputs([(request, model.read(request))])
     return inputs["pixel_values"].flatten()[::100].tolist()  # type: ignore[no-any-return]
 
 

@@ -1,132 +1,161 @@
-"""infer: nothing lost or doubled when it is stopped and run again. The engine here echoes what it is asked."""
+"""infer: nothing is lost, doubled or asked twice when it is stopped and run again, by a small engine of our own."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from PIL import Image
 
-from tests.conftest import Cli, picture, write_project
-from vlmdet_cli.engines import Reply
-from vlmdet_cli.errors import EngineError
-from vlmdet_cli.stages.infer import Ask, InferSettings, infer
-
-SIZE = (64, 48)
-
-
-class Echo:
-    """Answers every question with a box that its prompt names; stops after ``until`` batches."""
-
-    def __init__(self, until: int = 99) -> None:
-        self.left = until
-        self.batches: list[int] = []
-
-    def load(self, path: Path) -> Any:
-        with Image.open(path) as opened:
-            return opened.convert("RGB").size
-
-    def answer(self, questions: Sequence[tuple[Any, str]], max_tokens: int) -> list[Reply]:
-        if not self.left:
-            raise KeyboardInterrupt
-        self.left -= 1
-        self.batches.append(len(questions))
-        text = "<|object_ref_start|>cat<|object_ref_end|><|box_start|>(0,0),(500,{n})<|box_end|>"
-        # a batch's company shows in its answers, as it does in a real model's last digits
-        return [
-            Reply(text=text.format(n=len(prompt) + len(questions)), finish="stop" if max_tokens > 9 else "length")
-            for _, prompt in questions
-        ]
+from tests.conftest import picture
+from tests.engines.fake_engine import FakeEngine
+from vlmdet_cli.core.locks import lock
+from vlmdet_cli.engines import Completion
+from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow, read_answers
+from vlmdet_cli.errors import EngineError, UsageError
+from vlmdet_cli.stages.infer import InferResult, infer
 
 
-def asks(folder: Path, count: int) -> list[Ask]:
-    return [Ask(image=f"{n}.jpg", path=picture(folder, f"{n}.jpg"), prompt="<image>x" + "y" * n) for n in range(count)]
+def rows(folder: Path, count: int) -> list[InferRow]:
+    return [
+        InferRow(image=f"{n}.jpg", path=picture(folder, f"{n}.jpg"), prompt="<image>x" + "y" * n, size=(64, 48))
+        for n in range(count)
+    ]
 
 
-def how(**identity: Any) -> InferSettings:
-    return InferSettings(batch=4, max_tokens=100, dialect="qwen2_vl", identity=identity)
+def ask(asked: list[InferRow], engine: FakeEngine, path: Path, **options: Any) -> InferResult:
+    meta = AnswersMeta(engine=engine.identity(), model={}, family="qwen2_vl", dialect="qwen2_vl", max_tokens=99)
+    return infer(asked, engine, AnswersFile(path, meta), **options)
 
 
-def test_an_undisturbed_run_and_one_stopped_anywhere_end_with_the_same_bytes(tmp_path: Path) -> None:
-    rows = asks(tmp_path, 11)
-    infer(rows, Echo, tmp_path / "whole" / "a.jsonl", how())
-    for until in (0, 1, 2):
+def written(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_an_undisturbed_inference_and_one_stopped_anywhere_end_with_the_same_bytes(tmp_path: Path) -> None:
+    asked = rows(tmp_path, 11)
+    ask(asked, FakeEngine(), tmp_path / "whole" / "a.jsonl")
+    for until in (0, 1, 5, 10):
         for cut in (0, 7, 400):
-            file = tmp_path / f"stopped{until}-{cut}" / "a.jsonl"
+            path = tmp_path / f"stopped{until}-{cut}" / "a.jsonl"
             with pytest.raises(KeyboardInterrupt):
-                infer(rows, lambda: Echo(until), file, how())  # noqa: B023
-            data = file.read_bytes()
-            file.write_bytes(data[: max(len(data) - cut, 0)])  # killed while it wrote
-            infer(rows, Echo, file, how())
+                ask(asked, FakeEngine(until), path)
+            data = path.read_bytes()
+            path.write_bytes(data[: max(len(data) - cut, 0)])  # killed while it wrote
+            ask(asked, FakeEngine(), path)
             for name in ("a.jsonl", "a.detections.json"):
-                assert (file.parent / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+                assert (path.parent / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_what_is_answered_is_not_asked_again(tmp_path: Path) -> None:
-    rows, engine = asks(tmp_path, 6), Echo()
-    infer(rows, lambda: engine, tmp_path / "a.jsonl", how())
-    again = infer(rows, lambda: pytest.fail("asked again"), tmp_path / "a.jsonl", how())
-    assert (engine.batches, again.rows, again.asked) == ([4, 2], 6, 0)
+def test_the_file_ends_in_the_order_of_the_rows(tmp_path: Path) -> None:
+    asked = rows(tmp_path, 9)
+    ask(asked, FakeEngine(), tmp_path / "a.jsonl")
+    assert [row["image"] for row in written(tmp_path / "a.jsonl")] == [row.image for row in asked]
+    asked.reverse()
+    result = ask(asked, FakeEngine(0), tmp_path / "a.jsonl")
+    assert result.asked == 0
+    assert [row["image"] for row in written(tmp_path / "a.jsonl")] == [row.image for row in asked]
 
 
-def test_answers_of_another_model_are_put_aside_and_kept(tmp_path: Path) -> None:
-    rows = asks(tmp_path, 3)
-    infer(rows, Echo, tmp_path / "a.jsonl", how(model=1))
-    first = (tmp_path / "a.jsonl").read_bytes()
-    made = infer(rows, Echo, tmp_path / "a.jsonl", how(model=2))
-    assert made.asked == 3
+def test_only_what_has_no_answer_is_asked_wherever_it_is_missing(tmp_path: Path) -> None:
+    asked, path = rows(tmp_path, 6), tmp_path / "a.jsonl"
+    ask(asked, FakeEngine(), path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[n] for n in (5, 3, 0)))
+    engine = FakeEngine()
+    result = ask(asked, engine, path)
+    assert sorted(request.image.name for request in engine.asked) == ["1.jpg", "2.jpg", "4.jpg"]
+    assert (result.rows, result.asked) == (6, 3)
+    assert path.read_bytes() == b"".join(lines)
+
+
+def test_a_changed_truth_is_refreshed_without_asking(tmp_path: Path) -> None:
+    asked, path = rows(tmp_path, 3), tmp_path / "a.jsonl"
+    ask(asked, FakeEngine(), path)
+    asked[1] = msgspec.structs.replace(asked[1], expected="No objects.", size=(128, 96), image_id=5)
+    result = ask(asked, FakeEngine(0), path)
+    assert (result.asked, result.refreshed) == (0, 1)
+    row = written(path)[1]
+    assert (row["expected"], row["size"], row["image_id"]) == ("No objects.", [128, 96], 5)
+    boxes = json.loads(path.with_suffix(".detections.json").read_text())[1]["object"]["cat"]
+    assert boxes == [[0, 0, 64, pytest.approx(96 * 9 / 1000)]]
+
+
+def test_answers_of_another_model_are_set_aside_with_their_account(tmp_path: Path) -> None:
+    asked, path = rows(tmp_path, 3), tmp_path / "a.jsonl"
+    ask(asked, FakeEngine(model=1), path)
+    first, account = path.read_bytes(), path.with_suffix(".meta.json").read_bytes()
+    result = ask(asked, FakeEngine(model=2), path)
+    assert (result.asked, result.set_aside) == (3, 3)
     assert (tmp_path / "a.1.jsonl").read_bytes() == first
+    assert (tmp_path / "a.1.meta.json").read_bytes() == account
+    assert path.with_suffix(".meta.json").read_bytes() != account
 
 
 def test_a_bad_picture_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
-    rows = asks(tmp_path, 5)
+    asked, path = rows(tmp_path, 5), tmp_path / "a.jsonl"
     (tmp_path / "1.jpg").write_bytes(b"")
     (tmp_path / "3.jpg").write_bytes((tmp_path / "3.jpg").read_bytes()[:200])
-    made = infer(rows, Echo, tmp_path / "a.jsonl", how())
-    written = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    assert [row["image"] for row in written] == [f"{n}.jpg" for n in range(5)]
-    assert [row["image"] for row in written if row.get("finish") == "error"] == ["1.jpg", "3.jpg"]
-    assert "cannot identify image file" in written[1]["error"]
-    assert made.ledger == {"rows": {"in": 5, "kept": 3, "dropped": {"picture could not be read": 2}}}
-    assert made.health == {"ok": 3, "error": 2}
+    result = ask(asked, FakeEngine(), path)
+    assert [row["image"] for row in written(path) if row.get("finish") == "error"] == ["1.jpg", "3.jpg"]
+    assert written(path)[1]["error"] == "empty file"
+    assert result.ledger == {"rows": {"in": 5, "kept": 3, "dropped": {"picture could not be read": 2}}}
+    assert (result.health, result.failed) == ({"ok": 3, "error": 2}, 2)
+
+
+def test_failed_rows_are_asked_again_only_when_told_so(tmp_path: Path) -> None:
+    asked, path = rows(tmp_path, 4), tmp_path / "a.jsonl"
+    good = (tmp_path / "2.jpg").read_bytes()
+    (tmp_path / "2.jpg").write_bytes(b"")
+    ask(asked, FakeEngine(), path)
+    (tmp_path / "2.jpg").write_bytes(good)
+    assert ask(asked, FakeEngine(0), path).failed == 1
+    engine = FakeEngine()
+    result = ask(asked, engine, path, retry_failed=True)
+    assert [request.image.name for request in engine.asked] == ["2.jpg"]
+    assert (result.asked, result.failed, result.finish) == (1, 0, {"stop": 4})
+    assert [row["image"] for row in written(path)] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+
+
+def test_an_engine_that_breaks_records_no_bad_picture_and_keeps_what_is_answered(tmp_path: Path) -> None:
+    class Breaking(FakeEngine):
+        def answer(self, *arguments: Any) -> Any:
+            yield from list(super().answer(*arguments))[:2]
+            raise EngineError("CUDA error")
+
+    asked, path = rows(tmp_path, 5), tmp_path / "a.jsonl"
+    with pytest.raises(EngineError, match="CUDA error"):
+        ask(asked, Breaking(), path)
+    assert [answer.finish for answer in read_answers(path)] == ["stop", "stop"]
+    assert ask(asked, FakeEngine(), path).asked == 3
+
+
+def test_an_engine_that_leaves_a_row_out_is_noticed(tmp_path: Path) -> None:
+    class Forgetful(FakeEngine):
+        def answer(self, *arguments: Any) -> Any:
+            completions: list[Completion] = list(super().answer(*arguments))
+            yield from completions[1:]
+
+    with pytest.raises(EngineError, match="answered 4 of 5 rows"):
+        ask(rows(tmp_path, 5), Forgetful(), tmp_path / "a.jsonl")
+
+
+def test_rows_asked_twice_have_an_answer_each(tmp_path: Path) -> None:
+    asked = rows(tmp_path, 2) * 2
+    assert ask(asked, FakeEngine(), tmp_path / "a.jsonl").rows == 4
+    assert ask(asked, FakeEngine(0), tmp_path / "a.jsonl").asked == 0
+    assert [row["image"] for row in written(tmp_path / "a.jsonl")] == ["0.jpg", "1.jpg", "0.jpg", "1.jpg"]
+
+
+def test_two_inferences_at_once_go_into_different_files_and_not_into_one(tmp_path: Path) -> None:
+    asked = rows(tmp_path, 2)
+    with lock(tmp_path, ".a.jsonl.lock"):
+        assert ask(asked, FakeEngine(), tmp_path / "b.jsonl").rows == 2
+        with pytest.raises(UsageError, match="Another vlmdet is at work"):
+            ask(asked, FakeEngine(), tmp_path / "a.jsonl")
 
 
 def test_parsed_boxes_are_pixels_of_the_picture(tmp_path: Path) -> None:
-    infer(asks(tmp_path, 1), Echo, tmp_path / "a.jsonl", how())
-    found = json.loads((tmp_path / "a.detections.json").read_text())
-    assert found == [{"image_path": "0.jpg", "object": {"cat": [[0.0, 0.0, 32.0, pytest.approx(48 * 2 / 1000)]]}}]
-
-
-def test_no_picture_no_model_no_split_are_told(cli: Cli, tmp_path: Path) -> None:
-    write_project(Path(), {"a.jpg": [("cat", (0, 0, 9, 9))]})
-    (tmp_path / "m").mkdir()
-    for arguments, code, message in (
-        ((), 2, f"error: No run: {tmp_path}/out/runs\nhint: Run `vlmdet train` first.\n"),
-        (("--model", "m"), 2, "error: No model folder: m\nhint: A model folder holds config.json and weights.\n"),
-        (("--adapter", "m"), 2, "error: No LoRA adapter: m\nhint: An adapter folder holds adapter_config.json.\n"),
-        (("--split", "x"), 2, "error: No such split: x\nhint: There are train, val, test.\n"),
-    ):  # fmt: skip
-        done = cli("infer", *arguments)
-        assert (done.exit_code, done.stdout, done.stderr) == (code, "", message)
-    (tmp_path / "m" / "config.json").write_text('{"model_type": "qwen2_vl"}')
-    done = cli("infer", "--model", "m", "gone.jpg")
-    assert (done.exit_code, done.stderr) == (3, "error: No such picture: gone.jpg\nhint: Check the path.\n")
-    done = cli("infer", "--model", "m", "--split", "train")
-    assert (done.exit_code, done.stderr) == (
-        2,
-        f"error: The split train is not prepared: {tmp_path}/out/data/subset/train.json\n"
-        "hint: Run `vlmdet prepare` first.\n",
-    )
-
-
-def test_a_folder_that_is_no_model_is_an_engine_error(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("qwen_vl_utils")
-    from vlmdet_cli.engines.transformers import TransformersEngine
-
-    (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
-    with pytest.raises(EngineError) as caught:
-        TransformersEngine(tmp_path)
-    assert caught.value.what == f"Cannot load the model: {tmp_path}"
-    assert caught.value.why
+    ask(rows(tmp_path, 1), FakeEngine(), tmp_path / "a.jsonl")
+    detections = json.loads((tmp_path / "a.detections.json").read_text())
+    assert detections == [{"image_path": "0.jpg", "object": {"cat": [[0, 0, 32, pytest.approx(48 * 8 / 1000)]]}}]

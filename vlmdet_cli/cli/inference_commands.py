@@ -29,30 +29,45 @@ def infer(
     split: Annotated[
         str, typer.Option(metavar="SPLIT", help="The prepared split to answer.", show_default="infer.split")
     ] = "",
-    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="the split")] = "",
+    run: Annotated[
+        str, typer.Option("--run", metavar="NAME", help="The run whose model answers.", show_default="the latest done")
+    ] = "",
+    name: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Name of the answers file.", show_default="the split; with --model MODEL-SPLIT"
+        ),
+    ] = "",
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the answers to named pictures in this file.")
     ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", metavar="", help="Ask again about pictures that could not be read.")
+    ] = False,
 ) -> None:
     """Let the model answer; keep raw answers and parsed boxes."""
     from vlmdet_cli.stages import infer_inputs
 
     session: Session = context.obj
     with session.talk.progress() as bars, tempfile.TemporaryDirectory() as temporary:
-        job = infer_inputs.infer_job(
-            session.project,
-            images or (),
+        request = infer_inputs.InferRequest(
+            images=images or (),
             model=model,
             adapter=adapter,
+            run=run,
             split=split,
-            answers=output or (Path(temporary) / "answers.jsonl" if images else None),
             name=name,
+            output=output or (Path(temporary) / "answers.jsonl" if images else None),
         )
-        session.warn(job.warning)
-        result = job.run(lambda done, total, rate: bars("infer", done, total, f"{rate:.1f} rows/s"))
-        detections = infer_inputs.found(job) if images else []
+        job = infer_inputs.infer_job(session.project, request)
+        for warning in job.warnings:
+            session.warn(warning)
+        result = job.run(
+            lambda done, total, rate: bars("infer", done, total, f"{rate:.1f} rows/s"), retry_failed=retry_failed
+        )
+        documents = job.picture_documents() if images else []
     if images:
-        session.talk.result(detections[0] if len(detections) == 1 else detections, *step_tables.detections(detections))
+        session.talk.result(documents[0] if len(documents) == 1 else documents, *step_tables.detections(documents))
     else:
         session.talk.result(result, *step_tables.infer(result))
 

@@ -95,6 +95,12 @@ def infer(result: "InferResult") -> Views:
     yield line("rows", f"{result.rows:,}, asked now {result.asked:,}, in {result.seconds:,.1f} s")
     yield line("finish", ", ".join(f"{count:,} {name}" for name, count in result.finish.items()))
     yield line("health", ", ".join(f"{count:,} {name}" for name, count in result.health.items()))
+    if result.failed:
+        yield line("failed", f"{result.failed:,}; --retry-failed asks them again")
+    if result.refreshed:
+        yield line("refreshed", f"{result.refreshed:,} answers have the truth of today")
+    if result.set_aside:
+        yield line("set aside", f"{result.set_aside:,} earlier answers, beside the file under a number")
     yield line("answers", short_path(result.answers))
     yield line("detections", short_path(result.detections))
 

@@ -1,33 +1,97 @@
-"""Who answers. An engine takes questions in batches and gives a text and a finish reason for each.
+"""Who answers: the contract of an engine, and the engines by name.
 
-``Engine`` is the whole contract; ``transformers`` runs a local Qwen2-VL folder in this process. Others (vLLM,
-an OpenAI-compatible server) are one module here and one value of ``infer.engine``.
+An engine takes requests and yields completions in any order. It tells three kinds of failure apart:
+
+    of a picture    a ``Completion`` whose ``finish`` is ``error``; the other requests go on
+    of memory       the engine halves its batch and goes on; with a single picture it raises ``EngineError`` with advice
+    of the engine   ``EngineError``: a missing package, a model that cannot be loaded, a broken device
+
+A new engine is one module with a class like ``transformers.TransformersEngine``, the record of its options in
+``settings``, and its line in ``_ENGINES``.
 """
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
 from vlmdet_cli.core.answers import Token
+from vlmdet_cli.core.settings import Table
+from vlmdet_cli.errors import UsageError, nearest
 
-Finish = Literal["stop", "length"]
+if TYPE_CHECKING:
+    from vlmdet_cli.models.family import Family
+
+Finish = Literal["stop", "length", "error"]
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """``tokens``: the text in pieces with their log-probabilities; empty where the engine was not told to keep them."""
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt about one picture. ``key`` names the request in its completion. ``prompt`` has ``<image>`` where the
+    picture stands. ``size``: the picture's annotated (width, height), (0, 0) where unknown.
+    """
 
-    text: str
-    finish: Finish
+    key: str
+    image: Path
+    prompt: str
+    size: tuple[int, int] = (0, 0)
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """The model's text for one request.
+
+    ``finish``: ``stop``, ``length`` (cut by the token limit), or ``error`` (the picture is bad; ``error`` is the
+    reason). ``tokens``: the text in parts with their log-probabilities, empty where they are not asked for.
+    """
+
+    key: str
+    text: str = ""
+    finish: Finish = "stop"
+    error: str = ""
     tokens: list[Token] = []
 
 
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What every engine is given.
+
+    ``adapter``: a LoRA checkpoint on top of the model. ``max_pixels``: the limit to which the family resizes pictures,
+    None where only the family's own holds. ``system``: the system prompt, None for the family's own. ``batch``: the
+    number of pictures answered together. ``scores``: keep the tokens' log-probabilities. ``options``: the engine's own.
+    """
+
+    model: Path
+    family: "Family"
+    options: Table
+    adapter: Path | None = None
+    max_pixels: int | None = None
+    system: str | None = None
+    device: str = "auto"
+    batch: int = 16
+    scores: bool = False
+
+
 class Engine(Protocol):
-    """Answers questions. ``load`` raises ``OSError`` for a picture that cannot be read; it may run in a thread."""
+    """Answers requests about pictures."""
 
-    def load(self, path: Path) -> Any:
-        """The picture, decoded, ready for ``answer``."""
+    def identity(self) -> dict[str, Any]:
+        """All that decides the texts of the answers, as plain JSON; it loads no weights and reads little of them."""
 
-    def answer(self, questions: Sequence[tuple[Any, str]], max_tokens: int) -> list[Reply]:
-        """One reply for each (loaded picture, prompt), in their order."""
+    def answer(self, requests: Iterable[Request], max_tokens: int) -> Iterator[Completion]:
+        """One completion for each request, in any order. Raises ``EngineError``."""
+
+
+_ENGINES = {"transformers": "vlmdet_cli.engines.transformers:TransformersEngine"}
+
+
+def names() -> tuple[str, ...]:
+    return tuple(_ENGINES)
+
+
+def create(name: str, settings: EngineSettings) -> Engine:
+    """The engine of that name; it loads nothing yet. Raises ``UsageError`` with the nearest known name."""
+    if name not in _ENGINES:
+        raise UsageError(f"No such engine: {nearest(name, _ENGINES)}", hint=f"Known engines: {', '.join(_ENGINES)}.")
+    module, _, engine_class = _ENGINES[name].partition(":")
+    engine: Engine = getattr(importlib.import_module(module), engine_class)(settings)
+    return engine

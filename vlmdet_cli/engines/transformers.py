@@ -1,37 +1,63 @@
-"""A model by transformers' ``generate``, in this process, in batches, greedily.
+"""A local model folder by transformers' ``generate``, in this process, in batches, greedily.
 
-The model's family sizes a picture exactly as ms-swift sizes it in training; the processor resizes nothing. Special tokens of an answer are kept; only the end of the turn and
-padding are cut.
+The family writes the chat, resizes each picture as in training, and names the tokens that end an answer; the processor
+resizes nothing. Special tokens of an answer are kept; only its end and padding are cut.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from vlmdet_cli.core.answers import Token
-from vlmdet_cli.engines import Reply
+from vlmdet_cli.data.image_files import Unreadable, open_upright
+from vlmdet_cli.engines import Completion, EngineSettings, Request
+from vlmdet_cli.engines.batches import BatchedAnswers, Sized
+from vlmdet_cli.engines.failures import BadPicture, engine_errors
+from vlmdet_cli.engines.model_hash import model_hash
+from vlmdet_cli.engines.settings import TransformersOptions
 from vlmdet_cli.errors import EngineError
-from vlmdet_cli.models import registry
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_PACKAGES = ("torch", "torchvision", "transformers", "PIL")
+# a model's own generation settings may name these; greedy search has no use for them and warns
+_NO_SAMPLING = {"temperature": None, "top_p": None, "top_k": None}
 
 
 class TransformersEngine:
-    """A local model folder on one device; ``adapter`` is a LoRA checkpoint put on top of it.
+    """Answers with the model of ``settings``, which it loads when it is asked for the first time."""
 
-    ``max_pixels`` is what the model was trained with; without it the model's own limit holds. With ``scores`` a reply
-    carries the log-probability of each of its pieces.
-    """
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
 
-    def __init__(
-        self,
-        model: Path,
-        *,
-        adapter: Path | None = None,
-        device: str = "auto",
-        max_pixels: int | None = None,
-        scores: bool = False,
-    ) -> None:
-        _require_stack()
+    def identity(self) -> dict[str, Any]:
+        settings = self._settings
+        options = _options(settings)
+        return {
+            "name": "transformers",
+            "model": model_hash(settings.model),
+            "adapter": model_hash(settings.adapter) if settings.adapter else None,
+            "dtype": options.dtype,
+            "attention": options.attention,
+        }
+
+    def answer(self, requests: Iterable[Request], max_tokens: int) -> Iterator[Completion]:
+        """Greedy completions; ``length`` where the token limit came before the end of the answer."""
+        name = self._settings.adapter or self._settings.model
+        with engine_errors(f"Cannot load the model: {name}", _LOAD_HINT, _MEMORY_HINT):
+            model = LoadedModel(self._settings)
+        batches = BatchedAnswers(self._settings.batch, model.read, lambda batch: model.complete(batch, max_tokens))
+        with engine_errors("The engine transformers failed", _RUN_HINT):
+            yield from batches.completions(requests)
+
+
+class LoadedModel:
+    """A model with its processor on its device."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        _require_packages()
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -39,78 +65,87 @@ class TransformersEngine:
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        self._torch = torch
-        self._scores = scores
-        self._family = registry.family_of(str(model))
-        self._max_pixels = max_pixels or self._family.pixel_limit(model)
-        self.device = _device(torch, device)
-        dtype = torch.float32 if self.device == "cpu" else torch.bfloat16
+        self._torch, self._settings = torch, settings
+        self.device = _device(torch, settings.device)
+        options = _options(settings)
+        arguments: dict[str, Any] = {"dtype": _dtype(torch, options.dtype, self.device), "local_files_only": True}
+        if options.attention != "auto":
+            arguments["attn_implementation"] = options.attention
+        self._processor = AutoProcessor.from_pretrained(settings.model, local_files_only=True)
+        model = AutoModelForImageTextToText.from_pretrained(settings.model, **arguments)
+        if settings.adapter is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, str(settings.adapter), local_files_only=True)
+        self.model = model.to(self.device).eval()
+        tokenizer = self._processor.tokenizer
+        tokenizer.padding_side = "left"
+        known = tokenizer.get_vocab()
+        self._ends = [known[token] for token in settings.family.end_tokens if token in known]
+        self._cuts = {*self._ends, tokenizer.pad_token_id}
+        _check_decoders()
+        self._resized(_blank_picture())
+
+    def read(self, request: Request) -> "Image.Image":
+        """The upright picture in RGB, sized as in training. Raises ``BadPicture``."""
         try:
-            self._processor = AutoProcessor.from_pretrained(model, local_files_only=True)
-            loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, local_files_only=True)
-            if adapter is not None:
-                from peft import PeftModel
+            picture = open_upright(request.image, request.size if all(request.size) else None)
+        except Unreadable as error:
+            # the reader of pictures takes every failure for the picture's; these two are the machine's
+            if isinstance(error.__context__, MemoryError | ImportError):
+                raise error.__context__ from None
+            raise BadPicture(str(error)) from None
+        try:
+            return self._resized(picture)
+        except ValueError as error:
+            raise BadPicture(str(error)) from None
 
-                loaded = PeftModel.from_pretrained(loaded, str(adapter), local_files_only=True)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise EngineError(
-                f"Cannot load the model: {adapter or model}",
-                why=first,
-                hint="A model folder holds config.json, weights (*.safetensors), tokenizer and preprocessor files.",
-            ) from None
-        self._model = loaded.to(self.device).eval()
-        self._processor.tokenizer.padding_side = "left"
-        end = self._processor.tokenizer.convert_tokens_to_ids(self._family.end_tokens[0])
-        self._ends = {end, self._processor.tokenizer.pad_token_id}
-        self._end = end
+    def _resized(self, picture: "Image.Image") -> "Image.Image":
+        return self._settings.family.resize(picture, self._settings.max_pixels)
 
-    def load(self, path: Path) -> Any:
-        """The picture in RGB, sized as in training."""
-        from PIL import Image
-
-        with Image.open(path) as opened:
-            return self._family.resize(opened, self._max_pixels)
-
-    def answer(self, questions: Sequence[tuple[Any, str]], max_tokens: int) -> list[Reply]:
-        """Greedy replies; ``length`` where the token limit came before the end of the turn."""
-        inputs = self.inputs(questions)
+    def complete(self, batch: Sequence[Sized], max_tokens: int) -> list[Completion]:
+        """The completions of a batch, in its order."""
+        inputs = self.inputs(batch)
         recorder = _Recorder(self._torch)
         with self._torch.inference_mode():
-            made = self._model.generate(
+            output = self.model.generate(
                 **inputs,
                 max_new_tokens=max_tokens,
                 do_sample=False,
-                eos_token_id=self._end,
-                logits_processor=[recorder] if self._scores else [],
+                eos_token_id=self._ends,
+                logits_processor=[recorder] if self._settings.scores else [],
                 **_NO_SAMPLING,
             )
-        rows = made[:, inputs["input_ids"].shape[1] :].tolist()
-        chances = list(zip(*recorder.steps, strict=True)) if self._scores else [()] * len(rows)
-        return [self._reply(ids, one) for ids, one in zip(rows, chances, strict=True)]
+        rows = output[:, inputs["input_ids"].shape[1] :].tolist()
+        logprobs = list(zip(*recorder.steps, strict=True)) if self._settings.scores else [()] * len(rows)
+        keys = (request.key for request, _ in batch)
+        return [self._completion(*row) for row in zip(keys, rows, logprobs, strict=True)]
 
-    def inputs(self, questions: Sequence[tuple[Any, str]]) -> Any:
-        """What the model is fed for (loaded picture, prompt) pairs, padded at the left."""
-        texts = [self._family.request_text(prompt) for _, prompt in questions]
-        images = [image for image, _ in questions]
-        made = self._processor(text=texts, images=images, padding=True, do_resize=False, return_tensors="pt")
-        return made.to(self.device)
+    def inputs(self, batch: Sequence[Sized]) -> Any:
+        """What the model is fed for a batch, padded at the left."""
+        family, system = self._settings.family, self._settings.system
+        texts = [family.request_text(request.prompt, system) for request, _ in batch]
+        pictures = [picture for _, picture in batch]
+        features = self._processor(text=texts, images=pictures, padding=True, do_resize=False, return_tensors="pt")
+        return features.to(self.device)
 
-    def _reply(self, ids: list[int], chances: Sequence[float]) -> Reply:
-        end = next((place for place, one in enumerate(ids) if one in self._ends), None)
-        tokens = list(self._pieces(ids[:end], chances[:end])) if chances else []
-        return Reply(text=self._decode(ids[:end]), finish="length" if end is None else "stop", tokens=tokens)
+    def _completion(self, key: str, ids: list[int], logprobs: Sequence[float]) -> Completion:
+        end = next((position for position, token in enumerate(ids) if token in self._cuts), None)
+        tokens = list(self._tokens(ids[:end], logprobs[:end])) if logprobs else []
+        return Completion(
+            key=key, text=self._decode(ids[:end]), finish="length" if end is None else "stop", tokens=tokens
+        )
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._processor.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
-    def _pieces(self, ids: Sequence[int], chances: Sequence[float]) -> Iterator[Token]:
-        """Tokens as text; those that are parts of one character are one piece."""
+    def _tokens(self, ids: Sequence[int], logprobs: Sequence[float]) -> Iterator[Token]:
+        """Tokens as text; those that are parts of one character are joined."""
         start = 0
         for end in range(1, len(ids) + 1):
             text = self._decode(ids[start:end])
             if end == len(ids) or not text.endswith("\ufffd"):
-                yield text, round(sum(chances[start:end]), 5)
+                yield text, round(sum(logprobs[start:end]), 5)
                 start = end
 
 
@@ -127,22 +162,49 @@ class _Recorder:
         return scores
 
 
-# a model's own generation settings may name these; greedy search has no use for them and warns
-_NO_SAMPLING = {"temperature": None, "top_p": None, "top_k": None}
+_LOAD_HINT = "A model folder holds config.json, weights (*.safetensors), tokenizer and preprocessor files."
+_MEMORY_HINT = "Use a device with more memory, or a smaller infer.transformers.dtype, such as bfloat16."
+_RUN_HINT = "What is answered is kept: run the same command again. `vlmdet doctor` checks the installed packages."
 
 
-def _device(torch: Any, wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
+def _options(settings: EngineSettings) -> TransformersOptions:
+    return settings.options if isinstance(settings.options, TransformersOptions) else TransformersOptions()
+
+
+def _device(torch: Any, name: str) -> str:
+    if name != "auto":
+        return name
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _require_stack() -> None:
-    from importlib.util import find_spec
+def _dtype(torch: Any, name: str, device: str) -> Any:
+    if name == "auto":
+        name = "float32" if device == "cpu" else "bfloat16"
+    return getattr(torch, name)
 
-    missing = [name for name in ("torch", "transformers", "qwen_vl_utils", "torchvision") if find_spec(name) is None]
+
+def _require_packages() -> None:
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise EngineError(
             f"Inference needs packages that are not installed: {', '.join(missing)}",
             hint="Install the training stack: pip install 'vlmdet[train]'.",
         )
+
+
+def _blank_picture() -> "Image.Image":
+    from PIL import Image
+
+    return Image.new("RGB", (64, 48))
+
+
+def _check_decoders() -> None:
+    """Raises where Pillow cannot read back a JPEG or PNG file that it wrote: every picture would seem bad."""
+    import io
+
+    from PIL import Image
+
+    for name in ("JPEG", "PNG"):
+        file = io.BytesIO()
+        _blank_picture().save(file, name)
+        Image.open(file).load()

@@ -1,7 +1,8 @@
 """The project: its file as records, its runs, and the path of every artefact."""
 
 from vlmdet_cli.data.settings import SPLITS, Split, SplitShares, Subset
-from vlmdet_cli.project.config import About, Config, Data, Eval, Infer, Merge, Source, Sources, Viz
+from vlmdet_cli.engines.settings import Infer
+from vlmdet_cli.project.config import About, Config, Data, Eval, Merge, Source, Sources, Viz
 from vlmdet_cli.project.loading import FILE_NAME, convert, load
 from vlmdet_cli.project.paths import Project
 from vlmdet_cli.prompts.settings import Augment, Format

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from vlmdet_cli.core.settings import Classes, Count, Positive, ScoreSource, Table, Text
+from vlmdet_cli.core.settings import Classes, Count, ScoreSource, Table, Text
 from vlmdet_cli.data.settings import Split, SplitShares, Subset
+from vlmdet_cli.engines.settings import Infer
 from vlmdet_cli.prompts.settings import Augment, Format
 from vlmdet_cli.training.settings import Flag, Train
 
@@ -62,16 +63,6 @@ class Merge(Table, frozen=True, kw_only=True):
 
     checkpoint: str = ""
     swift: dict[str, Flag] = msgspec.field(default_factory=dict)
-
-
-class Infer(Table, frozen=True, kw_only=True):
-    engine: Literal["transformers"] = "transformers"
-    split: Literal["val", "test", "train"] = "test"
-    batch: Positive = 16
-    max_tokens: Positive = 1024
-    device: str = "auto"
-    questions: bool = True
-    scores: bool = False
 
 
 class Eval(Table, frozen=True, kw_only=True):

@@ -1,4 +1,8 @@
-"""What ``infer`` works on: pictures named on the command line or a prepared split, and the model to ask."""
+"""What ``infer`` works on: pictures named on the command line or a prepared split, and the model to ask.
+
+A model is asked as it was trained: its pixel limit, system prompt and dialect come from what is recorded beside it
+(``project.runs.trained_settings``); today's project file speaks only for a model of which nothing is recorded.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -7,173 +11,262 @@ from typing import Any
 import msgspec
 import orjson
 
+from vlmdet_cli import engines
 from vlmdet_cli.core.answers import Answer, ParsedDetections
 from vlmdet_cli.core.files import file_hash, read_bytes
 from vlmdet_cli.data import dataset
-from vlmdet_cli.data.image_files import IMAGE_SUFFIXES
-from vlmdet_cli.engines import Engine
+from vlmdet_cli.data.image_files import IMAGE_SUFFIXES, Unreadable, upright_size
+from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow, read_answers
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.models import registry
+from vlmdet_cli.models.family import Family
 from vlmdet_cli.project import SPLITS, Format, Infer, Project
-from vlmdet_cli.project.runs import ResultFolder, trained_settings
+from vlmdet_cli.project.runs import ResultFolder, Run, runs, trained_settings
 from vlmdet_cli.prompts.detection import CLASSES
 from vlmdet_cli.prompts.object_rows import texts
 from vlmdet_cli.prompts.questions import kind_of
 from vlmdet_cli.stages import chunks
-from vlmdet_cli.stages.infer import Ask, InferResult, InferSettings, OnBatch, infer, parse
+from vlmdet_cli.stages.infer import InferResult, OnProgress, infer, parse
 from vlmdet_cli.stages.merge import merged_model
 from vlmdet_cli.stages.prepare import read_split
 
 GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none
+_PREPARE_AGAIN = "Run `vlmdet prepare` and `vlmdet augment` again."
+
+
+class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The command line of ``infer``; what is empty or None comes from the project."""
+
+    images: Sequence[Path] = ()
+    model: Path | None = None
+    adapter: Path | None = None
+    run: str = ""
+    split: str = ""
+    name: str = ""
+    output: Path | None = None
+
+
+class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """The model to ask. ``results``: the folder of its answers, None where there is no project. ``prefix``: what comes
+    before the split in its answers' default name. ``run``: the run whose model or checkpoint it is.
+    """
+
+    model: Path
+    adapter: Path | None = None
+    results: ResultFolder | None = None
+    prefix: str = ""
+    run: Run | None = None
+    warning: str = ""
+
+
+class AskedAs(msgspec.Struct, frozen=True, kw_only=True):
+    """In which form the model is asked and answers."""
+
+    family: Family
+    dialect: str
+    max_pixels: int | None
+    system: str | None
 
 
 class InferJob(msgspec.Struct, frozen=True, kw_only=True):
-    asks: list[Ask]
-    model: Path
-    adapter: Path | None
-    device: str
-    scores: bool
-    max_pixels: int | None
-    answers: Path
-    how: InferSettings
+    """``categories``: the labels by which answers are read, None for any."""
+
+    rows: list[InferRow]
+    engine: engines.Engine
+    file: AnswersFile
     categories: tuple[str, ...] | None
-    warning: str = ""
+    warnings: tuple[str, ...] = ()
 
-    def run(self, on_batch: OnBatch) -> InferResult:
-        return infer(self.asks, self._engine, self.answers, self.how, categories=self.categories, on_batch=on_batch)
-
-    def _engine(self) -> Engine:
-        from vlmdet_cli.engines.transformers import TransformersEngine
-
-        return TransformersEngine(
-            self.model, adapter=self.adapter, device=self.device, max_pixels=self.max_pixels, scores=self.scores
+    def run(self, on_progress: OnProgress, *, retry_failed: bool = False) -> InferResult:
+        return infer(
+            self.rows,
+            self.engine,
+            self.file,
+            categories=self.categories,
+            retry_failed=retry_failed,
+            on_progress=on_progress,
         )
 
+    def picture_documents(self) -> list[dict[str, Any]]:
+        """What the answers say of each picture, in the order of the rows."""
+        return [_document(answer, parse(answer, self.categories)) for answer in read_answers(self.file.path)]
 
-def infer_job(
-    project: GetProject,
-    images: Sequence[Path],
-    *,
-    model: Path | None,
-    adapter: Path | None,
-    split: str,
-    name: str,
-    answers: Path | None,
-) -> InferJob:
-    """A prepared split, or pictures and folders by name, and the model to ask; ``answers`` where named."""
-    loaded = None if images and model else project()
-    infer_, format_ = (loaded.config.infer, loaded.config.format) if loaded else (Infer(), Format())
-    split = split or infer_.split
+
+def infer_job(project: GetProject, request: InferRequest) -> InferJob:
+    """Raises ``UsageError`` for a model, run or split that is not there, ``DataError`` for pictures that are not."""
+    loaded = None if request.images and request.model and not request.run else project()
+    settings = loaded.config.infer if loaded else Infer()
+    split = request.split or settings.split
     if split not in SPLITS:
         raise UsageError(f"No such split: {split}", hint=f"There are {', '.join(SPLITS)}.")
-    folder, warning, results = _model(loaded, model, adapter)
-    family = registry.family_of(str(folder))
-    dialect = format_.dialect or family.dialect
-    categories = None
-    if images:
-        prompt = _prompt(loaded, format_)
-        asks = [_ask_image(path, prompt) for path in _pictures(images)]
+    choice = _choose_model(loaded, request)
+    asked_as = _asked_as(loaded, choice)
+    engine = _engine(settings, choice, asked_as)
+    warnings = [choice.warning]
+    categories, data = None, None
+    if request.images:
+        prompt = f"<image>{_prompt(loaded)}"
+        rows = [_picture_row(path, prompt) for path in _pictures(request.images)]
     else:
         loaded = loaded or project()
-        asks, categories = _split_asks(loaded, split)
-        answers = answers or (results or loaded.results).answers(name or split)
-    identity = {
-        "model": _identity(folder),
-        "adapter": _identity(adapter) if adapter else None,
-        "dialect": dialect,
-        "max_tokens": infer_.max_tokens,
-        "scores": infer_.scores,
-        "max_pixels": (max_pixels := _max_pixels(loaded, folder)),
-    }
-    how = InferSettings(
-        batch=infer_.batch,
-        max_tokens=infer_.max_tokens,
-        dialect=dialect,
-        identity=identity,
-        max_pixels=max_pixels or family.pixel_limit(folder) or 0,
-    )
+        rows, categories = _split_rows(loaded, split)
+        data = file_hash(loaded.subset(split))
+        warnings.append(_dialect_warning(loaded, asked_as))
+    meta = _meta(settings, choice, asked_as, engine, split=None if request.images else split, data=data)
+    file = request.output or (choice.results or ResultFolder(Path())).answers(request.name or f"{choice.prefix}{split}")
     return InferJob(
-        asks=asks,
-        model=folder,
-        adapter=adapter,
-        device=infer_.device,
-        scores=infer_.scores,
-        max_pixels=max_pixels,
-        answers=answers or Path("answers.jsonl"),
-        how=how,
+        rows=rows,
+        engine=engine,
+        file=AnswersFile(file, meta),
         categories=categories,
-        warning=warning,
+        warnings=tuple(filter(None, warnings)),
     )
 
 
-def found(job: InferJob) -> list[dict[str, Any]]:
-    """What the model found in each picture that was named, in the order they were named in."""
-    rows = [msgspec.json.decode(line, type=Answer) for line in read_bytes(job.answers, "answers file").splitlines()]
-    return [_found(row, parse(row, job.categories)) for row in rows]
+def _engine(settings: Infer, choice: ModelChoice, asked_as: AskedAs) -> engines.Engine:
+    return engines.create(
+        settings.engine,
+        engines.EngineSettings(
+            model=choice.model,
+            adapter=choice.adapter,
+            family=asked_as.family,
+            max_pixels=asked_as.max_pixels,
+            system=asked_as.system,
+            device=settings.device,
+            batch=settings.batch,
+            scores=settings.scores,
+            options=settings.options(settings.engine),
+        ),
+    )
 
 
-def _found(row: Answer, parsed: ParsedDetections) -> dict[str, Any]:
-    values = {
-        "image": row.image,
-        "size": row.size,
-        "object": parsed.by_label(),
-        "problems": parsed.problems,
-        "health": "error" if row.finish == "error" else parsed.health,
-        "text": row.text,
-        "finish": row.finish,
-    }
-    return values | ({"error": row.error} if row.error else {})
+def _meta(
+    settings: Infer,
+    choice: ModelChoice,
+    asked_as: AskedAs,
+    engine: engines.Engine,
+    *,
+    split: str | None,
+    data: str | None,
+) -> AnswersMeta:
+    identity = engine.identity()
+    adapter = {"name": str(choice.adapter), "hash": identity.get("adapter")} if choice.adapter else None
+    return AnswersMeta(
+        engine=identity,
+        model={"name": str(choice.model), "hash": identity.get("model")},
+        adapter=adapter,
+        family=asked_as.family.name,
+        dialect=asked_as.dialect,
+        max_pixels=asked_as.max_pixels,
+        max_tokens=settings.max_tokens,
+        system=asked_as.system,
+        scores=settings.scores,
+        split=split,
+        data=data,
+        run=choice.run.name if choice.run else None,
+    )
 
 
-def _model(project: Project | None, model: Path | None, adapter: Path | None) -> tuple[Path, str, ResultFolder | None]:
-    if adapter is not None and not (adapter / "adapter_config.json").is_file():
+# --- the model -----------------------------------------------------------------------------------------------
+
+
+def _choose_model(project: Project | None, request: InferRequest) -> ModelChoice:
+    """A model folder by name, an adapter on its base model, or the merged model of a run."""
+    if request.adapter is not None:
+        return _adapter(project, request, request.adapter)
+    if request.model is not None:
+        run = project.run(request.run) if project and request.run else None
+        results = run or (project.results if project else None)
+        model = _model_folder(request.model)
+        return ModelChoice(model=model, results=results, run=run, prefix=f"{model.absolute().name}-")
+    if project is None:
+        raise UsageError("No model is named", hint="Name a folder with --model, or a project with -p.")
+    run = project.run(request.run)
+    model, warning = merged_model(run)
+    return ModelChoice(model=model, results=run, run=run, warning=warning)
+
+
+def _adapter(project: Project | None, request: InferRequest, adapter: Path) -> ModelChoice:
+    if not (adapter / "adapter_config.json").is_file():
         raise UsageError(f"No LoRA adapter: {adapter}", hint="An adapter folder holds adapter_config.json.")
-    if model is None and project is not None and adapter is None:
-        run = project.run()
-        return *merged_model(run), run
-    if model is None and project is not None:
-        model = Path(project.model(project.config.train.model))
+    run = _run_of(project, adapter) if project else None
+    if project and request.run:
+        run = project.run(request.run)
+    results = run or (project.results if project else None)
+    model = _model_folder(request.model or _base_model(project, adapter))
+    return ModelChoice(model=model, adapter=adapter, results=results, run=run, prefix=f"{adapter.absolute().name}-")
+
+
+def _run_of(project: Project, checkpoint: Path) -> Run | None:
+    """The run that a checkpoint lies in."""
+    parents = set(checkpoint.resolve().parents)
+    return next((run for run in runs(project.runs) if run.folder.resolve() in parents), None)
+
+
+def _base_model(project: Project | None, adapter: Path) -> Path | None:
+    """The model that an adapter was trained on: as recorded, where that is a folder here, else the project's."""
+    trained = trained_settings(adapter)
+    if trained and trained.model and Path(trained.model).is_dir():
+        return Path(trained.model)
+    return Path(project.model(project.config.train.model)) if project else None
+
+
+def _model_folder(model: Path | None) -> Path:
     if model is None or not (model / "config.json").is_file():
         raise UsageError(f"No model folder: {model}", hint="A model folder holds config.json and weights.")
-    return model, "", None
+    return model
 
 
-def _max_pixels(project: Project | None, model: Path) -> int | None:
-    """The limit that a merged model was trained with, else that of the project's settings."""
-    trained = trained_settings(model)
-    limit = trained.max_pixels if trained else project.config.train.swift.get("max_pixels") if project else None
-    return limit if isinstance(limit, int) else None
+def _asked_as(project: Project | None, choice: ModelChoice) -> AskedAs:
+    """What is recorded of the model's training; where nothing is, what the project file says, else the family."""
+    family = registry.family_of(str(choice.model))
+    trained = trained_settings(choice.adapter or choice.model)
+    format_ = project.config.format if project else Format()
+    flags = project.config.train.swift if project else {}
+    if trained is not None:
+        dialect, max_pixels, system = trained.dialect, trained.max_pixels, trained.system
+    else:
+        limit, prompt = flags.get("max_pixels"), flags.get("system")
+        dialect = ""
+        max_pixels = limit if isinstance(limit, int) else family.pixel_limit(choice.model)
+        system = prompt if isinstance(prompt, str) else None
+    return AskedAs(
+        family=family, dialect=dialect or format_.dialect or family.dialect, max_pixels=max_pixels, system=system
+    )
 
 
-def _identity(folder: Path) -> dict[str, Any]:
-    """A model by content: sizes and hashes of its weights; a copy elsewhere is the same model."""
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"])
-    return {path.name: file_hash(path) for path in files if path.is_file()}
+# --- the rows ------------------------------------------------------------------------------------------------
 
 
 def _pictures(images: Iterable[Path]) -> list[Path]:
     """Pictures as named; a folder stands for those in it, in order of name. A missing one is an error."""
-    out: list[Path] = []
+    pictures: list[Path] = []
     for path in images:
         if path.is_dir():
-            found = sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
+            in_folder = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            if not in_folder:
                 raise DataError(f"No pictures in the folder: {path}")
-            out += found
+            pictures += in_folder
         elif path.is_file():
-            out.append(path)
+            pictures.append(path)
         else:
             raise DataError(f"No such picture: {path}", hint="Check the path.")
-    return list(dict.fromkeys(out))
+    return list(dict.fromkeys(pictures))
 
 
-def _ask_image(path: Path, prompt: str) -> Ask:
-    return Ask(image=str(path), path=path, prompt=f"<image>{prompt}")
+def _picture_row(path: Path, prompt: str) -> InferRow:
+    """The row of a named picture; its size is the upright one."""
+    try:
+        size = upright_size(path)
+    except Unreadable:
+        size = (0, 0)  # the engine says why
+    return InferRow(image=str(path), path=path, prompt=prompt, size=size)
 
 
-def _prompt(project: Project | None, wanted: Format) -> str:
+def _prompt(project: Project | None) -> str:
     """The first phrase that asks for all classes; where it names them, they are those of the prepared data."""
-    phrase = (wanted.prompts if wanted.ask == "all" else wanted.class_prompts)[0]
+    settings = project.config.format if project else Format()
+    phrase = (settings.prompts if settings.ask == "all" else settings.class_prompts)[0]
     if CLASSES not in phrase:
         return phrase
     if project is None:
@@ -181,36 +274,57 @@ def _prompt(project: Project | None, wanted: Format) -> str:
     return phrase.replace(CLASSES, ", ".join(read_split(project, "train").categories))
 
 
-def _split_asks(project: Project, split: str) -> tuple[list[Ask], tuple[str, ...]]:
-    """A prepared split's questions: detection first, then the others kind by kind."""
-    file = read_split(project, split)
-    known = {project.image_row(split, one.file_name): one for one in file.images}
+def _split_rows(project: Project, split: str) -> tuple[list[InferRow], tuple[str, ...]]:
+    """A prepared split's rows, detection first, then the questions; and its categories."""
+    data = read_split(project, split)
+    images = {project.image_row(split, image.file_name): image for image in data.images}
     files = [project.rows(split)]
     if project.config.infer.questions and project.questions(split).is_file():
         files.append(project.questions(split))
-    return [_ask_row(project, row, known, path) for path in files for row in _rows(path)], file.categories
+    rows = [_split_row(project, row, images, path) for path in files for row in _instruction_rows(path)]
+    return rows, data.categories
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _instruction_rows(path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in read_bytes(path, "instruction rows").splitlines()]
 
 
-def _ask_row(project: Project, row: dict[str, Any], known: dict[str, dataset.Image], path: Path) -> Ask:
-    image = row["images"][0]
-    if image not in known:
-        raise DataError(f"A row asks about a picture that is not in its split: {path}", why=image, hint=_AGAIN)
-    size = (known[image].width, known[image].height)
+def _split_row(project: Project, row: dict[str, Any], images: dict[str, dataset.Image], path: Path) -> InferRow:
+    name = row["images"][0]
+    if name not in images:
+        raise DataError(f"A row asks about a picture that is not in its split: {path}", why=name, hint=_PREPARE_AGAIN)
+    size = (images[name].width, images[name].height)
     prompt, answer = texts(row, chunks.row_settings(project, "test").dialect, size, str(path))
-    return Ask(
-        image=image,
-        path=project.output / image,
+    return InferRow(
+        image=name,
+        path=project.output / name,
         prompt=prompt,
         kind=kind_of(prompt),
-        image_id=known[image].id,
+        image_id=images[name].id,
         size=size,
         expected=answer,
         asked=row.get("asked"),
     )
 
 
-_AGAIN = "Run `vlmdet prepare` and `vlmdet augment` again."
+def _dialect_warning(project: Project, asked_as: AskedAs) -> str:
+    rows = project.config.format.dialect
+    if not rows or rows == asked_as.dialect:
+        return ""
+    return f"the rows are written in {rows}, and the model was trained to answer in {asked_as.dialect}."
+
+
+# --- the result ----------------------------------------------------------------------------------------------
+
+
+def _document(answer: Answer, parsed: ParsedDetections) -> dict[str, Any]:
+    values = {
+        "image": answer.image,
+        "size": answer.size,
+        "object": parsed.by_label(),
+        "problems": parsed.problems,
+        "health": "error" if answer.finish == "error" else parsed.health,
+        "text": answer.text,
+        "finish": answer.finish,
+    }
+    return values | ({"error": answer.error} if answer.error else {})

@@ -1,0 +1,31 @@
+"""The settings of inference: the table ``[infer]`` and, under each engine's name, the engine's own options."""
+
+from typing import Literal
+
+from vlmdet_cli.core.settings import Positive, Table
+from vlmdet_cli.data.settings import Split
+
+
+class TransformersOptions(Table, frozen=True, kw_only=True):
+    """``dtype``: ``auto`` is float32 on a CPU, bfloat16 on a GPU. ``attention``: ``auto`` leaves it to transformers."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+
+
+class Infer(Table, frozen=True, kw_only=True):
+    """``engine``: the name of an engine; the field of that name has its options."""
+
+    engine: str = "transformers"
+    split: Split = "test"
+    batch: Positive = 16
+    max_tokens: Positive = 1024
+    device: str = "auto"
+    questions: bool = True
+    scores: bool = False
+    transformers: TransformersOptions = TransformersOptions()
+
+    def options(self, engine: str) -> Table:
+        """The options of an engine; an empty table where the engine has none."""
+        options = getattr(self, engine, None)
+        return options if isinstance(options, Table) else Table()
