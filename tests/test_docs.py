@@ -1,6 +1,7 @@
 """The documents and samples are true: commands exist, samples load, the described layout is the package's."""
 
 import re
+import shlex
 from pathlib import Path
 
 import msgspec
@@ -86,3 +87,12 @@ def test_the_help_of_every_command_fits_80_columns_and_has_the_global_options(na
     for option in ("--project", "--set", "--json", "--quiet", "--verbose", "--debug", "--no-progress"):
         assert f" {option} " in shared
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", sorted(commands() - {"compare", "doctor"}))
+def test_the_example_in_the_help_of_a_command_has_only_options_that_exist(name: str) -> None:
+    text = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "80", "TERM": "dumb"}).stdout
+    (example,) = re.findall(r"Example: vlmdet (.*)", text)
+    first, *arguments = shlex.split(example)
+    assert first == name
+    assert CliRunner().invoke(app, [name, "--help", *arguments]).exit_code == 0

@@ -20,16 +20,19 @@ Shard = Annotated[
 def prepare(
     context: typer.Context,
     annotations: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Annotations, in place of a project.")
+        Path | None, typer.Option(metavar="FILE", help="Annotation file, in place of a project file.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of their pictures.")] = None,
-    output: Annotated[Path | None, typer.Option(metavar="DIR", help="The output folder.")] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of its pictures.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder.")] = None,
     report: Annotated[
-        bool, typer.Option("--report", metavar="", help="Describe the data, and search for duplicate pictures.")
+        bool, typer.Option("--report", metavar="", help="Describe the data; search for duplicate pictures.")
     ] = False,
     shard: Shard = "",
 ) -> None:
-    """Choose a subset of the data and write it as instruction rows."""
+    """Choose a subset of the data and write it as instruction rows.
+
+    Example: vlmdet prepare --report --set subset.pictures=500
+    """
     from vlmdet_cli.stages import prepare as stage
 
     session: Session = context.obj
@@ -70,7 +73,10 @@ def _sharded(project: Project, shard: str) -> Project:
 
 
 def augment(context: typer.Context, shard: Shard = "") -> None:
-    """Add questions that teach counting and space; mix the train file."""
+    """Add questions that teach counting and space; mix the train file.
+
+    Example: vlmdet augment --set augment.question_ratio=0.5
+    """
     from vlmdet_cli.stages import augment as stage
 
     session: Session = context.obj
@@ -86,13 +92,18 @@ def show(
     number: Annotated[
         int | None, typer.Argument(metavar="N", min=1, help="The row's number.", show_default="the first five rows")
     ] = None,
-    kind: Annotated[str, typer.Option(metavar="KIND", help="Only rows of this kind.", show_default="every kind")] = "",
-    dialect: Annotated[str, typer.Option(metavar="NAME", help="The model family's way to write boxes.")] = "qwen2_vl",
+    kind: Annotated[
+        str, typer.Option(metavar="KIND", help="Show only rows of this kind.", show_default="every kind")
+    ] = "",
+    dialect: Annotated[str, typer.Option(metavar="NAME", help="The box format of a model family.")] = "qwen2_vl",
     draw: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the row's picture with its boxes: PNG or JPEG.")
     ] = None,
 ) -> None:
-    """Show rows as a person reads them, and draw a row's picture."""
+    """Show rows as a person reads them; draw a row's picture.
+
+    Example: vlmdet show out/augment/train.jsonl 7 --draw row.png
+    """
     from vlmdet_cli.cli import data_tables
     from vlmdet_cli.stages import show as stage
 

@@ -18,10 +18,11 @@ AnswersName = Annotated[str, typer.Option(metavar="NAME", help="Name of the answ
 def infer(
     context: typer.Context,
     images: Annotated[
-        list[Path] | None, typer.Argument(metavar="IMAGE|DIR", help="Pictures.", show_default="a prepared split")
+        list[Path] | None,
+        typer.Argument(metavar="IMAGE|DIR", help="Pictures, or folders of pictures.", show_default="a prepared split"),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Any local model folder.", show_default="the merged model")
+        Path | None, typer.Option(metavar="DIR", help="A local model folder.", show_default="the merged model")
     ] = None,
     adapter: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A LoRA checkpoint to put on the model, unmerged.")
@@ -45,7 +46,10 @@ def infer(
         bool, typer.Option("--retry-failed", metavar="", help="Ask again about pictures that could not be read.")
     ] = False,
 ) -> None:
-    """Let the model answer; keep raw answers and parsed boxes."""
+    """Let the model answer; keep raw answers and parsed boxes.
+
+    Example: vlmdet infer --model my-model photo.jpg --json
+    """
     from vlmdet_cli.stages import infer_inputs
 
     session: Session = context.obj
@@ -74,32 +78,35 @@ def infer(
 
 def evaluate(
     context: typer.Context,
-    truth: Annotated[Path | None, typer.Option(metavar="FILE", help="COCO or detection JSON.")] = None,
+    truth: Annotated[Path | None, typer.Option(metavar="FILE", help="Ground truth: COCO or detection JSON.")] = None,
     predictions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Answers, detection JSON, COCO results or swift infer's file.")
+        Path | None, typer.Option(metavar="FILE", help="Answers, detection JSON, COCO results or swift's result file.")
     ] = None,
     name: AnswersName = "",
     iou: Annotated[float | None, typer.Option(metavar="IOU", help="IoU threshold.", show_default="eval.iou")] = None,
     classes: Annotated[
-        Classes | None, typer.Option(help="Which classes count in a picture.", show_default="eval.classes")
+        Classes | None,
+        typer.Option(metavar="CLASSES", help="Classes that count: all or present.", show_default="eval.classes"),
     ] = None,
     scores: Annotated[
-        ScoreSource | None, typer.Option(help="Where boxes' scores come from.", show_default="eval.scores")
+        ScoreSource | None,
+        typer.Option(metavar="SOURCE", help="Scores: auto, constant, file or logprob.", show_default="eval.scores"),
     ] = None,
     fail_under: Annotated[
         list[str] | None, typer.Option(metavar="METRIC=VALUE", help="Exit 1 if a metric is lower; repeatable.")
     ] = None,
     no_worse_than: Annotated[
-        Path | None, typer.Option(metavar="REPORT", help="Exit 1 if F1, macro F1 or AP is lower than there.")
+        Path | None, typer.Option(metavar="REPORT", help="Exit 1 if F1, macro F1 or AP is lower than in this report.")
     ] = None,
-    tolerance: Annotated[
-        float, typer.Option(metavar="NUMBER", help="How much lower than --no-worse-than is allowed.")
-    ] = 0.0,
+    tolerance: Annotated[float, typer.Option(metavar="NUMBER", help="The decrease that --no-worse-than allows.")] = 0.0,
     csv: Annotated[bool, typer.Option("--csv", metavar="", help="Print the classes as CSV.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", metavar="", help="Print a summary as Markdown.")] = False,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the gates as JUnit XML.")] = None,
 ) -> int:
-    """Score the answers: precision, recall, F1, mean IoU, COCO AP."""
+    """Score the answers: precision, recall, F1, mean IoU, COCO AP.
+
+    Example: vlmdet eval --fail-under f1=0.5 --junit gates.xml
+    """
     from vlmdet_cli.cli import exports
     from vlmdet_cli.stages import eval_inputs
     from vlmdet_cli.stages import evaluate as stage
@@ -128,16 +135,19 @@ def evaluate(
 
 def viz(
     context: typer.Context,
-    truth: Annotated[Path | None, typer.Option(metavar="FILE", help="COCO or detection JSON.")] = None,
+    truth: Annotated[Path | None, typer.Option(metavar="FILE", help="Ground truth: COCO or detection JSON.")] = None,
     predictions: Annotated[Path | None, typer.Option(metavar="FILE", help="The same files as for eval.")] = None,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the pictures.")] = None,
-    output: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder for the drawings.")] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the pictures.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the drawings.")] = None,
     name: AnswersName = "",
     limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="How many pictures to draw.", show_default="viz.pictures")
+        int | None, typer.Option(min=1, metavar="N", help="Number of pictures to draw.", show_default="viz.pictures")
     ] = None,
 ) -> None:
-    """Draw predictions and truth, a contact sheet and the training curve."""
+    """Draw predictions and truth, a contact sheet and the training curve.
+
+    Example: vlmdet viz --limit 100
+    """
     from vlmdet_cli.stages import viz as stage
     from vlmdet_cli.stages import viz_inputs
 
@@ -163,7 +173,7 @@ def viz(
 def compare(
     context: typer.Context,
     reports: Annotated[list[Path], typer.Argument(metavar="REPORT", help="Reports of `vlmdet eval`.")],
-    force: Annotated[bool, typer.Option("--force", metavar="", help="Even if their protocols differ.")] = False,
+    force: Annotated[bool, typer.Option("--force", metavar="", help="Compare reports whose protocols differ.")] = False,
 ) -> None:
     """Compare reports side by side."""
     from vlmdet_cli.stages import compare as stage
@@ -176,11 +186,14 @@ def compare(
 def parse(
     context: typer.Context,
     file: Annotated[Path | None, typer.Argument(metavar="FILE|-", help="Raw answers.", show_default="stdin")] = None,
-    dialect: Annotated[str, typer.Option(metavar="NAME", help="The model family's way to write boxes.")] = "qwen2_vl",
-    size: Annotated[str, typer.Option(metavar="WxH", help="Picture size: gives boxes in pixels.")] = "",
+    dialect: Annotated[str, typer.Option(metavar="NAME", help="The box format of a model family.")] = "qwen2_vl",
+    size: Annotated[str, typer.Option(metavar="WxH", help="Picture size, to get boxes in pixels.")] = "",
     categories: Annotated[list[str] | None, typer.Option("--category", help="A known category; repeatable.")] = None,
 ) -> None:
-    """Read raw model text; print a JSON line for each line."""
+    """Read raw model text; print a JSON line for each line.
+
+    Example: vlmdet parse answers.txt --size 640x480
+    """
     from vlmdet_cli.stages import parse as stage
 
     session: Session = context.obj

@@ -22,10 +22,10 @@ ProjectFile = Annotated[
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", rich_help_panel=_PANEL, help="Override one setting; repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", rich_help_panel=_PANEL, help="Override a setting; repeatable."),
 ]
 Json = Annotated[
-    bool, typer.Option("--json", metavar="", rich_help_panel=_PANEL, help="Print the result as one JSON document.")
+    bool, typer.Option("--json", metavar="", rich_help_panel=_PANEL, help="Print the result as a JSON document.")
 ]
 Quiet = Annotated[
     bool, typer.Option("-q", "--quiet", metavar="", rich_help_panel=_PANEL, help="Show only errors and warnings.")

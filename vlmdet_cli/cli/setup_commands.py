@@ -11,12 +11,17 @@ from vlmdet_cli.cli.session import Session
 
 def init(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into.", show_default=False)] = Path(),
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder to write into.", show_default=False)
+    ] = Path(),
     demo: Annotated[
         bool, typer.Option("--demo", metavar="", help="Write the demo: pictures, a tiny model, its project.")
     ] = False,
 ) -> None:
-    """Write a project file with every key explained, or the whole demo."""
+    """Write a project file with every key explained, or the whole demo.
+
+    Example: vlmdet init --demo demo
+    """
     from vlmdet_cli.stages import init as stage
 
     session: Session = context.obj
@@ -26,7 +31,10 @@ def init(
 
 
 def doctor(context: typer.Context) -> int:
-    """Check versions, GPU, swift, paths and disk; say what to do."""
+    """Check versions, GPU, swift, paths and disk; say what to do.
+
+    Exits with 1 if a check is a problem.
+    """
     from vlmdet_cli.stages import doctor as stage
 
     session: Session = context.obj

@@ -11,12 +11,15 @@ from vlmdet_cli.cli.session import Session
 def train(
     context: typer.Context,
     swift_arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="-- SWIFT ARGUMENT", help="Passed to swift as they are.")
+        list[str] | None, typer.Argument(metavar="-- SWIFT ARGUMENT", help="Arguments to pass to swift unchanged.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", metavar="", help="Go on from the latest checkpoint.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Print the command and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Print swift's command and stop.")] = False,
 ) -> None:
-    """Fine-tune the model with `swift sft`."""
+    """Fine-tune the model with `swift sft`.
+
+    Example: vlmdet train -- --gradient_checkpointing true
+    """
     from vlmdet_cli.stages import train as stage
 
     session: Session = context.obj
@@ -37,7 +40,10 @@ def merge(
         str, typer.Option(metavar="DIR|STEP", help="Checkpoint folder or step.", show_default="the latest")
     ] = "",
 ) -> None:
-    """Merge the trained adapter into a model folder."""
+    """Merge the trained adapter into a model folder.
+
+    Example: vlmdet merge --checkpoint 500
+    """
     from vlmdet_cli.stages import merge as stage
 
     session: Session = context.obj
