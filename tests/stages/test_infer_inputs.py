@@ -56,7 +56,7 @@ def trained_run(output: Path, name: str, started: str = "2026-01-01") -> Path:
 def prepared(cli: Cli, text: str = "") -> Path:
     """A prepared project of two pictures whose split ``train`` is asked; its output folder."""
     pictures = {"a.jpg": [("cat", (0, 0, 9, 9))], "b.jpg": [("dog", (5, 5, 20, 20))]}
-    write_project(Path(), pictures, f'[infer]\nsplit = "train"\n{text}')  # type: ignore[arg-type]
+    write_project(Path(), pictures, f'[infer]\nsplit = "train"\n{text}')
     result = cli("prepare", "-q")
     assert result.exit_code == 0, result.stderr
     return Path("out")
