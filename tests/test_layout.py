@@ -1,13 +1,13 @@
 """The layout and the rules that CONTRIBUTING describes are true of the code: rooms, imports, names."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "vlmdet_cli"
-# from the lowest; a room may import from those before it
+# from the lowest: a room imports only from the rooms before it
 ROOMS = (
     "core",
     "models",
@@ -62,18 +62,29 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
-    """The dotted names that a tree imports."""
-    for node in ast.walk(tree):
+def imported(nodes: Iterable[ast.AST]) -> set[str]:
+    """The dotted names of all import statements among the nodes."""
+    names = set()
+    for node in nodes:
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that Python runs when it imports a module: not in functions, not under ``if TYPE_CHECKING``."""
+    for child in ast.iter_child_nodes(node):
+        is_for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if not isinstance(child, ast.FunctionDef) and not is_for_types:
+            yield child
+            yield from run_at_import(child)
 
 
 def room_of(dotted: str) -> str | None:
-    """The room of a dotted name of the package; None for what belongs to no room."""
+    """The room of a dotted name; None where it belongs to no room of the package."""
     _, _, rest = dotted.partition("vlmdet_cli.")
     room = rest.partition(".")[0]
     return room if room in ROOMS else None
@@ -88,23 +99,44 @@ def test_the_rooms_are_those_of_the_package() -> None:
 def test_a_module_imports_only_from_rooms_below_its_own(path: Path) -> None:
     own = room_of(f"vlmdet_cli.{'.'.join(path.relative_to(PACKAGE).with_suffix('').parts)}")
     assert own
-    rooms = {room_of(name) for name in imported(ast.parse(path.read_text()))} - {None, own}
+    rooms = {room_of(name) for name in imported(ast.walk(ast.parse(path.read_text())))} - {None, own}
     above = {room for room in rooms if room and ROOMS.index(room) > ROOMS.index(own)}
     assert not above
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_only_the_command_line_knows_typer_and_rich(path: Path) -> None:
-    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    names = {name.partition(".")[0] for name in imported(ast.parse(path.read_text()))}
-    assert room in {"cli", "console"} or not names & {"typer", "rich"}
+def importers(packages: set[str]) -> set[str]:
+    """The modules that import one of these packages, with those anywhere below them."""
+    trees = {name_of(path): ast.parse(path.read_text()) for path in MODULES}
+    return {
+        module
+        for module, tree in trees.items()
+        if any(f"{name}.".startswith(f"{package}.") for name in imported(ast.walk(tree)) for package in packages)
+    }
+
+
+def test_errors_belong_to_no_room_and_only_init_imports_the_demo() -> None:
+    assert not {name for name in imported(ast.walk(ast.parse((PACKAGE / "errors.py").read_text()))) if "vlmdet" in name}
+    assert {name for name in importers({"vlmdet_cli.demo"}) if not name.startswith("demo/")} == {"stages/init.py"}
+
+
+def test_only_the_command_line_knows_typer_and_rich() -> None:
+    modules = importers({"typer", "rich"})
+    assert {name.partition("/")[0] for name in modules} == {"cli", "console.py"}
+
+
+def test_only_the_upper_rooms_know_the_project() -> None:
+    modules = importers({"vlmdet_cli.project"})
+    assert {name.partition("/")[0] for name in modules} == {"cli", "project", "stages"}
 
 
 @pytest.mark.parametrize("path", IN_ROOMS, ids=name_of)
-def test_heavy_packages_are_imported_where_they_are_used(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    top = {name.partition(".")[0] for node in tree.body for name in imported(node) if not _for_types(node)}
-    assert not top & HEAVY
+def test_heavy_packages_are_imported_inside_the_functions_that_use_them(path: Path) -> None:
+    names = imported(run_at_import(ast.parse(path.read_text())))
+    assert not {name.partition(".")[0] for name in names} & HEAVY
+
+
+def test_the_engine_and_the_demo_do_import_heavy_packages() -> None:
+    assert {"engines/transformers.py", "demo/tiny.py"} <= importers(HEAVY)
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if name_of(path) not in PENDING], ids=name_of)
@@ -124,7 +156,3 @@ def defined(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.id
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             yield node.lineno, node.attr
-
-
-def _for_types(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If | ast.FunctionDef | ast.ClassDef)
