@@ -240,7 +240,7 @@ def test_yolo_split_outside_the_folder_of_its_file_is_read(tmp_path: Path) -> No
 def test_yolo_takes_the_named_folder_in_place_of_its_own(tmp_path: Path) -> None:
     file = yolo_folder(tmp_path, {"a": ""}, head="val: images/val")
     assert sizes(sound(yolo, file, tmp_path / "images/train")) == {"a": ("a.jpg", 200, 100)}
-    with pytest.raises(DataError, match=r"not there: .*nowhere"):
+    with pytest.raises(DataError, match=r"No such folder of pictures: .*nowhere"):
         read(yolo, file, tmp_path / "nowhere")
 
 
@@ -296,7 +296,7 @@ def test_a_yolo_list_neither_leaves_its_folder_nor_names_a_picture_twice(tmp_pat
     data, issues = read(yolo, file)
     assert [one.file_name for one in data.images] == ["images/train/a.jpg"]
     assert reasons(issues) == {
-        ("pictures", "file name leaves its folder"): 2, ("pictures", "picture stands twice"): 1,
+        ("pictures", "file name leaves its folder"): 2, ("pictures", "picture appears twice"): 1,
     }  # fmt: skip
     assert issues[0].where.startswith("list.txt, line 2: ")
 
@@ -336,7 +336,9 @@ def test_pictures_of_one_stem_keep_ids_of_their_own(tmp_path: Path) -> None:
         (b"train", "no keys"),
         (b"train: images/train\n", "`names`"),
         (b"train: images/train\nnames: {1: a}\n", "`names`"),
-        (b"train: images/train\nnames: [a, a]\n", "twice: a"),
+        (b"train: images/train\nnames: [a, a]\n", "repeats a"),
+        (b"train: images/train\nnames: [a, '']\n", "an empty name"),
+        (b"train: images/train\nnames: {0: a, 1: ' '}\n", "an empty name"),
         (b"val: images/train\nnames: [a]\n", "`train` names no folder"),
         (b"train: elsewhere\nnames: [a]\n", "elsewhere"),
         (b"path: " + b"p" * 300 + b"\ntrain: " + b"t" * 300 + b"\nnames: [a]\n", "ttt"),
@@ -451,7 +453,7 @@ def test_voc_size_and_suffix_come_from_the_picture_where_they_are_missing(tmp_pa
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        (voc_object("", (1, 2, 3, 4)), "label is no text"),
+        (voc_object("", (1, 2, 3, 4)), "label is empty or not text"),
         (voc_object("dog", (1, 2, "x", 4)), "not a number"),
         (voc_object("dog", (1, 2, "inf", 4)), "not a number"),
         ("<object><name>dog</name></object>", "not a number"),
@@ -497,7 +499,7 @@ def test_voc_pictures_that_leave_stand_twice_or_are_missing_are_lost_with_their_
     written(tmp_path / "ImageSets/Main/train.txt", "a\nb\nc\nd\ne\nf\n../f\n")
     data, issues = read(voc, tmp_path / "ImageSets/Main/train.txt")
     assert reasons(issues) == {
-        ("pictures", "picture stands twice"): 1,
+        ("pictures", "picture appears twice"): 1,
         ("pictures", "file name leaves its folder"): 3,
         ("pictures", "picture cannot be read"): 2,
         ("boxes", "its picture is left out"): 5,
@@ -506,7 +508,7 @@ def test_voc_pictures_that_leave_stand_twice_or_are_missing_are_lost_with_their_
 
 
 def test_voc_without_xml_or_with_an_unreadable_list_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no XML files"):
+    with pytest.raises(DataError, match="No XML files"):
         read(voc, tmp_path)
     with pytest.raises(DataError, match="not UTF-8"):
         read(voc, written(tmp_path / "ImageSets/Main/train.txt", b"\xff"))
@@ -571,6 +573,9 @@ def test_open_images_classes_of_one_name_stay_apart(tmp_path: Path) -> None:
         (open_images_row(box="0.5,0.1,0.2,0.6"), "negative size"),
         (open_images_row(box="0.1,0.5,0.6,0.2"), "negative size"),
         ("aa,xclick,/m/dog,1,0.1", "wrong number of values"),
+        (open_images_row(code=""), "label is empty or not text"),
+        (open_images_row(code=" "), "label is empty or not text"),
+        (open_images_row(""), "file name is empty"),
     ],
 )
 def test_a_wrong_open_images_row_is_a_flaw_and_the_others_stay(tmp_path: Path, row: str, reason: str) -> None:
@@ -687,11 +692,26 @@ def test_a_wrong_box_of_json_is_a_flaw_and_the_others_stay(tmp_path: Path, box: 
         assert rows(data) == [("a.jpg", "dog", [10, 20, 40, 40], False)]
 
 
-@pytest.mark.parametrize("label", ["", None, 3])
-def test_a_label_that_is_no_text_is_a_flaw(tmp_path: Path, label: Any) -> None:
+@pytest.mark.parametrize("label", ["", " ", None, 3])
+def test_a_label_that_is_empty_or_no_text_is_an_issue(tmp_path: Path, label: Any) -> None:
     data, issues = read(swift_rows, swift_file(tmp_path, swift_row(ref=[label])))
-    assert reasons(issues) == {("boxes", "label is no text"): 1}
+    assert reasons(issues) == {("boxes", "label is empty or not text"): 1}
     assert len(data.images) == 1
+
+
+@pytest.mark.parametrize("label", ["", " "])
+def test_an_empty_label_of_detection_json_is_an_issue(tmp_path: Path, label: str) -> None:
+    row = {"image_path": "a.jpg", "object": {label: [[1, 2, 3, 4]], "dog": [[1, 2, 3, 4]]}}
+    data, issues = read(detections, detection_file(tmp_path, row))
+    assert reasons(issues) == {("boxes", "label is empty or not text"): 1}
+    assert data.labels == ("dog",)
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_file_name_in_a_row_is_an_issue_with_its_boxes(tmp_path: Path, name: str) -> None:
+    expected = {("pictures", "file name is empty"): 1, ("boxes", "its picture is left out"): 1}
+    assert reasons(read(swift_rows, swift_file(tmp_path, swift_row(), swift_row(name)))[1]) == expected
+    assert reasons(read(detections, detection_file(tmp_path, detection_row(), detection_row(name)))[1]) == expected
 
 
 def test_a_line_that_is_no_json_is_a_flaw(tmp_path: Path) -> None:

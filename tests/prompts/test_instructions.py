@@ -137,7 +137,7 @@ def test_a_class_that_nobody_looked_for_is_no_negative(cli: Cli) -> None:
     assert done.exit_code == 0
     assert said() == [("a.jpg", "Find cat", ["cat"]), ("a.jpg", "Find dog", [])]
     dropped = json.loads(done.stdout)["splits"]["train"]["ledger"]["pictures"]["dropped"]
-    assert dropped == {"no object, and not every category was looked for": 1}
+    assert dropped == {"no object, and not every category was searched for": 1}
     made = json.loads(cli("augment", "--json").stdout)["ledger"]["train"]
     assert made["count"]["dropped"] == made["none"]["dropped"] == {"not every category was looked for": 1}
     assert made["full"]["kept"] == 1

@@ -177,7 +177,7 @@ FORM = "hint: COCO instances have the lists `images`, `annotations` and `categor
         ("absolute", "error: The annotation file has 1 wrong entry: {a}\n"
                      "  images[0]: file_name '/etc/passwd' leaves the image folder\n" + SKIP),
         ("negative", "error: The annotation file has 1 wrong entry: {a}\n"
-                     "  annotations[0]: bbox [1.0, 2.0, -3.0, 4.0] is no box\n" + SKIP),
+                     "  annotations[0]: bbox [1.0, 2.0, -3.0, 4.0] is not a box\n" + SKIP),
         ("missing", "error: The annotation file is not in COCO's form: {a}\n"
                     "  Object missing required field `annotations`.\n" + FORM),
         ("missing files", "error: 5 of 8 images are not on disk\n  {d}/images/no0.jpg\n  {d}/images/no1.jpg\n"
@@ -204,7 +204,7 @@ def test_invalid_json_is_told_with_line_and_column(cli: Cli, tmp_path: Path) -> 
     assert done.stderr == (
         f"error: The annotation file is not valid JSON: {tmp_path}/annotations.json\n"
         "  Line 2, column 18: invalid character.\n"
-        "hint: Was it cut while being copied, or is it not UTF-8? Check that place.\n"
+        "hint: Was it cut while being copied, or is it not UTF-8? Check that position.\n"
     )
 
 

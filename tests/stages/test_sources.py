@@ -128,10 +128,10 @@ def test_wrong_entries_are_left_out_where_that_is_wanted_each_with_its_reason_an
         "kept": 3,
         "dropped": {
             "wrong type or missing key": 1,
-            "id stands twice": 1,
-            "file_name stands twice": 1,
+            "id appears twice": 1,
+            "file_name appears twice": 1,
             "file_name leaves the image folder": 1,
-            "size is none": 1,
+            "width and height must be positive": 1,
         },
     }
     assert made["boxes"] == {
@@ -142,7 +142,7 @@ def test_wrong_entries_are_left_out_where_that_is_wanted_each_with_its_reason_an
             "its picture is left out": 2,
             "image_id is not in `images`": 1,
             "category_id is not in `categories`": 1,
-            "bbox is no box": 1,
+            "bbox is not a box": 1,
             "bbox lies outside the picture": 1,
         },
     }
@@ -391,4 +391,4 @@ def test_annotations_of_no_known_form_are_told(cli: Cli, tmp_path: Path) -> None
     Path("notes.txt").write_text("hello\n")
     done = cli("prepare", "--set", "data.train.annotations=notes.txt")
     assert done.exit_code == 3
-    assert done.stderr.startswith(f"error: The annotations have none of the known forms: {tmp_path}/notes.txt\n")
+    assert done.stderr.startswith(f"error: The annotations are in none of the known formats: {tmp_path}/notes.txt\n")

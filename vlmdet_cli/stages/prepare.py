@@ -22,7 +22,7 @@ from vlmdet_cli.core.locks import lock
 from vlmdet_cli.core.memory import no_collection
 from vlmdet_cli.core.workers import Crew
 from vlmdet_cli.data import duplicates, formats
-from vlmdet_cli.data.dataset import PICTURE_LEFT_OUT, Dataset
+from vlmdet_cli.data.dataset import Dataset
 from vlmdet_cli.data.formats import coco_file, yolo
 from vlmdet_cli.data.image_import import materialize_all
 from vlmdet_cli.errors import DataError, UsageError
@@ -215,7 +215,7 @@ def _skipped(project: Project, choice: SplitSelection) -> str | None:
     if not choice.issues:
         path.unlink(missing_ok=True)
         return None
-    write_jsonl(path, [one.row() for one in choice.issues if one.reason != PICTURE_LEFT_OUT])
+    write_jsonl(path, [one.row() for one in choice.issues if not one.is_consequence])
     return str(path)
 
 

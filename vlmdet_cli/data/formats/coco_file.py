@@ -1,7 +1,8 @@
-"""A ``Dataset`` as a COCO file, in pieces that can be put together: any COCO reader takes it.
+"""A ``Dataset`` as a COCO file that any COCO reader takes, in parts that can be put together.
 
-Segmentations are not kept. Beside ``annotations`` stands ``ignored``: annotated objects that are no targets, each with
-its category's name and the reason. A picture may have ``exhaustive_categories``: the categories whose objects are all annotated.
+Segmentations are not kept. In addition to ``annotations`` there is ``ignored``: annotated objects that are no targets,
+each with its category's name and the reason. A picture may have ``exhaustive_categories``, the categories whose
+objects are all annotated in it.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ class _Ignored(_Plain, gc=False):
 
 
 class FileParts(NamedTuple):
-    """The insides of a file's lists, for some of its pictures, each entry with a comma behind it."""
+    """The contents of a file's lists, for some of its pictures, each entry with a comma behind it."""
 
     images: bytes
     annotations: bytes
@@ -42,50 +43,51 @@ class FileParts(NamedTuple):
 
 
 def file_parts(data: Dataset) -> FileParts:
-    """A data set as the insides of JSON lists, so that several can be put together to one file."""
-    ids = [one.id for one in data.images]
-    whole = not data.drop_reason.any()  # the rule: nothing to sort out
-    kept = data if whole else data.select_objects(data.drop_reason == 0)
-    left = data.select_objects(data.drop_reason != 0)
-    names, why = [data.labels[n] for n in left.label.tolist()], [DROP_REASONS[n] for n in left.drop_reason.tolist()]
+    """A data set as the contents of JSON lists, so that several can be put together to one file."""
+    ids = [image.id for image in data.images]
+    all_kept = not data.drop_reason.any()  # mostly so; saves copies
+    kept = data if all_kept else data.select_objects(data.drop_reason == 0)
+    ignored = data.select_objects(data.drop_reason != 0)
+    names = [data.labels[label] for label in ignored.label.tolist()]
+    reasons = [DROP_REASONS[reason] for reason in ignored.drop_reason.tolist()]
     return FileParts(
-        images=_inside(data.images),
-        annotations=_inside(list(map(_Written, *_values(kept, ids)))),
-        ignored=_inside(list(map(_Ignored, *_values(left, ids), names, why))),
+        images=_list_content(data.images),
+        annotations=_list_content(list(map(_Written, *_values(kept, ids)))),
+        ignored=_list_content(list(map(_Ignored, *_values(ignored, ids), names, reasons))),
     )
 
 
 def _values(data: Dataset, ids: Sequence[ImageId]) -> list[list[Any]]:
     return [
         data.ids.tolist(),
-        [ids[n] for n in data.image.tolist()],
-        [data.label_ids[n] for n in data.label.tolist()],
+        [ids[image] for image in data.image.tolist()],
+        [data.label_ids[label] for label in data.label.tolist()],
         data.xywh.tolist(),
         data.area.tolist(),
         data.crowd.astype(int).tolist(),
     ]
 
 
-def _inside(records: Sequence[Any]) -> bytes:
+def _list_content(records: Sequence[Any]) -> bytes:
     return msgspec.json.encode(records)[1:-1] + b"," if records else b""
 
 
 def head(data: Dataset) -> bytes:
-    """A file's beginning; annotations are to follow. Any COCO reader takes it. Segmentations are not kept."""
-    categories = [{"id": i, "name": name} for i, name in data.category_ids.items()]
+    """The beginning of a file, up to the first annotation."""
+    categories = [{"id": key, "name": name} for key, name in data.category_ids.items()]
     start = b'{"info":{"description":"A subset written by vlmdet"},"categories":'
     return start + msgspec.json.encode(categories) + b',"annotations":['
 
 
-def tail(made: Sequence[FileParts]) -> bytes:
-    """A file's end, behind the last annotation."""
-    images = b"".join(one.images for one in made).rstrip(b",")
-    ignored = b"".join(one.ignored for one in made).rstrip(b",")
+def tail(parts: Sequence[FileParts]) -> bytes:
+    """The end of a file, behind the last annotation."""
+    images = b"".join(part.images for part in parts).rstrip(b",")
+    ignored = b"".join(part.ignored for part in parts).rstrip(b",")
     return b'],"images":[' + images + b'],"ignored":[' + ignored + b"]}\n"
 
 
 def write(path: Path, data: Dataset) -> None:
     """Write a data set whole."""
-    made = file_parts(data)
+    part = file_parts(data)
     with whole_file(path) as temporary:
-        temporary.write_bytes(head(data) + made.annotations.rstrip(b",") + tail([made]))
+        temporary.write_bytes(head(data) + part.annotations.rstrip(b",") + tail([part]))

@@ -1,13 +1,21 @@
-"""Detection JSON, ``[{"image_path": "a.jpg", "object": {"person": [[x1, y1, x2, y2]]}}]`` in pixels, to a ``Dataset``.
-
-Several rows of one picture are merged, and of boxes alike in label and corners one is kept.
-"""
+"""Detection JSON, ``[{"image_path": "a.jpg", "object": {"person": [[x1, y1, x2, y2]]}}]`` in pixels, to a ``Dataset``."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.data.dataset import AnnotationIssue, Dataset
-from vlmdet_cli.data.formats.unsized import WRONG_TYPE, Entry, first_rows, gathered, json_rows
+from vlmdet_cli.data.formats.json_rows import WRONG_TYPE, PictureRow, dataset_from_rows, first_rows, json_rows
+
+
+class DetectionRow(msgspec.Struct, frozen=True):
+    """A row of detection JSON: a picture's path, and its boxes (xyxy pixels) by label."""
+
+    image_path: str
+    object: dict[str, list[Box]]
 
 
 def recognises(annotations: Path) -> bool:
@@ -16,21 +24,25 @@ def recognises(annotations: Path) -> bool:
 
 
 def picture_folder(annotations: Path, images: Path | None, split: str) -> Path:
-    """Where file names start: ``images``, else the file's own folder."""
+    """The folder that file names start at: ``images``, by default the file's own folder."""
     del split
     return annotations.parent if images is None else images
 
 
 def read(annotations: Path, images: Path | None, split: str, issues: list[AnnotationIssue]) -> Dataset:
-    """The data set of a file. ``DataError`` where it cannot be read or an array is no JSON."""
-    return gathered(_entries(annotations, issues), picture_folder(annotations, images, split), issues)
+    """The data set of a file. Raises ``DataError`` where it cannot be read or an array is no JSON."""
+    return dataset_from_rows(_rows(annotations, issues), picture_folder(annotations, images, split), issues)
 
 
-def _entries(file: Path, issues: list[AnnotationIssue]) -> Iterator[Entry]:
+def _rows(file: Path, issues: list[AnnotationIssue]) -> Iterator[PictureRow]:
+    """Rows of the right form, their boxes unchecked: a wrong box does not lose its picture."""
     for where, row in json_rows(file, issues):
-        path, labels = (row.get("image_path"), row.get("object")) if isinstance(row, dict) else (None, None)
-        if not isinstance(path, str) or not isinstance(labels, dict):
+        path, by_label = (row.get("image_path"), row.get("object")) if isinstance(row, dict) else (None, None)
+        if isinstance(path, str) and isinstance(by_label, dict):
+            yield PictureRow(path, [(label, box) for label, boxes in by_label.items() for box in _list(boxes)], where)
+        else:
             issues.append(AnnotationIssue("pictures", WRONG_TYPE, where))
-            continue
-        boxes = [(label, box) for label, many in labels.items() for box in (many if isinstance(many, list) else [many])]
-        yield Entry(path, boxes, where)
+
+
+def _list(boxes: Any) -> list[Any]:
+    return boxes if isinstance(boxes, list) else [boxes]

@@ -1,17 +1,17 @@
-"""Open Images (V4 to V7) to a ``Dataset``: a CSV of boxes, in shares of the picture's sides.
+"""Open Images (V4 to V7) to a ``Dataset``: a CSV of boxes, as shares of the picture's sides.
 
     ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,…
-    000a1249af2bc5f0,xclick,/m/0cnyhnx,1,0.29,0.37,0.12,0.55,0,1,0,…
+    000a1249af2bc5f0,xclick,/m/0cyhj_,1,0.29,0.37,0.12,0.55,0,1,0,…
 
 Pictures are ``{ImageID}.jpg``, or with another suffix, in a folder that must be named. A group (``IsGroupOf`` 1) is a
-crowd. Beside the file may stand ``*class-descriptions*.csv``, which gives classes their names, and
-``{split}-annotations-…imagelabels….csv``: what people exhaustive_categories to be in a picture or not. Only for those classes are
-all objects of a picture annotated; without that file, for those that have boxes in it.
+crowd. Two kinds of files may lie next to the CSV: ``*class-descriptions*.csv`` gives classes their names, and
+``{split}-annotations-…imagelabels….csv`` says which classes people verified to be in a picture or not. Only those
+classes are exhaustive in it; without that file, only the classes that have boxes in it.
 
-Decisions: Python's own ``csv`` in blocks of 500 rows, of which numpy makes numbers: 2.5 to 3 µs a row, some 40 s for
-14 million. Blocks of 2,000 rows take half as long again, lines split by hand 4 µs, a parser of our own on arrays of
-bytes 2, too little gain for its code. Only the columns stay in memory. Categories are the names that occur, sorted; of
-two classes with one name each carries its code as well.
+Python's own ``csv`` reads blocks of 500 rows, which numpy converts: 2.5 to 3 µs a row, some 40 s for 14 million.
+Blocks of 2,000 rows take half as long again, lines split by hand 4 µs, a parser on arrays of bytes 2 µs, which is too
+little gain for its code. Only the columns stay in memory. Categories are the names that occur, sorted; where two
+classes share a name, each carries its code as well.
 """
 
 import contextlib
@@ -28,9 +28,19 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from vlmdet_cli.data.dataset import AnnotationIssue, Column, Dataset, Image
-from vlmdet_cli.data.formats.unsized import NEGATIVE, NOT_NUMBER, UNREADABLE, Columns, Size, assembled, excerpt, sizes
-from vlmdet_cli.data.image_files import IMAGE_SUFFIXES
+from vlmdet_cli.data.dataset import AnnotationIssue, Column, Dataset
+from vlmdet_cli.data.formats.box_entries import (
+    NEGATIVE,
+    NO_LABEL,
+    NO_NAME,
+    NOT_NUMBER,
+    UNREADABLE,
+    BoxColumns,
+    dataset_from_columns,
+    excerpt,
+    upright_sizes,
+)
+from vlmdet_cli.data.image_files import IMAGE_SUFFIXES, Size
 from vlmdet_cli.errors import DataError
 
 BLOCK = 500
@@ -40,7 +50,7 @@ GROUP = "IsGroupOf"
 
 
 class _Block(NamedTuple):
-    """Rows as columns: ids of pictures, codes of labels, corners (N, 4) in shares, groups."""
+    """Rows as columns: ids of pictures, codes of classes, corners (N, 4) as shares, groups."""
 
     pictures: Sequence[str]
     codes: Sequence[str]
@@ -56,7 +66,7 @@ def recognises(annotations: Path) -> bool:
 
 
 def picture_folder(annotations: Path, images: Path | None, split: str) -> Path:
-    """Where file names start: ``images``, which must be named."""
+    """The folder that file names start at: ``images``, which must be named."""
     del split
     if images is None or not images.is_dir():
         why = "" if images is None else f"This is no folder: {images}"
@@ -66,31 +76,32 @@ def picture_folder(annotations: Path, images: Path | None, split: str) -> Path:
 
 
 def read(annotations: Path, images: Path | None, split: str, issues: list[AnnotationIssue]) -> Dataset:
-    """The data set of a CSV of boxes. ``DataError`` where it cannot be read or its first line lacks a column."""
+    """The data set of a CSV of boxes. Raises ``DataError`` where it cannot be read or lacks a column."""
     folder = picture_folder(annotations, images, split)
     pictures, codes = dict[str, int](), dict[str, int]()
     boxes = _columns(_blocks(annotations, issues), pictures, codes)
-    names, known = _files(list(pictures), folder, issues)
-    named = _names(list(codes), annotations)
-    labels = sorted(named)
-    place = {name: number for number, name in enumerate(labels)}
-    order = np.array([place[name] for name in named], np.int64)
-    data = assembled(names, known, labels, boxes._replace(label=order[boxes.label]), issues)
-    return _with_verified(data, annotations, dict(zip(codes, order.tolist(), strict=True)))
+    file_names, sizes = _files(list(pictures), folder, issues)
+    class_names = _class_names(list(codes), annotations)
+    labels = sorted(class_names)
+    label_index = {name: index for index, name in enumerate(labels)}
+    label_of_code = np.array([label_index[name] for name in class_names], np.int64)
+    boxes = boxes._replace(label=label_of_code[boxes.label])
+    dataset = dataset_from_columns(file_names, sizes, labels, boxes, issues)
+    return _with_exhaustive_categories(dataset, annotations, dict(zip(codes, label_of_code.tolist(), strict=True)))
 
 
 @contextlib.contextmanager
 def _rows(file: Path, needed: Iterable[str]) -> Iterator[tuple[dict[str, int], Iterator[list[str]]]]:
-    """Each column's place, and the rows below the first line. ``DataError`` where a needed column is missing."""
+    """Each column's index, and the rows below the first line. Raises ``DataError`` where a needed column is missing."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             rows = csv.reader(opened)
-            places = {name: place for place, name in enumerate(next(rows, []))}
-            missing = [name for name in needed if name not in places]
+            column_index = {name: index for index, name in enumerate(next(rows, []))}
+            missing = [name for name in needed if name not in column_index]
             if missing:
                 why = f"The first line lacks {', '.join(missing)}."
                 raise DataError(f"The CSV lacks a column: {file}", why=why, hint="Is it a file of Open Images?")
-            yield places, rows
+            yield column_index, rows
     except OSError as error:
         raise DataError(f"Cannot read the CSV: {file}", why=f"{error.strerror}.", hint="Check the path.") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -99,52 +110,57 @@ def _rows(file: Path, needed: Iterable[str]) -> Iterator[tuple[dict[str, int], I
 
 def _blocks(file: Path, issues: list[AnnotationIssue]) -> Iterator[_Block]:
     """The sound rows, 500 at a time."""
-    with _rows(file, NEEDED) as (places, rows):
-        pick = [places[name] for name in (*NEEDED, GROUP) if name in places]
+    with _rows(file, NEEDED) as (column_index, rows):
+        columns = [column_index[name] for name in (*NEEDED, GROUP) if name in column_index]
         line = 2
-        while block := list(itertools.islice(rows, BLOCK)):
+        while lines := list(itertools.islice(rows, BLOCK)):
             try:
-                made = _block(block, pick)
-                sound = _sound(made.xyxy)
+                block = _block(lines, columns)
+                is_sound = _is_sound(block)
             except (ValueError, IndexError):
-                sound = False
-            if not sound:
-                kept = _sound_rows(block, pick, f"{file.name}, line", line, issues)
-                made = _block(kept, pick)
-            yield made
-            line += len(block)
+                is_sound = False
+            if not is_sound:
+                block = _block(_sound_rows(lines, columns, f"{file.name}, line", line, issues), columns)
+            yield block
+            line += len(lines)
 
 
-def _block(rows: Sequence[Sequence[str]], pick: Sequence[int]) -> _Block:
-    """``ValueError`` or ``IndexError`` where a row lacks a number or a column."""
-    pictures, codes, *fields = zip(*map(itemgetter(*pick), rows), strict=True) if rows else [()] * len(pick)
+def _block(rows: Sequence[Sequence[str]], columns: Sequence[int]) -> _Block:
+    """Raises ``ValueError`` or ``IndexError`` where a row lacks a number or a column."""
+    pictures, codes, *fields = zip(*map(itemgetter(*columns), rows), strict=True) if rows else [()] * len(columns)
     group = [flag == "1" for flag in fields[4]] if len(fields) == 5 else [False] * len(rows)
     return _Block(pictures, codes, np.array(fields[:4], np.float64).reshape(4, -1).T, np.array(group, bool))
 
 
-def _sound(xyxy: Column) -> bool:
-    return bool(np.isfinite(xyxy).all() and (xyxy[:, 2:] >= xyxy[:, :2]).all())
+def _is_sound(block: _Block) -> bool:
+    named = all(map(str.strip, {*block.pictures, *block.codes}))
+    return bool(named and np.isfinite(block.xyxy).all() and (block.xyxy[:, 2:] >= block.xyxy[:, :2]).all())
 
 
 def _sound_rows(
-    rows: Sequence[Sequence[str]], pick: Sequence[int], where: str, line: int, issues: list[AnnotationIssue]
+    rows: Sequence[Sequence[str]], columns: Sequence[int], where: str, line: int, issues: list[AnnotationIssue]
 ) -> list[Sequence[str]]:
-    """The rows that hold a box; each other one is a flaw, but for blank lines."""
-    kept = list[Sequence[str]]()
+    """The rows that hold a box; each other one, but for blank lines, becomes an issue."""
+    sound = list[Sequence[str]]()
     for number, row in enumerate(rows, line):
-        wrong = _wrong(row, pick)
+        wrong = _wrong_row(row, columns)
         if not wrong:
-            kept.append(row)
+            sound.append(row)
         elif row:
             issues.append(AnnotationIssue("boxes", wrong, f"{where} {number}: {excerpt(','.join(row))}"))
-    return kept
+    return sound
 
 
-def _wrong(row: Sequence[str], pick: Sequence[int]) -> str:
-    if len(row) <= max(pick):
+def _wrong_row(row: Sequence[str], columns: Sequence[int]) -> str:
+    """Why a row holds no box; empty where it does."""
+    if len(row) <= max(columns):
         return WRONG_COUNT
+    if not row[columns[0]].strip():
+        return NO_NAME
+    if not row[columns[1]].strip():
+        return NO_LABEL
     try:
-        x1, y1, x2, y2 = (float(row[place]) for place in pick[2:6])
+        x1, y1, x2, y2 = (float(row[column]) for column in columns[2:6])
     except ValueError:
         return NOT_NUMBER
     if not math.isfinite(x1 + y1 + x2 + y2):
@@ -152,12 +168,12 @@ def _wrong(row: Sequence[str], pick: Sequence[int]) -> str:
     return NEGATIVE if x2 < x1 or y2 < y1 else ""
 
 
-def _columns(blocks: Iterable[_Block], pictures: dict[str, int], codes: dict[str, int]) -> Columns:
-    """Blocks as columns; pictures and codes get numbers in the order they come in."""
+def _columns(blocks: Iterable[_Block], pictures: dict[str, int], codes: dict[str, int]) -> BoxColumns:
+    """Blocks as columns; pictures and codes get numbers in the order in which they occur."""
     parts = [
         (
-            np.array([pictures.setdefault(one, len(pictures)) for one in block.pictures], np.int64),
-            np.array([codes.setdefault(one, len(codes)) for one in block.codes], np.int64),
+            np.array([pictures.setdefault(picture, len(pictures)) for picture in block.pictures], np.int64),
+            np.array([codes.setdefault(code, len(codes)) for code in block.codes], np.int64),
             block.xyxy,
             block.group,
         )
@@ -166,74 +182,76 @@ def _columns(blocks: Iterable[_Block], pictures: dict[str, int], codes: dict[str
     if not parts:
         parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, bool))]
     picture, label, xyxy, group = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return Columns(picture, label, xyxy, group, np.ones(len(picture), bool))
+    return BoxColumns(picture, label, xyxy, group, np.ones(len(picture), bool))
 
 
 def _files(ids: Sequence[str], folder: Path, issues: list[AnnotationIssue]) -> tuple[list[str], list[Size | None]]:
-    """File names and sizes of pictures; one that the folder does not have is a flaw, and has no size."""
-    best = {suffix: rank for rank, suffix in enumerate(IMAGE_SUFFIXES)}
+    """File names and sizes of pictures; one that the folder does not have becomes an issue, and has no size."""
+    rank = {suffix: index for index, suffix in enumerate(IMAGE_SUFFIXES)}
     try:
-        files = [(path.stem, path.name) for path in folder.iterdir() if path.suffix.lower() in best]
+        files = [(path.stem, path.name) for path in folder.iterdir() if path.suffix.lower() in rank]
     except OSError as error:
         raise DataError(f"Cannot read the folder: {folder}", why=f"{error.strerror}.", hint="Check it.") from None
-    files.sort(key=lambda file: (-best[Path(file[1]).suffix.lower()], file[1]))
-    there = dict(files)  # of several files of one picture, the last stays
-    names = [there.get(one, f"{one}.jpg") for one in ids]
-    present = [there[one] for one in ids if one in there]
-    known = dict(zip(present, sizes(folder, present, issues), strict=True))
+    files.sort(key=lambda file: (-rank[Path(file[1]).suffix.lower()], file[1]))
+    file_of = dict(files)  # of several files of one picture, the last stays
+    present = [file_of[image_id] for image_id in ids if image_id in file_of]
+    sizes = dict(zip(present, upright_sizes(folder, present, issues), strict=True))
+    names = [file_of.get(image_id, f"{image_id}.jpg") for image_id in ids]
     issues += [
         AnnotationIssue("pictures", UNREADABLE, f"{folder / name}: not on disk")
-        for one, name in zip(ids, names, strict=True)
-        if one not in there
+        for image_id, name in zip(ids, names, strict=True)
+        if image_id not in file_of
     ]
-    return names, [known.get(name) for name in names]
+    return names, [sizes.get(name) for name in names]
 
 
-def _names(codes: Sequence[str], file: Path) -> list[str]:
-    """A name for each code: as the class descriptions beside the file say, else the code."""
-    stated = dict[str, str]()
-    for beside in sorted(file.parent.glob("*class-descriptions*.csv")):
-        with _rows(beside, ()) as (first, rows):
-            stated |= {row[0]: row[1].strip() for row in itertools.chain([list(first)], rows) if len(row) > 1}
-    names = [stated.get(code) or code for code in codes]
-    times = Counter(names)
-    return [name if times[name] == 1 else f"{name} ({code})" for name, code in zip(names, codes, strict=True)]
+def _class_names(codes: Sequence[str], file: Path) -> list[str]:
+    """A name for each code: as the class descriptions next to the file say, else the code."""
+    described = dict[str, str]()
+    for descriptions in sorted(file.parent.glob("*class-descriptions*.csv")):
+        with _rows(descriptions, ()) as (first, rows):
+            described |= {row[0]: row[1].strip() for row in itertools.chain([list(first)], rows) if len(row) > 1}
+    names = [described.get(code) or code for code in codes]
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} ({code})" for name, code in zip(names, codes, strict=True)]
 
 
-def _with_verified(data: Dataset, file: Path, places: Mapping[str, int]) -> Dataset:
-    """Each picture with its exhaustive_categories classes: those that have boxes in it, and those that people looked for."""
-    many = max(len(data.labels), 1)
-    looked = _looked_for(file, {str(one.id): place for place, one in enumerate(data.images)}, places)
-    pairs = np.unique(np.concatenate([data.image * many + data.label, looked[:, 0] * many + looked[:, 1]]))
-    starts = np.searchsorted(pairs, np.arange(len(data.images) + 1) * many).tolist()
-    labels = [data.labels[place] for place in (pairs % many).tolist()]
-    images: list[Image] = [
-        msgspec.structs.replace(one, exhaustive_categories=tuple(labels[first:last]))
-        for one, first, last in zip(data.images, starts, starts[1:], strict=False)
+def _with_exhaustive_categories(data: Dataset, file: Path, label_of_code: Mapping[str, int]) -> Dataset:
+    """Each picture with its exhaustive classes: those that have boxes in it, and those that people verified."""
+    count = max(len(data.labels), 1)
+    picture_of_id = {str(image.id): index for index, image in enumerate(data.images)}
+    verified = _verified(file, picture_of_id, label_of_code)
+    pairs = np.unique(np.concatenate([data.image * count + data.label, verified[:, 0] * count + verified[:, 1]]))
+    starts = np.searchsorted(pairs, np.arange(len(data.images) + 1) * count).tolist()
+    labels = [data.labels[index] for index in (pairs % count).tolist()]
+    images = [
+        msgspec.structs.replace(image, exhaustive_categories=tuple(labels[first:last]))
+        for image, first, last in zip(data.images, starts, starts[1:], strict=False)
     ]
     return msgspec.structs.replace(data, images=images)
 
 
-def _looked_for(file: Path, pictures: Mapping[str, int], labels: Mapping[str, int]) -> Column:
-    """``(M, 2)``: pictures and labels that people exhaustive_categories, as the file of the same split says; empty without one."""
-    beside = [one for one in sorted(file.parent.glob("*imagelabels*.csv")) if _split(one) == _split(file)]
-    human = sorted((one for one in beside if "machine" not in one.name), key=lambda one: "boxable" not in one.name)
+def _verified(file: Path, picture_of_id: Mapping[str, int], label_of_code: Mapping[str, int]) -> Column:
+    """``(M, 2)``: pictures and labels that people verified, as the file of the same split says; empty without one."""
+    candidates = [path for path in file.parent.glob("*imagelabels*.csv") if _split_prefix(path) == _split_prefix(file)]
+    human = [path for path in sorted(candidates) if "machine" not in path.name]
+    human.sort(key=lambda path: "boxable" not in path.name)
     pairs = list[tuple[int, int]]()
-    for one in human[:1]:
-        with _rows(one, ("ImageID", "Source", "LabelName", "Confidence")) as (places, rows):
-            chosen = [places[name] for name in ("ImageID", "LabelName", "Source", "Confidence")]
-            whole = (row for row in rows if len(row) > max(chosen))
-            for picture, label, source, confidence in map(itemgetter(*chosen), whole):
-                if picture in pictures and label in labels and _with_exhaustive(source, confidence):
-                    pairs.append((pictures[picture], labels[label]))
+    for path in human[:1]:
+        with _rows(path, ("ImageID", "Source", "LabelName", "Confidence")) as (column_index, rows):
+            columns = [column_index[name] for name in ("ImageID", "LabelName", "Source", "Confidence")]
+            complete = (row for row in rows if len(row) > max(columns))
+            for image_id, code, source, confidence in map(itemgetter(*columns), complete):
+                if image_id in picture_of_id and code in label_of_code and _is_human(source, confidence):
+                    pairs.append((picture_of_id[image_id], label_of_code[code]))
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def _with_exhaustive(source: str, confidence: str) -> bool:
-    """People say yes or no; a machine's guess lies between, or says that it is one."""
+def _is_human(source: str, confidence: str) -> bool:
+    """People say yes or no; a machine's guess is a number between, or says that it is one."""
     return not source.startswith("machine") and confidence in {"0", "1", "0.0", "1.0"}
 
 
-def _split(file: Path) -> str:
+def _split_prefix(file: Path) -> str:
     """``train-`` of ``oidv6-train-annotations-bbox.csv``: releases mix their numbers."""
     return re.sub(r"^oidv\d+-", "", file.name.partition("annotations")[0])

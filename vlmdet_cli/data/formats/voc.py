@@ -1,10 +1,11 @@
 """Pascal VOC to a ``Dataset``: a folder of XML files, or a list of names such as ``ImageSets/Main/train.txt``, whose
-XML stands in ``../../Annotations``.
+XML files are in ``../../Annotations``.
 
 VOC counts pixels from 1 and its last pixel belongs to the box, so corners become ``(xmin - 1, ymin - 1, xmax, ymax)``.
-A ``difficult`` object is neither found nor missed in an evaluation: that is what a crowd is here. ``part`` objects are
-passed over, and so is a list's second column: a picture belongs to the list whatever stands there. Categories are the
-sorted names. Pictures stand in ``JPEGImages`` beside the XML, else beside the XML files themselves.
+A ``difficult`` object is neither found nor missed in an evaluation, which is what a crowd is here. ``part`` objects are
+skipped, and so is a list's second column: a picture belongs to the list whatever that column says. Categories are the
+sorted names. Pictures are in ``JPEGImages`` next to the XML folder, else next to the XML files themselves. A picture
+without ``filename`` has the name of its XML file.
 """
 
 import contextlib
@@ -16,21 +17,20 @@ from typing import TYPE_CHECKING, NamedTuple
 from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.core.files import read_bytes
 from vlmdet_cli.data.dataset import AnnotationIssue, Dataset, escapes_folder
-from vlmdet_cli.data.formats.unsized import (
+from vlmdet_cli.data.formats.box_entries import (
     NEGATIVE,
     NO_LABEL,
     NOT_NUMBER,
     OUTSIDE,
-    TWICE,
-    Found,
-    Size,
-    drop_image,
+    REPEATED,
+    BoxEntry,
+    dataset_from_boxes,
+    drop_picture,
     excerpt,
-    exists,
-    of_found,
-    sizes,
+    path_exists,
+    upright_sizes,
 )
-from vlmdet_cli.data.image_files import IMAGE_SUFFIXES
+from vlmdet_cli.data.image_files import IMAGE_SUFFIXES, Size
 from vlmdet_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -51,36 +51,36 @@ class _Page(NamedTuple):
 def recognises(annotations: Path) -> bool:
     """Whether the first XML file of the folder, or the first that the list names, has an ``annotation`` in it."""
     with contextlib.suppress(OSError, DataError):
-        for name in [one for one in _names(annotations)[:1] if not escapes_folder(one)]:
+        for name in [name for name in _names(annotations)[:1] if not escapes_folder(name)]:
             with (_xml_folder(annotations) / name).open("rb") as file:
                 return b"<annotation" in file.read(4096)
     return False
 
 
 def picture_folder(annotations: Path, images: Path | None, split: str) -> Path:
-    """Where file names start: ``images``, else ``JPEGImages`` beside the XML's folder, else that folder itself."""
+    """The folder that file names start at: ``images``, else ``JPEGImages`` next to the XML folder, else that folder."""
     del split
     if images is not None:
         return images
     folder = _xml_folder(annotations)
-    beside = folder.absolute().parent / "JPEGImages"
-    return beside if beside.is_dir() else folder
+    sibling = folder.absolute().parent / "JPEGImages"
+    return sibling if sibling.is_dir() else folder
 
 
 def read(annotations: Path, images: Path | None, split: str, issues: list[AnnotationIssue]) -> Dataset:
-    """The data set of a folder or list. ``DataError`` where there is no XML or the list cannot be read."""
+    """The data set of a folder or list. Raises ``DataError`` where it has no XML or the list cannot be read."""
     folder, pages = picture_folder(annotations, images, split), dict[str, _Page]()
     names = _names(annotations)
     if not names:
-        raise DataError(f"There are no XML files here: {annotations}", hint="Name the folder of VOC's XML files.")
+        raise DataError(f"No XML files: {annotations}", hint="Name the folder of VOC's XML files.")
     for page in _pages(annotations, names, folder, issues):
-        wrong = OUTSIDE if escapes_folder(page.name) else TWICE if page.name in pages else ""
+        wrong = OUTSIDE if escapes_folder(page.name) else REPEATED if page.name in pages else ""
         if wrong:
-            drop_image(issues, wrong, f"{page.where}: {excerpt(page.name)}", len(page.objects))
+            drop_picture(issues, wrong, f"{page.where}: {excerpt(page.name)}", len(page.objects))
         else:
             pages[page.name] = page
-    found = [box for place, page in enumerate(pages.values()) for box in _boxes(page, place, issues)]
-    return of_found(list(pages), _sizes(list(pages.values()), folder, issues), found, issues)
+    boxes = [box for index, page in enumerate(pages.values()) for box in _boxes(page, index, issues)]
+    return dataset_from_boxes(list(pages), _sizes(list(pages.values()), folder, issues), boxes, issues)
 
 
 def _xml_folder(annotations: Path) -> Path:
@@ -101,7 +101,7 @@ def _names(annotations: Path) -> list[str]:
 
 
 def _pages(annotations: Path, names: Sequence[str], folder: Path, issues: list[AnnotationIssue]) -> Iterator[_Page]:
-    # an entity that names itself a thousandfold, or another file, is an error to this parser
+    # this parser refuses entities that expand a thousandfold or name another file
     from defusedxml.ElementTree import ParseError, fromstring  # type: ignore[import-untyped]
 
     for name in names:
@@ -115,16 +115,16 @@ def _pages(annotations: Path, names: Sequence[str], folder: Path, issues: list[A
             issues.append(AnnotationIssue("pictures", UNREADABLE_XML, f"{file.name}: {error}"))
             continue
         size = (_side(root, "width"), _side(root, "height"))
-        yield _Page(file.name, _name(root, file, folder), size, root.findall("object"))
+        yield _Page(file.name, _picture_name(root, file, folder), size, root.findall("object"))
 
 
-def _name(root: "Element", file: Path, folder: Path) -> str:
+def _picture_name(root: "Element", file: Path, folder: Path) -> str:
     """The picture's file name; one without a suffix gets that of the file on disk."""
     name = _text(root, "filename") or file.stem
     if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES or escapes_folder(name):
         return name
-    suffixes = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))  # VOC itself has .jpg, cameras write .JPG
-    return next((name + suffix for suffix in suffixes if exists(folder / (name + suffix))), name)
+    suffixes = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))  # VOC itself has .jpg, many cameras write .JPG
+    return next((name + suffix for suffix in suffixes if path_exists(folder / (name + suffix))), name)
 
 
 def _text(root: "Element", path: str) -> str:
@@ -140,20 +140,21 @@ def _side(root: "Element", name: str) -> int:
 def _sizes(pages: Sequence[_Page], folder: Path, issues: list[AnnotationIssue]) -> list[Size | None]:
     """Sizes as stated; from the picture's header where a side is missing."""
     unknown = [page.name for page in pages if not all(page.size)]
-    measured = dict(zip(unknown, sizes(folder, unknown, issues), strict=True))
+    measured = dict(zip(unknown, upright_sizes(folder, unknown, issues), strict=True))
     return [measured.get(page.name, page.size) for page in pages]
 
 
-def _boxes(page: _Page, place: int, issues: list[AnnotationIssue]) -> Iterator[Found]:
-    for number, one in enumerate(page.objects, 1):
-        label, values = _text(one, "name"), [_text(one, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
+def _boxes(page: _Page, picture: int, issues: list[AnnotationIssue]) -> Iterator[BoxEntry]:
+    for number, element in enumerate(page.objects, 1):
+        label = _text(element, "name")
+        values = [_text(element, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
         box = _box(values)
-        wrong = NO_LABEL if not label else NOT_NUMBER if box is None else NEGATIVE if _inverted(box) else ""
+        wrong = NO_LABEL if not label else NOT_NUMBER if box is None else NEGATIVE if _is_inverted(box) else ""
         if wrong or box is None:
             where = f"{page.where}, object {number}: {excerpt(' '.join([label, *values]))}"
             issues.append(AnnotationIssue("boxes", wrong, where))
         else:
-            yield Found(place, label, box, crowd=_text(one, "difficult") == "1")
+            yield BoxEntry(picture, label, box, crowd=_text(element, "difficult") == "1")
 
 
 def _box(values: Sequence[str]) -> Box | None:
@@ -165,5 +166,5 @@ def _box(values: Sequence[str]) -> Box | None:
     return (x1 - 1, y1 - 1, x2, y2) if math.isfinite(x1 + y1 + x2 + y2) else None
 
 
-def _inverted(box: Box) -> bool:
+def _is_inverted(box: Box) -> bool:
     return box[2] < box[0] or box[3] < box[1]
