@@ -99,6 +99,7 @@ def test_checkpoints_beside_the_record_belong_to_the_run(tmp_path: Path) -> None
 
 def test_a_run_whose_process_is_gone_is_interrupted(tmp_path: Path) -> None:
     own = this_process()
+    assert own
     live = write_run(tmp_path, "live", "running", process=own)
     gone = write_run(tmp_path, "gone", "running", process=msgspec.structs.replace(own, started=own.started - 100))
     away = write_run(tmp_path, "away", "running", process=Process(host="elsewhere", pid=own.pid, started=0))

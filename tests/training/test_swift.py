@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import Cli, write_project
 from vlmdet_cli.errors import EngineError
-from vlmdet_cli.training import swift
+from vlmdet_cli.training import arguments, swift
 
 PICTURES = {f"{n}.jpg": [("cat", (4 + n, 6, 20, 20))] for n in range(4)}
 
@@ -99,7 +99,7 @@ def test_several_gpus_start_as_many_processes(prepared: Cli) -> None:
     [((3, 12, 4), "train_type"), ((4, 0, 1), "tuner_type"), ((4, 6, 0), "tuner_type"), ((), "tuner_type")],
 )
 def test_the_tuner_flag_follows_swifts_version(version: tuple[int, ...], flag: str) -> None:
-    assert swift.tuner_flag(version) == flag
+    assert arguments.tuner_flag(version) == flag
 
 
 def test_a_command_with_spaces_is_quoted_to_be_pasted() -> None:

@@ -13,7 +13,13 @@ def train(
     swift_arguments: Annotated[
         list[str] | None, typer.Argument(metavar="-- SWIFT ARGUMENT", help="Arguments to pass to swift unchanged.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", metavar="", help="Go on from the latest checkpoint.")] = False,
+    run: Annotated[str, typer.Option(metavar="NAME", help="Name of the run.", show_default="run-001, run-002, …")] = "",
+    resume: Annotated[
+        bool, typer.Option("--resume", metavar="", help="Continue the latest run that is not done, or --run.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", metavar="", help="Continue even if data, base model or settings differ.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Print swift's command and stop.")] = False,
 ) -> None:
     """Fine-tune the model with `swift sft`.
@@ -21,16 +27,21 @@ def train(
     Example: vlmdet train -- --gradient_checkpointing true
     """
     from vlmdet_cli.stages import train as stage
+    from vlmdet_cli.stages.train_plan import TrainOptions, plan
 
     session: Session = context.obj
     project = session.project()
-    planned = stage.plan(project, swift_arguments or (), resume=resume)
+    options = TrainOptions(arguments=tuple(swift_arguments or ()), run=run, resume=resume, force=force)
     if dry_run:
-        session.talk.data(planned.command.quoted())
+        planned = plan(project, options)
+        if session.options.json:
+            session.talk.result(planned.preview())
+        else:
+            session.talk.data(planned.command.quoted())
         return
-    session.talk.detail(planned.command.quoted())
     with session.talk.progress() as bars:
-        result = stage.train(project, planned, step_tables.TrainingProgress(session.talk, bars), session.warn)
+        on_step = step_tables.TrainingProgress(session.talk, bars)
+        result = stage.train(project, options, on_step, warn=session.warn, detail=session.talk.detail)
     session.talk.result(result, *step_tables.train(result))
 
 
@@ -38,6 +49,9 @@ def merge(
     context: typer.Context,
     checkpoint: Annotated[
         str, typer.Option(metavar="DIR|STEP", help="Checkpoint folder or step.", show_default="the latest")
+    ] = "",
+    run: Annotated[
+        str, typer.Option(metavar="NAME", help="The run to merge.", show_default="the latest that is done")
     ] = "",
 ) -> None:
     """Merge the trained adapter into a model folder.
@@ -49,5 +63,5 @@ def merge(
     session: Session = context.obj
     project = session.project()
     with session.talk.progress() as bars:
-        result = stage.merge(project, checkpoint, lambda: bars("merge", 0, 0))
+        result = stage.merge(project, run=run, checkpoint=checkpoint, tick=lambda: bars("merge", 0, 0))
     session.talk.result(result, *step_tables.merge(result))

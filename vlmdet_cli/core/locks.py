@@ -66,6 +66,14 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     started: float
 
+    @classmethod
+    def of(cls, pid: int) -> "Process | None":
+        """The running process ``pid`` of this machine, None where there is none."""
+        try:
+            return cls(host=socket.gethostname(), pid=pid, started=psutil.Process(pid).create_time())
+        except psutil.Error:
+            return None
+
     def runs(self) -> bool | None:
         """Whether it runs; None where that cannot be known, because it belongs to another machine."""
         if self.host != socket.gethostname():
@@ -78,5 +86,5 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
             return False
 
 
-def this_process() -> Process:
-    return Process(host=socket.gethostname(), pid=os.getpid(), started=psutil.Process().create_time())
+def this_process() -> Process | None:
+    return Process.of(os.getpid())

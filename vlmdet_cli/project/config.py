@@ -59,7 +59,7 @@ class Data(Table, frozen=True, kw_only=True):
 
 
 class Merge(Table, frozen=True, kw_only=True):
-    """``checkpoint``: a folder, or a step of the latest run; empty for the latest checkpoint."""
+    """``checkpoint``: a folder, or a step of the newest run that has it; empty: the latest of the latest done run."""
 
     checkpoint: str = ""
     swift: dict[str, Flag] = msgspec.field(default_factory=dict)

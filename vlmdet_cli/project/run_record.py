@@ -66,7 +66,7 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One training. ``command``, ``argv``, ``env``, ``settings`` and ``versions`` are those of the latest start.
 
-    ``exit_code``: swift's own. ``seconds``: of all starts together. ``arguments``: swift's flags from after ``--``.
+    ``process``: the vlmdet that started it, ``swift``: what that started. ``exit_code``: swift's own. ``seconds``: of all starts together. ``arguments``: swift's flags from after ``--``.
     """
 
     schema: int = 1
@@ -83,6 +83,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
     machine: dict[str, Any] = {}
     process: Process | None = None
+    swift: Process | None = None
     dataset: DatasetRecord
     model: ModelRecord
     settings: dict[str, Any] = {}
@@ -90,6 +91,11 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     steps: int = 0
     loss: float | None = None
     resumes: tuple[Resume, ...] = ()
+
+    def at_work(self) -> bool | None:
+        """Whether vlmdet or the swift that it started still runs; None where only another machine can tell."""
+        answers = {process.runs() for process in (self.process, self.swift) if process}
+        return True if True in answers else None if None in answers else False
 
 
 def read_record(folder: Path) -> RunRecord:

@@ -20,6 +20,7 @@ from vlmdet_cli.project import old_layout
 from vlmdet_cli.project.run_record import RECORD, RunRecord, RunState, TrainedSettings, read_record
 
 MARKER = "vlmdet.json"  # in a merged model's folder: which run it is of, and what that was trained with
+ARGS = "args.json"  # swift writes its resolved arguments there, into its own folder and into each checkpoint
 _STEP = re.compile(r"checkpoint-(\d+)$")
 _VERSION = re.compile(r"v(\d+)")
 _NUMBERED = re.compile(r"run-(\d+)$")
@@ -55,10 +56,9 @@ class Run(ResultFolder, frozen=True):
 
     @property
     def state(self) -> RunState:
-        """The recorded state; a run whose process is gone without a word is ``interrupted``."""
+        """The recorded state; a run whose processes are gone without a word is ``interrupted``."""
         record = self.record
-        gone = record.state == "running" and (record.process is None or record.process.runs() is False)
-        return "interrupted" if gone else record.state
+        return "interrupted" if record.state == "running" and record.at_work() is False else record.state
 
     @property
     def merged(self) -> Path:
@@ -81,6 +81,11 @@ class Run(ResultFolder, frozen=True):
         if not checkpoints:
             raise UsageError(f"The run has no checkpoint: {self.folder}", hint="Run `vlmdet train` again.")
         return checkpoints[-1]
+
+    def swift_arguments(self) -> Path | None:
+        """The ``args.json`` that swift wrote last."""
+        files = [*self.folder.glob(ARGS), *self.folder.glob(f"v*/{ARGS}")]
+        return max(files, key=_version, default=None)
 
     def training_log(self) -> Path | None:
         """The ``logging.jsonl`` that swift wrote last, with a row each ``logging_steps``."""
@@ -185,14 +190,13 @@ def trained_settings(folder: Path) -> TrainedSettings | None:
     """
     if (marker := folder / MARKER).is_file():
         document: dict[str, Any] = read_json(marker, "merged model's marker")
-        if "trained" in document:
+        if document.get("trained"):
             return msgspec.convert(document["trained"], TrainedSettings)
     recorded = next((Run(path).record.trained for path in folder.parents if (path / RECORD).is_file()), None)
     file = next((path for path in (folder / ARGS, folder.parent / ARGS) if path.is_file()), None)
     return with_arguments(recorded or TrainedSettings(), file) if file else recorded
 
 
-ARGS = "args.json"  # swift writes its resolved arguments there, into its own folder and into each checkpoint
 _ARGUMENTS = ("max_pixels", "max_length", "system", "template", "model_type", "model")
 
 

@@ -14,7 +14,7 @@ import psutil
 from vlmdet_cli import __version__
 from vlmdet_cli.errors import VlmdetError
 from vlmdet_cli.project import SPLITS, Project, load, runs
-from vlmdet_cli.training import swift
+from vlmdet_cli.training import arguments, swift
 
 State = Literal["ok", "warning", "problem"]
 STACK = ("torch", "torchvision", "transformers", "ms-swift", "qwen-vl-utils", "decord")
@@ -57,8 +57,8 @@ def _swift_flags() -> Check:
     return Check(
         "swift",
         "ok",
-        f"{swift.program()}, flags of version {'.'.join(map(str, swift.version()))}: "
-        f"--{swift.tuner_flag(swift.version())}",
+        f"{swift.program()}, flags of version {'.'.join(map(str, arguments.version()))}: "
+        f"--{arguments.tuner_flag(arguments.version())}",
     )
 
 

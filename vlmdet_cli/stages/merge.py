@@ -1,7 +1,8 @@
 """merge: a LoRA checkpoint and its base model to one model folder, by the real ``swift export``.
 
-The folder is made beside its final place and moved there when it is whole, its marker ``vlmdet.json`` written
-before the move; so ``merged/`` is always the last whole merge or absent, never a half or a stale one.
+The model goes into the checkpoint's run. It is exported beside its final folder and moved there when it is whole, its
+marker ``vlmdet.json`` written before the move; so ``merged/`` is always the last whole merge or absent, never a half
+or a stale one.
 """
 
 import datetime
@@ -17,12 +18,17 @@ from vlmdet_cli.core.files import file_hash, read_json, write_json
 from vlmdet_cli.core.locks import lock
 from vlmdet_cli.errors import DataError, EngineError, UsageError
 from vlmdet_cli.project import Project, runs
-from vlmdet_cli.training import swift
+from vlmdet_cli.project.run_record import RECORD
+from vlmdet_cli.training import arguments, swift
+from vlmdet_cli.training.settings import Flag
 
-HINT = "The log tells more; `vlmdet doctor` checks the machine."
+HINT = "The log says more; `vlmdet doctor` checks the machine."
 
 
 class MergeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """``run``: the checkpoint's run, "" where it is of none."""
+
+    run: str
     model: str
     checkpoint: str
     command: str
@@ -30,19 +36,22 @@ class MergeResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-def merge(project: Project, checkpoint: str = "", tick: Callable[[], None] = lambda: None) -> MergeResult:
-    """Merge a checkpoint (by default the project's, else that of the latest run that is done) into its run."""
-    source = _find_checkpoint(project, checkpoint or project.config.merge.checkpoint)
+def merge(
+    project: Project, *, run: str = "", checkpoint: str = "", tick: Callable[[], None] = lambda: None
+) -> MergeResult:
+    """Merge a checkpoint into its run: a named one, else the latest of the run ``run`` or of the latest done run."""
+    source = _find_checkpoint(project, run, checkpoint or project.config.merge.checkpoint)
     if not (source / "adapter_config.json").is_file():
         raise DataError(f"The checkpoint holds no adapter: {source}", hint="A fully tuned model needs no merge.")
     swift.require()
     started = time.monotonic()
     owner = _owner(project, source)
-    with lock(owner, ".merge.lock"):
+    with lock(owner.folder, ".merge.lock"):
         command = _export(project, source, owner, tick)
         _publish(project, source, owner)
-    target = owner / "merged"
+    target = owner.folder / "merged"
     return MergeResult(
+        run=owner.name if isinstance(owner, runs.Run) else "",
         model=str(target),
         checkpoint=str(source),
         command=command.quoted(),
@@ -51,37 +60,45 @@ def merge(project: Project, checkpoint: str = "", tick: Callable[[], None] = lam
     )
 
 
-def _find_checkpoint(project: Project, name: str) -> Path:
-    """A checkpoint by folder, by step (of the newest run that has it), or the latest of the latest run that is done."""
+def _find_checkpoint(project: Project, run: str, name: str) -> Path:
+    """A checkpoint by folder, or by step: of the run that is named, else of the newest run that has it.
+
+    Where none is named, the latest of the run; a run that is not done must then be named itself.
+    """
     if not name:
-        return project.run().latest_checkpoint()
+        return project.run(run).latest_checkpoint()
     folder = project.root / name
     if (folder / "adapter_config.json").is_file():
         return folder
-    every = [checkpoint for run in runs.runs(project.runs) for checkpoint in run.checkpoints()]
-    for checkpoint in reversed(every):
+    searched = [project.run(run)] if run else runs.runs(project.runs)
+    checkpoints = [checkpoint for entry in searched for checkpoint in entry.checkpoints()]
+    for checkpoint in reversed(checkpoints):
         if name in {str(runs.step_of(checkpoint)), checkpoint.name}:
             return checkpoint
-    known = ", ".join(checkpoint.name for checkpoint in every)
+    known = ", ".join(f"{checkpoint.parent.parent.name}/{checkpoint.name}" for checkpoint in checkpoints)
     raise UsageError(
         f"No checkpoint {name}: {project.runs}", hint=f"There are: {known}." if known else "Run `vlmdet train` first."
     )
 
 
-def _owner(project: Project, checkpoint: Path) -> Path:
-    """The folder that the merged model goes into: the checkpoint's run, or the output folder for one of no run."""
-    parents = (path for path in checkpoint.absolute().parents if path.parent == project.runs.absolute())
-    return next(parents, project.output)
+def _owner(project: Project, checkpoint: Path) -> runs.ResultFolder:
+    """The checkpoint's run; the output folder for a checkpoint of no run."""
+    folder = next((path for path in checkpoint.absolute().parents if (path / RECORD).is_file()), None)
+    return runs.Run(folder) if folder else project.results
 
 
-def _export(project: Project, source: Path, owner: Path, tick: Callable[[], None]) -> swift.Command:
-    work = owner / "merging"
+def _export(project: Project, source: Path, owner: runs.ResultFolder, tick: Callable[[], None]) -> swift.Command:
+    work = owner.folder / "merging"
     shutil.rmtree(work, ignore_errors=True)
     cpu = swift.gpus() == 0
-    extra = {**({"torch_dtype": "float32"} if cpu else {}), **project.config.merge.swift}
-    argv = swift.export(project.config.train, checkpoint=source, output=work, root=project.root, extra=extra)
-    command = swift.Command(argv, swift.environment(root_images=project.output, visible="", processes=1, cpu=True))
-    log = owner / "merge.log"
+    flags: dict[str, Flag] = {
+        **model_flags(project, source, owner),
+        **({"torch_dtype": "float32"} if cpu else {}),
+        **project.config.merge.swift,
+    }
+    argv = (swift.program(), *arguments.export(checkpoint=source, output=work, flags=flags))
+    env = arguments.environment(root_images=project.output, visible="", processes=1, cpu=True)
+    command, log = swift.Command(argv, env), owner.folder / "merge.log"
     log.unlink(missing_ok=True)
     swift.run(command, log, cwd=project.root, watch=tick, hint=HINT)
     if not (work / "config.json").is_file() or not any(work.glob("*.safetensors")):
@@ -89,18 +106,38 @@ def _export(project: Project, source: Path, owner: Path, tick: Callable[[], None
     return command
 
 
-def _publish(project: Project, source: Path, owner: Path) -> None:
+def model_flags(project: Project, source: Path, owner: runs.ResultFolder) -> dict[str, Flag]:
+    """What swift is told of the base model: as in the run that the checkpoint is of, not as in today's file."""
+    trained = runs.trained_settings(source)
+    if not isinstance(owner, runs.Run):
+        written = {name: value for name, value in project.config.train.swift.items() if name in arguments.MODEL_FLAGS}
+        return {name: arguments.absolute(name, value, project.root) for name, value in written.items()}
+    record = owner.record
+    train: dict[str, Any] = record.settings.get("train", {})
+    written = {**train.get("swift", {}), **arguments.parse(record.arguments)}
+    flags = {name: arguments.absolute(name, written[name], project.root) for name in arguments.MODEL_FLAGS
+             if name in written}  # fmt: skip
+    if trained:
+        known = {"model_type": trained.model_type, "template": trained.template}
+        flags |= {name: value for name, value in known.items() if value}
+        base = project.path(str(train.get("model", "")))
+        if not Path(trained.model).exists() and base.is_dir():  # the project was moved since
+            flags["model"] = str(base)
+    return flags
+
+
+def _publish(project: Project, source: Path, owner: runs.ResultFolder) -> None:
     """Mark the new folder and put it in the old one's place; a stop in between leaves no model, not a wrong one."""
     when = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     marker = {
         "schema": 1,
-        "run": owner.name if owner != project.output else None,
+        "run": owner.name if isinstance(owner, runs.Run) else None,
         "checkpoint": str(source.relative_to(project.output) if source.is_relative_to(project.output) else source),
         "adapter": _adapter_hash(source),
         "merged": when,
         "trained": msgspec.to_builtins(runs.trained_settings(source)),
     }
-    work, old, target = owner / "merging", owner / "merged.old", owner / "merged"
+    work, old, target = (owner.folder / name for name in ("merging", "merged.old", "merged"))
     write_json(work / runs.MARKER, marker)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

@@ -1,48 +1,41 @@
 """train: the real ``swift sft`` on the prepared rows, watched, recorded, resumable.
 
-Before swift starts, every row is checked for what swift would drop without a word: a broken form, a missing
-picture, more tokens than ``max_length``. While it runs, its own log file is followed. The run's folder keeps
-the settings, the command, versions and data hashes.
+Before swift starts, every row is checked (``train_rows``). While it runs, its own log file is followed. The run's
+record is written whole when it starts, and again when it ends, is interrupted or fails.
 """
 
 import datetime
 import importlib.metadata
+import os
+import platform
+import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-import orjson
 import tomli_w
 
 from vlmdet_cli import __version__
-from vlmdet_cli.core.files import file_hash, read_bytes, read_json, whole_file
-from vlmdet_cli.core.locks import lock, this_process
-from vlmdet_cli.data.dataset import escapes_folder
-from vlmdet_cli.errors import DataError, EngineError, UsageError, counted, first_few
-from vlmdet_cli.models import dialects
-from vlmdet_cli.project import Project, old_layout, runs
-from vlmdet_cli.project.run_record import (
-    DatasetRecord,
-    ModelRecord,
-    Resume,
-    RunRecord,
-    RunState,
-    TrainedSettings,
-    write_record,
-)
-from vlmdet_cli.prompts import lengths
-from vlmdet_cli.prompts.object_rows import texts
-from vlmdet_cli.stages import chunks
+from vlmdet_cli.core.files import whole_file
+from vlmdet_cli.core.locks import Process, lock, this_process
+from vlmdet_cli.errors import DataError, EngineError, UsageError, first_few
+from vlmdet_cli.project import Config, Project, runs
+from vlmdet_cli.project.run_record import Resume, RunRecord, RunState, write_record
+from vlmdet_cli.stages import train_plan
+from vlmdet_cli.stages.train_plan import Plan, TrainOptions
+from vlmdet_cli.stages.train_rows import RowCheck, check_rows
 from vlmdet_cli.training import swift
 from vlmdet_cli.training.log_reader import Report, RowCount, Watcher
 
 STACK = ("ms-swift", "torch", "torchvision", "transformers", "peft", "accelerate", "qwen-vl-utils")
-HINT = "The log tells more; `vlmdet doctor` checks the machine."
+HINT = "The log says more; `vlmdet doctor` checks the machine."
+Note = Callable[[str], None]
 
 
 class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
+    """``run``: the run's folder. ``seconds``: of all starts together."""
+
     run: str
     command: str
     rows: int
@@ -54,152 +47,133 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run will do, before anything is written. ``resumed``: the checkpoint that training goes on from."""
-
-    command: swift.Command
-    run: runs.Run
-    dataset: Path
-    cpu: bool
-    arguments: tuple[str, ...] = ()
-    resumed: Path | None = None
-
-
-def plan(project: Project, extra: Sequence[str] = (), *, resume: bool = False) -> Plan:
-    """The command of the next run (or, with ``resume``, of the latest run's continuation); writes nothing."""
-    old_layout.refuse(project.runs)
-    if not resume:
-        return _plan(project, runs.Run(project.runs / runs.next_name(project.runs)), extra)
-    run = _resumable(project)
-    return _plan(project, run, extra, run.latest_checkpoint())
-
-
-def _resumable(project: Project) -> runs.Run:
-    """The latest run that has a checkpoint to go on from."""
-    for run in reversed(runs.runs(project.runs)):
-        if run.checkpoints():
-            return run
-    raise UsageError(f"No run with a checkpoint to go on from: {project.runs}", hint="Run `vlmdet train` first.")
-
-
-def _plan(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: Path | None = None) -> Plan:
-    train, dataset = project.config.train, dataset_of(project)
-    limit = project.max_pixels
-    if limit:  # swift itself does not heed what the model's processor states
-        train = msgspec.structs.replace(train, swift={"max_pixels": limit, **train.swift})
-    cpu = swift.gpus() == 0
-    again = ("--resume_from_checkpoint", str(checkpoint)) if checkpoint else ()
-    argv = swift.sft(
-        train,
-        model=project.model(train.model),
-        dataset=dataset,
-        output=run.folder,
-        root=project.root,
-        cpu=cpu,
-        extra=(*again, *extra),
-    )
-    env = swift.environment(root_images=project.output, visible=train.gpus, processes=train.nproc_per_node, cpu=cpu)
-    if project.config.format.rows == "objects":
-        env |= dialects.get(project.dialect_name).swift_environment
-    command = swift.Command(argv, env)
-    return Plan(command=command, run=run, dataset=dataset, cpu=cpu, arguments=tuple(extra), resumed=checkpoint)
-
-
-def dataset_of(project: Project) -> Path:
-    """The mixed file where ``augment`` has made one of the present data, else the detection rows."""
-    mixed, rows = project.train_file, project.rows("train")
-    if not mixed.is_file():
-        return rows
-    account = project.output / "augment" / "ledger.json"
-    made = read_json(account, "account of augment") if account.is_file() else {}  # none beside a file put together
-    if made and rows.is_file() and made.get("source") != file_hash(rows):
-        raise UsageError(f"The augmented rows were made from other data: {mixed}", hint="Run `vlmdet augment` again.")
-    return mixed
-
-
-def train(project: Project, planned: Plan, on_step: Report, warn: Callable[[str], None]) -> TrainResult:
-    """Run the plan to its end. Raises ``DataError`` for rows, ``EngineError`` if swift fails."""
+def train(project: Project, options: TrainOptions, on_step: Report, warn: Note, detail: Note) -> TrainResult:
+    """Train to the end. Raises ``DataError`` for rows, ``UsageError`` for the run, ``EngineError`` if swift fails."""
     swift.require()
-    rows, long, exact = check_rows(project, planned.dataset)
-    if long:
-        warn(_too_long(long, rows, project.config.train.max_length, exact=exact))
-    if exact and len(long) == rows:
+    planned = train_plan.plan(project, options)
+    check = check_rows(_as_flagged(project, planned), planned.dataset)
+    limit = int(planned.flags["max_length"])
+    if check.too_long:
+        warn(_too_long(check, limit))
+    if check.exact and len(check.too_long) == check.rows:
         raise DataError(f"Every row is too long: {planned.dataset}", hint="Raise train.max_length.")
-    if planned.cpu:
-        warn("no GPU found: training on the CPU in float32.")
-    checked = (rows, len(long), exact)
-    if planned.resumed:
-        with lock(planned.run.folder):
-            return _run(project, planned, on_step, warn, checked=checked)
-    run = runs.new_run(project.runs)
-    if run != planned.run:  # another vlmdet has taken the number meanwhile
-        planned = _plan(project, run, planned.arguments)
-    with lock(run.folder):
-        return _run(project, planned, on_step, warn, checked=checked)
+    if planned.cpu and project.config.train.device == "auto":
+        warn("no GPU is visible: training on the CPU in float32.")
+    if not options.resume:
+        run = runs.new_run(project.runs, options.run)
+        if run != planned.run:  # another vlmdet has taken the number meanwhile
+            planned = train_plan.plan_new(project, run, planned.arguments)
+    detail(planned.command.quoted())
+    with lock(planned.run.folder):
+        return Training(project, planned, check, warn).run(on_step)
 
 
-def _too_long(long: Sequence[tuple[int, int]], rows: int, limit: int, *, exact: bool) -> str:
-    sure = "have" if exact else "may have"
-    few = "; ".join(first_few([f"line {number}: {tokens}" for number, tokens in long]))
+def _as_flagged(project: Project, planned: Plan) -> Project:
+    """The project with the limits of length and pixels that flags after ``--`` set."""
+    train, flags = project.config.train, planned.flags
+    if flags.get("max_pixels", "").isdecimal():
+        swift_flags = {**train.swift, "max_pixels": int(flags["max_pixels"])}
+        train = msgspec.structs.replace(train, swift=swift_flags)
+    if not flags.get("max_length", "").isdecimal():
+        raise UsageError(f"Not a number of tokens: --max_length {flags.get('max_length')}")
+    train = msgspec.structs.replace(train, max_length=int(flags["max_length"]))
+    return msgspec.structs.replace(project, config=msgspec.structs.replace(project.config, train=train))
+
+
+def _too_long(check: RowCheck, limit: int) -> str:
+    verb = "have" if check.exact else "may have"
+    few = "; ".join(first_few([f"line {number}: {tokens}" for number, tokens in check.too_long]))
     return (
-        f"{len(long):,} of {rows:,} rows {sure} more than max_length = {limit} tokens, and swift leaves such rows out "
-        f"({few}). Raise train.max_length or lower subset.max_objects."
+        f"{len(check.too_long):,} of {check.rows:,} rows {verb} more than max_length = {limit} tokens, and swift leaves "
+        f"such rows out ({few}). Raise train.max_length or lower subset.max_objects."
     )
 
 
-def _run(
-    project: Project, planned: Plan, on_step: Report, warn: Callable[[str], None], *, checked: tuple[int, int, bool]
-) -> TrainResult:
-    run, started, (rows, too_long, exact) = planned.run, time.monotonic(), checked
-    with whole_file(run.folder / "vlmdet.toml") as temporary:
-        temporary.write_bytes(tomli_w.dumps(_without_none(project.config)).encode())
-    record = _record(project, planned, rows)
-    write_record(run.folder, record)
-    watcher = Watcher(run.folder, on_step)
-    counted = RowCount(run.log, rows, warn, must_match=project.config.train.rows_must_match)
+class Training:
+    """One start of swift for a run whose lock is held, and the run's record while it goes on."""
 
-    def watch() -> None:
-        counted()
-        watcher()
+    def __init__(self, project: Project, planned: Plan, check: RowCheck, warn: Note) -> None:
+        self._project = project
+        self._planned = planned
+        self._check = check
+        self._warn = warn
+        self._started = time.monotonic()
+        self._exit_code: int | None = None
+        self._record = _record(project, planned, check.rows)
 
-    def ended(state: RunState, exit_code: int | None) -> RunRecord:
-        last, file = watcher.last, next(iter(sorted(run.folder.glob("*/args.json"))[::-1]), None)
-        done = msgspec.structs.replace(
+    def run(self, on_step: Report) -> TrainResult:
+        run = self._planned.run
+        with whole_file(run.folder / "vlmdet.toml") as temporary:
+            temporary.write_bytes(tomli_w.dumps(_settings(self._project.config)).encode())
+        write_record(run.folder, self._record)
+        watcher = Watcher(run.folder, on_step)
+        try:
+            self._start_swift(watcher)
+            if not run.checkpoints():
+                raise EngineError("swift ended well but left no checkpoint", why=f"In {run.folder}.", hint=HINT)
+        except KeyboardInterrupt:
+            self._end("interrupted", watcher)
+            raise KeyboardInterrupt(_go_on(run)) from None
+        except BaseException:
+            self._end("failed", watcher)
+            raise
+        return self._result(self._end("done", watcher))
+
+    def _start_swift(self, watcher: Watcher) -> None:
+        train, log = self._project.config.train, self._planned.run.log
+        count = RowCount(log, self._check.rows, self._warn, must_match=train.rows_must_match)
+
+        def watch() -> None:
+            count()
+            watcher()
+
+        def on_exit(code: int | None) -> None:
+            self._exit_code = code
+
+        swift.run(
+            self._planned.command,
+            log,
+            cwd=self._project.root,
+            watch=watch,
+            hint=HINT,
+            on_start=self._on_start,
+            on_exit=on_exit,
+        )
+
+    def _on_start(self, pid: int) -> None:
+        self._record = msgspec.structs.replace(self._record, swift=Process.of(pid))
+        write_record(self._planned.run.folder, self._record)
+
+    def _end(self, state: RunState, watcher: Watcher) -> RunRecord:
+        """Write how the training ended, and what swift says that it was."""
+        record, run, last = self._record, self._planned.run, watcher.last
+        file = run.swift_arguments()
+        ended = msgspec.structs.replace(
             record,
             state=state,
-            exit_code=exit_code,
+            exit_code=self._exit_code,
             ended=_now(),
-            seconds=round((record.seconds or 0) + time.monotonic() - started, 1),
+            seconds=round((record.seconds or 0.0) + time.monotonic() - self._started, 1),
             steps=last.step if last else record.steps,
             loss=last.loss if last else record.loss,
+            model=train_plan.model_record(self._project, self._planned),  # a hub's model is cached by now
             trained=runs.with_arguments(record.trained, file) if file else record.trained,
         )
-        write_record(run.folder, done)
-        return done
+        write_record(run.folder, ended)
+        return ended
 
-    try:
-        swift.run(planned.command, run.log, cwd=project.root, watch=watch, hint=HINT)
-        checkpoints = run.checkpoints()
-        if not checkpoints:
-            raise EngineError("swift ended well but left no checkpoint", why=f"In {run.folder}.", hint=HINT)
-    except KeyboardInterrupt:
-        ended("interrupted", None)
-        raise KeyboardInterrupt(_go_on(run)) from None
-    except BaseException:
-        ended("failed", None)
-        raise
-    done = ended("done", 0)
-    return TrainResult(
-        run=str(run.folder),
-        command=planned.command.quoted(),
-        rows=rows,
-        too_long=too_long,
-        exact_lengths=exact,
-        checkpoints=[str(path) for path in checkpoints],
-        steps=done.steps,
-        loss=done.loss,
-        seconds=done.seconds or 0.0,
-    )
+    def _result(self, record: RunRecord) -> TrainResult:
+        return TrainResult(
+            run=str(self._planned.run.folder),
+            command=record.command,
+            rows=self._check.rows,
+            too_long=len(self._check.too_long),
+            exact_lengths=self._check.exact,
+            checkpoints=[str(path) for path in self._planned.run.checkpoints()],
+            steps=record.steps,
+            loss=record.loss,
+            seconds=record.seconds or 0.0,
+        )
 
 
 def _go_on(run: runs.Run) -> str:
@@ -209,40 +183,54 @@ def _go_on(run: runs.Run) -> str:
     return f"`vlmdet train --resume` goes on from {checkpoints[-1].name}."
 
 
-def _without_none(config: Any) -> dict[str, Any]:
+def _settings(config: Config) -> dict[str, Any]:
+    """The settings as plain values, without what is not set: TOML has no null."""
     plain: dict[str, Any] = msgspec.to_builtins(config)
     plain["data"] = {name: value for name, value in plain["data"].items() if value is not None}
     return plain
 
 
 def _record(project: Project, planned: Plan, rows: int) -> RunRecord:
-    train = project.config.train
-    before = planned.run.record if planned.resumed else None
+    """The record of a run that starts now, with the history of the starts before it."""
+    command, now = planned.command, _now()
     record = RunRecord(
         name=planned.run.name,
         state="running",
-        started=before.started if before else _now(),
-        command=planned.command.quoted(),
-        argv=planned.command.argv,
-        env=planned.command.env,
+        started=now,
+        command=command.quoted(),
+        argv=command.argv,
+        env=command.env,
         arguments=planned.arguments,
         versions={"vlmdet": __version__, **installed(STACK)},
+        machine=_machine(),
         process=this_process(),
-        dataset=DatasetRecord(file=str(planned.dataset), rows=rows, hash=file_hash(planned.dataset)),
-        model=ModelRecord(name=train.model),
-        settings=_without_none(project.config),
-        trained=TrainedSettings(
-            family=project.family.name, dialect=project.dialect_name, model=project.model(train.model)
-        ),
+        dataset=train_plan.dataset_record(project, planned, rows),
+        model=train_plan.model_record(project, planned),
+        settings=_settings(project.config),
+        trained=train_plan.trained_settings(project, planned),
     )
-    if before is None:
+    if planned.checkpoint is None:
         return record
+    before = planned.run.record
     resume = Resume(
-        started=_now(), checkpoint=str(planned.resumed), state=planned.run.state, exit_code=before.exit_code
+        started=now,
+        checkpoint=planned.checkpoint.relative_to(planned.run.folder).as_posix(),
+        state=planned.run.state,
+        exit_code=before.exit_code,
+        changed=planned.changes,
     )
-    return msgspec.structs.replace(
-        record, seconds=before.seconds, steps=before.steps, loss=before.loss, resumes=(*before.resumes, resume)
-    )
+    history = {name: getattr(before, name) for name in ("started", "seconds", "steps", "loss")}
+    return msgspec.structs.replace(record, resumes=(*before.resumes, resume), **history)
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "gpus_gb": [round(size) for size in swift.gpu_memory()],
+    }
 
 
 def _now() -> str:
@@ -251,70 +239,10 @@ def _now() -> str:
 
 def installed(names: Sequence[str]) -> dict[str, str]:
     """Versions of the packages that are installed."""
-    out: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for name in names:
         try:
-            out[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return out
-
-
-def check_rows(project: Project, dataset: Path) -> tuple[int, list[tuple[int, int]], bool]:
-    """Number of rows, those over ``max_length`` as (line, tokens), and whether tokens were counted exactly."""
-    rows = list(read_rows(dataset))
-    if not rows:
-        raise DataError(f"No rows to train on: {dataset}", hint="Run `vlmdet prepare` again.")
-    sizes, recipe = (
-        picture_sizes(project.output, [row["images"][0] for row in rows], dataset),
-        chunks.row_settings(project, "train"),
-    )
-    dialect, count = recipe.dialect, recipe.guard.counter
-    measured = [
-        (*texts(row, dialect, size := sizes[row["images"][0]], f"{dataset}, line {number}"), size)
-        for number, row in enumerate(rows, 1)
-    ]
-    return len(rows), lengths.too_long(measured, count, project.config.train.max_length), count.exact
-
-
-def read_rows(dataset: Path) -> Iterator[dict[str, Any]]:
-    """The rows; one that swift would not take is a ``DataError``."""
-    if not dataset.is_file():
-        raise UsageError(f"No rows to train on: {dataset}", hint="Run `vlmdet prepare` first.")
-    for number, line in enumerate(read_bytes(dataset, "train file").splitlines(), 1):
-        try:
-            row = orjson.loads(line)
-            (user, assistant), (image,) = row["messages"], row["images"]
-            roles, contents = (user["role"], assistant["role"]), (user["content"], assistant["content"])
-            sound = roles == ("user", "assistant") and contents[0].count("<image>") == 1 and isinstance(image, str)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            sound = False
-        if not sound:
-            raise DataError(
-                f"A row is malformed: {dataset}, line {number}",
-                why="A row has one user and one assistant message, one <image> and one path in `images`.",
-                hint="Run `vlmdet prepare` and `vlmdet augment` again.",
-            )
-        yield row
-
-
-def picture_sizes(folder: Path, images: Sequence[str], dataset: Path) -> dict[str, tuple[int, int]]:
-    """Width and height of each picture, read from its header. ``DataError`` for those that are not there."""
-    from PIL import Image, UnidentifiedImageError
-
-    sizes, bad = dict[str, tuple[int, int]](), list[str]()
-    for image in dict.fromkeys(images):
-        try:
-            if escapes_folder(image) and not Path(image).is_absolute():
-                raise ValueError(image)
-            with Image.open(folder / image) as opened:
-                sizes[image] = opened.size
-        except (OSError, ValueError, UnidentifiedImageError):
-            bad.append(image)
-    if bad:
-        raise DataError(
-            f"Cannot read {counted(len(bad), 'picture')} of the train file: {dataset}",
-            why=first_few(bad),
-            hint="Run `vlmdet prepare` again.",
-        )
-    return sizes
+    return versions

@@ -1,4 +1,4 @@
-"""What swift's own files tell while it trains: its steps, and how many rows it took."""
+"""What swift's own files say while it trains: its steps, and the number of rows that it took."""
 
 import re
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from vlmdet_cli.errors import EngineError
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of swift's training log."""
+    """A row of swift's training log. ``left``: the remaining time, as swift writes it."""
 
     step: int
     steps: int
@@ -23,73 +23,98 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 Report = Callable[[Step], None]
 
 
-class RowCount:
-    """Looks in swift's log for the number of rows that it trains on; a call reads on until it is there.
+class AppendedBytes:
+    """What was appended to a file since the last call; what is there at the start counts only with ``from_start``."""
 
-    swift leaves out rows that it does not like and goes on with the rest. Raises ``EngineError`` where it took another
-    number than it was given, or warns where that is allowed.
+    def __init__(self, file: Path, *, from_start: bool = False) -> None:
+        self._file = file
+        self._offset = 0 if from_start or not file.is_file() else file.stat().st_size
+        self._cut = b""
+
+    def __call__(self) -> bytes:
+        if not self._file.is_file():
+            return b""
+        with self._file.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        self._offset += len(data)
+        return data
+
+    def lines(self) -> list[bytes]:
+        """The lines that are written to their end."""
+        *lines, self._cut = (self._cut + self()).split(b"\n")
+        return lines
+
+
+class RowCount:
+    """Searches swift's log for the number of rows that it trains on; a call reads what is new.
+
+    swift leaves out rows that it does not accept and goes on with the rest. Raises ``EngineError`` where it took
+    another number than it was given, or warns where ``must_match`` is false.
     """
 
     _PART = re.compile(rb"(train|val)_dataset: (?:None|\w*Dataset\(\{.*?num_rows: (\d+))", re.DOTALL)
+    _LONGEST = 1 << 16  # of such a part, features included
 
     def __init__(self, log: Path, rows: int, warn: Callable[[str], None], *, must_match: bool) -> None:
         self._log = log
         self._rows = rows
         self._warn = warn
         self._must_match = must_match
-        self._from = log.stat().st_size if log.is_file() else 0  # a resumed run's log goes on
+        self._new = AppendedBytes(log)
+        self._text = b""  # the end of what was read: a part may be cut there
+        self._taken: dict[bytes, int] = {}
         self._done = False
 
     def __call__(self) -> None:
-        if self._done or not self._log.is_file():
+        if self._done:
             return
-        with self._log.open("rb") as file:
-            file.seek(self._from)
-            found = {kind: int(number or 0) for kind, number in self._PART.findall(file.read())}
-        if b"train" in found and b"val" in found:  # the second is written right behind the first
+        self._text += self._new()
+        end = 0
+        for part in self._PART.finditer(self._text):
+            self._taken[part[1]] = int(part[2] or 0)
+            end = part.end()
+        self._text = self._text[end:][-self._LONGEST :]
+        if b"train" in self._taken and b"val" in self._taken:  # the second is written right behind the first
             self._done = True
-            self._compare(found[b"train"] + found[b"val"], found[b"val"])
+            self._compare(sum(self._taken.values()), self._taken[b"val"])
 
     def _compare(self, taken: int, held_out: int) -> None:
-        """Rows that swift itself keeps for validation (``split_dataset_ratio``) are taken, too."""
+        """Rows that swift itself keeps for validation (``split_dataset_ratio``) count as taken."""
         if taken == self._rows or taken - held_out == self._rows:
             return
-        said = f"swift took {taken:,} of {self._rows:,} rows"
+        message = f"swift took {taken:,} of {self._rows:,} rows"
         if self._must_match:
             raise EngineError(
-                said,
-                why=f"The others stand with their reasons in its log: {self._log}",
-                hint="Mend the rows, or set train.rows_must_match = false.",
+                message,
+                why=f"Its log has the reasons for the others: {self._log}",
+                hint="Correct the rows, or set train.rows_must_match = false.",
             )
-        self._warn(f"{said}; see its log: {self._log}")
+        self._warn(f"{message}; see its log: {self._log}")
 
 
 class Watcher:
-    """Follows the ``logging.jsonl`` that swift writes into a run's folder; a call reads what is new."""
+    """Follows the ``logging.jsonl`` that swift writes into a run's folder; a call reads what is new.
+
+    A resumed training writes into a new folder, or appends to the file of the earlier one.
+    """
 
     def __init__(self, folder: Path, on_step: Report) -> None:
         self.last: Step | None = None
         self._folder = folder
         self._on_step = on_step
-        self._known = set(folder.rglob("logging.jsonl"))
-        self._file: Path | None = None
-        self._read = 0
+        self._logs = {path: AppendedBytes(path) for path in self._files()}
+
+    def _files(self) -> list[Path]:
+        return [*self._folder.glob("logging.jsonl"), *self._folder.glob("*/logging.jsonl")]
 
     def __call__(self) -> None:
-        if self._file is None:
-            new = [path for path in self._folder.glob("**/logging.jsonl") if path not in self._known]
-            if not new:
-                return
-            self._file = new[0]
-        with self._file.open("rb") as file:
-            file.seek(self._read)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.splitlines():
-            self._take(line)
+        for path in self._files():
+            log = self._logs.setdefault(path, AppendedBytes(path, from_start=True))
+            for line in log.lines():
+                self._read_row(line)
 
-    def _take(self, line: bytes) -> None:
+    def _read_row(self, line: bytes) -> None:
         try:
             row = orjson.loads(line)
             step, steps = map(int, row["global_step/max_steps"].split("/"))

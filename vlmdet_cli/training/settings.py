@@ -7,13 +7,20 @@ import msgspec
 from vlmdet_cli.core.settings import AboveZero, Count, Positive, Share, Table, Text
 
 Flag = bool | int | float | str | list[str | int | float]
+# what is vlmdet's own; every other key of [train] is a flag of swift's
+OWN_KEYS = ("gpus", "device", "nproc_per_node", "rows_must_match", "swift")
 
 
 class Train(Table, frozen=True, kw_only=True):
-    """The documented run. All but ``gpus``, ``nproc_per_node``, ``rows_must_match`` and ``swift`` are swift's flags."""
+    """The documented run. All keys but ``OWN_KEYS`` are swift's flags, under swift's names.
+
+    ``gpus``: CUDA_VISIBLE_DEVICES; empty keeps what a scheduler has set, and is 0 where nothing is set. ``device``:
+    ``auto`` trains on the CPU where no GPU is visible.
+    """
 
     model: Text = "Qwen/Qwen2-VL-2B-Instruct"
-    gpus: str = "0"
+    gpus: str = ""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
     nproc_per_node: Positive = 1
     tuner_type: Literal["lora", "full", "longlora", "adalora", "vera", "boft", "fourierft", "bone"] = "lora"
     lora_rank: Positive = 32

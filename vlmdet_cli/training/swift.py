@@ -1,12 +1,11 @@
-"""ms-swift from outside: argument lists (pure), and the only place that starts a process.
+"""ms-swift as a program: where it is, and the only place that starts a process.
 
 swift runs as a program of its own, found beside the running interpreter (``pipx`` puts no dependency's program
-on PATH; another program called ``swift`` there is a different thing). Flag names follow its version.
+on PATH; another program called ``swift`` there is a different one).
 """
 
 import contextlib
 import ctypes
-import importlib.metadata
 import os
 import shlex
 import shutil
@@ -15,26 +14,18 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from vlmdet_cli.errors import EngineError
-from vlmdet_cli.training.settings import Flag, Train
+from vlmdet_cli.training.arguments import version
 
-# in the order of the documented run; the model and the dataset stand after the tuner's type
-_RUN_FLAGS = tuple(
-    name
-    for name in Train.__struct_fields__
-    if name not in {"model", "gpus", "nproc_per_node", "tuner_type", "swift", "add_version", "rows_must_match"}
-)
-# text values that name files: made absolute, since swift may be started from anywhere
-_PATHS = {"external_plugins", "custom_register_path", "custom_dataset_info", "deepspeed", "val_dataset", "adapters"}
-# what any later swift command on the same model must be told as well
-_MODEL_FLAGS = ("model_type", "template", "external_plugins", "custom_register_path")
-OFFLINE_WAIT = 10.0
+# the signals that end a process, and the seconds that it is given after each
+_STOPS = ((signal.SIGINT, 8.0), (signal.SIGTERM, 4.0), (signal.SIGKILL, 4.0))
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -48,20 +39,11 @@ class Command(msgspec.Struct, frozen=True):
         return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in self.env.items()), shlex.join(self.argv)])
 
 
-def version() -> tuple[int, ...]:
-    """The installed ms-swift's version, () where there is none."""
-    try:
-        text = importlib.metadata.version("ms-swift")
-    except importlib.metadata.PackageNotFoundError:
-        return ()
-    return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
-
-
 def program() -> str:
     """``swift`` where a shell finds the right one by name, else its whole path."""
     own = Path(sys.executable).parent / "swift"
-    found = shutil.which("swift")
-    return str(own) if own.exists() and (found is None or not own.samefile(found)) else "swift"
+    on_path = shutil.which("swift")
+    return str(own) if own.exists() and (on_path is None or not own.samefile(on_path)) else "swift"
 
 
 def require() -> None:
@@ -75,12 +57,12 @@ def require() -> None:
 
 
 def gpus() -> int:
-    """How many CUDA devices there are."""
+    """The number of CUDA devices that are visible."""
     return len(gpu_memory())
 
 
 def gpu_memory() -> list[float]:
-    """Memory of each CUDA device in GB, asked of the driver itself: torch is not imported for it."""
+    """Memory of each visible CUDA device in GB, asked of the driver itself: torch is not imported for it."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "x").strip() in {"", "-1"}:
         return []
     try:
@@ -90,93 +72,32 @@ def gpu_memory() -> list[float]:
     count, device, size = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_size_t(0)
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return []
-    out = []
+    memory = []
     for number in range(count.value):
         driver.cuDeviceGet(ctypes.byref(device), number)
         driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
-        out.append(size.value / 1e9)
-    return out
+        memory.append(size.value / 1e9)
+    return memory
 
 
-def tuner_flag(swift_version: tuple[int, ...]) -> str:
-    """``tuner_type``, which versions before 4 call ``train_type``."""
-    return "train_type" if swift_version and swift_version < (4,) else "tuner_type"
-
-
-def sft(
-    train: Train,
+def run(
+    command: Command,
+    log: Path,
     *,
-    model: str,
-    dataset: Path,
-    output: Path,
-    root: Path,
-    cpu: bool,
-    extra: Sequence[str] = (),
-) -> tuple[str, ...]:
-    """The arguments of ``swift sft``: the documented run, then ``[train.swift]``, then ``extra`` as it is.
-
-    A flag of ``[train.swift]`` or ``extra`` takes the place of the same flag before it.
-    """
-    flags: dict[str, Flag] = {
-        tuner_flag(version()): train.tuner_type,
-        "model": model,
-        "dataset": str(dataset),
-        **{name: getattr(train, name) for name in _RUN_FLAGS},
-        "output_dir": str(output),
-        "add_version": train.add_version,
-    }
-    if cpu:
-        flags |= {"torch_dtype": "float32", "use_cpu": True}
-    flags |= {name: _absolute(name, value, root) for name, value in train.swift.items()}
-    for name in _names(extra):
-        flags.pop(name, None)
-    return (program(), "sft", *as_arguments(flags), *extra)
-
-
-def _names(extra: Sequence[str]) -> list[str]:
-    return [one.removeprefix("--").partition("=")[0] for one in extra if one.startswith("--")]
-
-
-def export(train: Train, *, checkpoint: Path, output: Path, root: Path, extra: Mapping[str, Flag]) -> tuple[str, ...]:
-    """The arguments of ``swift export`` that merge an adapter into a model folder that must not exist yet."""
-    known = {name: _absolute(name, train.swift[name], root) for name in _MODEL_FLAGS if name in train.swift}
-    flags = {"adapters": str(checkpoint), "merge_lora": True, "output_dir": str(output), **known, **extra}
-    return (program(), "export", *as_arguments(flags))
-
-
-def _absolute(name: str, value: Flag, root: Path) -> Flag:
-    if name in _PATHS and isinstance(value, str) and (root / value).exists():
-        return str((root / value).resolve())
-    return value
-
-
-def as_arguments(flags: Mapping[str, Flag]) -> list[str]:
-    """Flags as swift takes them: ``--name value``; booleans in lower case, a list as several values."""
-    out: list[str] = []
-    for name, value in flags.items():
-        values = value if isinstance(value, list) else [value]
-        out += [f"--{name}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in values)]
-    return out
-
-
-def environment(*, root_images: Path, visible: str, processes: int, cpu: bool) -> dict[str, str]:
-    """What swift's environment adds: where rows' picture paths start, the GPUs, the number of processes."""
-    env = {"ROOT_IMAGE_DIR": str(root_images)}
-    if not cpu:
-        env["CUDA_VISIBLE_DEVICES"] = visible
-    if processes > 1:
-        env["NPROC_PER_NODE"] = str(processes)
-    return env
-
-
-def run(command: Command, log: Path, *, cwd: Path, watch: Callable[[], None], hint: str) -> None:
+    cwd: Path,
+    watch: Callable[[], None],
+    hint: str,
+    on_start: Callable[[int], None] = lambda _pid: None,
+    on_exit: Callable[[int | None], None] = lambda _code: None,
+) -> None:
     """Run to the end with all output in ``log``, calling ``watch`` a few times a second.
 
-    Raises ``EngineError`` with the log's last lines and the process's own exit code. An interrupt ends the
-    process and all its children before it goes on.
+    ``on_start`` gets the process's id, ``on_exit`` its exit code (negative: the signal that ended it), however it
+    ends. Raises ``EngineError`` with the log's last lines and the exit code. An exception, such as an interrupt, ends
+    the process and all its children before it goes on.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
+    with log.open("ab") as file, _interrupts_reach_children():
         process = subprocess.Popen(
             command.argv,
             stdin=subprocess.DEVNULL,
@@ -186,16 +107,36 @@ def run(command: Command, log: Path, *, cwd: Path, watch: Callable[[], None], hi
             cwd=cwd,
             start_new_session=True,
         )
-        try:
-            while process.poll() is None:
-                watch()
-                time.sleep(0.25)
+    try:
+        on_start(process.pid)
+        while process.poll() is None:
             watch()
-        except BaseException:
-            stop(process)
-            raise
+            time.sleep(0.25)
+        watch()
+    except BaseException:
+        stop(process)
+        raise
+    finally:
+        on_exit(process.returncode)
     if process.returncode:
         raise failed(command, process.returncode, log, hint)
+
+
+@contextlib.contextmanager
+def _interrupts_reach_children() -> Iterator[None]:
+    """Start children that heed SIGINT.
+
+    A shell starts its background jobs with SIGINT ignored, and they hand that on: swift would not end at the first,
+    polite signal of ``stop``.
+    """
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _child_environment(added: Mapping[str, str]) -> dict[str, str]:
@@ -214,35 +155,40 @@ def failed(command: Command, code: int, log: Path, hint: str) -> EngineError:
 
 
 def stop(process: "subprocess.Popen[Any]") -> None:
-    """End a process and everything it started: politely first, then by force."""
-    family = [process.pid, *_descendants(process.pid)]
-    for how, patience in ((signal.SIGINT, 8.0), (signal.SIGTERM, 4.0), (signal.SIGKILL, 4.0)):
-        for pid in family:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, how)
-        end = time.monotonic() + patience
-        while time.monotonic() < end and any(map(_alive, family)):
-            process.poll()
-            time.sleep(0.1)
-        if not any(map(_alive, family)):
-            process.poll()  # takes its exit status: it leaves no zombie
-            return
+    """End a process and everything it started: politely first, then by force, at once after another interrupt."""
+    family: set[psutil.Process] = set()
+    for number, patience in _STOPS:
+        with contextlib.suppress(KeyboardInterrupt):
+            family |= _family(process.pid)
+            if _ended(process, family, number, patience):
+                return
 
 
-def _descendants(pid: int) -> list[int]:
-    """The process ids of all children and their children, where /proc tells them."""
-    found: list[int] = []
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in map(int, file.read_text().split()):
-                found += [child, *_descendants(child)]
-    return found
+def _ended(process: "subprocess.Popen[Any]", family: set[psutil.Process], number: int, patience: float) -> bool:
+    """Send the signal to all of ``family`` and wait; whether all have ended."""
+    for member in family:
+        with contextlib.suppress(psutil.Error):
+            member.send_signal(number)
+    end = time.monotonic() + patience
+    while any(map(_runs, family)) and time.monotonic() < end:
+        process.poll()
+        time.sleep(0.1)
+    process.poll()  # takes its exit status: it leaves no zombie
+    return not any(map(_runs, family))
 
 
-def _alive(pid: int) -> bool:
+def _family(pid: int) -> set[psutil.Process]:
+    """The process and all that it and its children have started."""
+    try:
+        process = psutil.Process(pid)
+        return {process, *process.children(recursive=True)}
+    except psutil.Error:
+        return set()
+
+
+def _runs(process: psutil.Process) -> bool:
     """Whether a process runs; one that has ended and is not yet waited for does not."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
         return False
-    return state not in {"Z", "X"}
