@@ -47,6 +47,7 @@ STEPS: dict[str, Function] = {
     "viz": inference_commands.viz,
 }
 MORE: dict[str, Function] = {
+    "runs": training_commands.runs,
     "init": setup_commands.init,
     "compare": inference_commands.compare,
     "parse": inference_commands.parse,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vlmdet_cli.stages.init import InitResult
     from vlmdet_cli.stages.merge import MergeResult
     from vlmdet_cli.stages.prepare import PrepareResult
+    from vlmdet_cli.stages.runs import RunsResult
     from vlmdet_cli.stages.train import TrainResult
     from vlmdet_cli.stages.viz import VizResult
     from vlmdet_cli.training.log_reader import Step
@@ -89,6 +90,20 @@ def train(result: "TrainResult") -> Views:
 def merge(result: "MergeResult") -> Views:
     yield line("model", f"{short_path(result.model)} ({result.megabytes:,.1f} MB, {result.seconds:,.0f} s)")
     yield line("checkpoint", short_path(result.checkpoint))
+
+
+def runs(result: "RunsResult") -> Views:
+    for source, target in result.moved:
+        yield line("moved", f"{source} to {target}")
+    if not result.runs:
+        yield Text("No runs yet: `vlmdet train` starts one.")
+        return
+    columns = table("run", "state", "steps", "loss", "F1", "merged", "differs")
+    columns.columns[-1].justify, columns.columns[-1].overflow = "left", "fold"
+    for run in result.runs:
+        differs = ", ".join(f"{key} = {value}" for key, value in run.differs.items())
+        row(columns, run.name, run.state, run.steps, run.loss, run.f1, "yes" if run.merged else "no", differs)
+    yield columns
 
 
 def infer(result: "InferResult") -> Views:

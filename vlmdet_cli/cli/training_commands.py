@@ -1,4 +1,4 @@
-"""The commands that train: ``train``, ``merge``."""
+"""The commands that train: ``train``, ``merge``, ``runs``."""
 
 from typing import Annotated
 
@@ -65,3 +65,17 @@ def merge(
     with session.talk.progress() as bars:
         result = stage.merge(project, run=run, checkpoint=checkpoint, tick=lambda: bars("merge", 0, 0))
     session.talk.result(result, *step_tables.merge(result))
+
+
+def runs(
+    context: typer.Context,
+    migrate: Annotated[
+        bool, typer.Option("--migrate", metavar="", help="Move the runs of an earlier version to their new folders.")
+    ] = False,
+) -> None:
+    """List the runs: state, steps, loss, F1, and the settings in which they differ."""
+    from vlmdet_cli.stages import runs as stage
+
+    session: Session = context.obj
+    result = stage.list_runs(session.project(), migrate=migrate)
+    session.talk.result(result, *step_tables.runs(result))

@@ -16,7 +16,6 @@ import msgspec
 
 from vlmdet_cli.core.files import read_json
 from vlmdet_cli.errors import UsageError, nearest
-from vlmdet_cli.project import old_layout
 from vlmdet_cli.project.run_record import RECORD, RunRecord, RunState, TrainedSettings, read_record
 
 MARKER = "vlmdet.json"  # in a merged model's folder: which run it is of, and what that was trained with
@@ -115,6 +114,15 @@ def _number(name: str) -> int:
     return int(match[1]) if match else -1
 
 
+def refuse_old_layout(folder: Path) -> None:
+    """Raises ``UsageError`` where runs of a version before ``runs/`` are beside the runs' ``folder``."""
+    if any((folder.parent / "train").glob(f"run-*/{RECORD}")):
+        raise UsageError(
+            f"The runs are in the layout of an earlier version: {folder.parent / 'train'}",
+            hint="Move them with `vlmdet runs --migrate`.",
+        )
+
+
 def next_name(folder: Path) -> str:
     """``run-NNN`` with the number after the highest that is taken."""
     return f"run-{max([_number(path.name) for path in folder.glob('run-*')], default=0) + 1:03d}"
@@ -136,7 +144,7 @@ def new_run(folder: Path, name: str = "") -> Run:
 
     Raises ``UsageError`` where the name is taken or not a plain one.
     """
-    old_layout.refuse(folder)
+    refuse_old_layout(folder)
     if name:
         check_name(folder, name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +166,7 @@ def latest_done(folder: Path) -> Run | None:
 
 def find_run(folder: Path, name: str = "") -> Run:
     """The run ``name``, or the latest that is done. Raises ``UsageError`` that says what there is instead."""
-    old_layout.refuse(folder)
+    refuse_old_layout(folder)
     if not name:
         return latest_done(folder) or _no_run_is_done(folder)
     if _NAME.fullmatch(name) and (folder / name / RECORD).is_file():

@@ -13,7 +13,7 @@ import msgspec
 from vlmdet_cli.core.files import file_hash
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models import dialects, registry
-from vlmdet_cli.project import Project, old_layout, runs
+from vlmdet_cli.project import Project, runs
 from vlmdet_cli.project.run_record import DatasetRecord, ModelRecord, RunRecord, TrainedSettings
 from vlmdet_cli.stages.train_rows import dataset_of
 from vlmdet_cli.training import arguments, swift
@@ -77,7 +77,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 def plan(project: Project, options: TrainOptions) -> Plan:
     """The next run, or the continuation of an earlier one. Raises ``UsageError`` where that is not possible."""
-    old_layout.refuse(project.runs)
+    runs.refuse_old_layout(project.runs)
     if options.resume:
         return _plan_resume(project, options)
     if options.run:

@@ -112,16 +112,24 @@ class Watcher:
         for path in self._files():
             log = self._logs.setdefault(path, AppendedBytes(path, from_start=True))
             for line in log.lines():
-                self._read_row(line)
+                if step := parse_step(line):
+                    self.last = step
+                    self._on_step(step)
 
-    def _read_row(self, line: bytes) -> None:
-        try:
-            row = orjson.loads(line)
-            step, steps = map(int, row["global_step/max_steps"].split("/"))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return
-        if row.get("loss") is None:
-            return
-        left = str(row.get("remaining_time", ""))
-        self.last = Step(step=step, steps=steps, loss=row["loss"], learning_rate=row.get("learning_rate"), left=left)
-        self._on_step(self.last)
+
+def last_step(log: Path) -> Step | None:
+    """The last step in a ``logging.jsonl``."""
+    steps = [step for line in log.read_bytes().splitlines() if (step := parse_step(line))]
+    return steps[-1] if steps else None
+
+
+def parse_step(line: bytes) -> Step | None:
+    """The step that a row of ``logging.jsonl`` tells, None for a row of another kind."""
+    try:
+        row = orjson.loads(line)
+        step, steps = map(int, row["global_step/max_steps"].split("/"))
+        loss = row["loss"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    left = str(row.get("remaining_time", ""))
+    return Step(step=step, steps=steps, loss=loss, learning_rate=row.get("learning_rate"), left=left)
