@@ -44,7 +44,7 @@ def test_a_run_that_is_not_done_is_merged_only_by_name() -> None:
     assert caught.value.why == ("run-001: failed",)
     assert caught.value.hint == "Go on with `vlmdet train --resume`, or name a run with --run."
     assert chosen("run-001") == "run-001/v0-1/checkpoint-20"
-    assert chosen("run-001", "5") == found("", "checkpoint-5") == "run-001/v0-1/checkpoint-5"
+    assert chosen("run-001", "5") == chosen("", "checkpoint-5") == "run-001/v0-1/checkpoint-5"
     write_run(RUNS, "run-002", "done", (7,))
     write_run(RUNS, "run-003", "interrupted", (9,))
     assert chosen() == "run-002/v0-1/checkpoint-7"

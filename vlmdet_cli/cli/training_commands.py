@@ -73,7 +73,10 @@ def runs(
         bool, typer.Option("--migrate", metavar="", help="Move the runs of an earlier version to their new folders.")
     ] = False,
 ) -> None:
-    """List the runs: state, steps, loss, F1, and the settings in which they differ."""
+    """List the runs: state, steps, loss, F1, and the settings in which they differ.
+
+    Example: vlmdet runs --json
+    """
     from vlmdet_cli.stages import runs as stage
 
     session: Session = context.obj
