@@ -1,126 +1,223 @@
-"""Work shared by processes: order, places in files, failures, and an owner that is killed."""
+"""Work shared by processes: the order of the bytes, failures, killed workers, Ctrl-C, and an owner that is killed."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
-from vlmdet_cli.core.workers import MANY, Crew
+from vlmdet_cli.core import workers
+from vlmdet_cli.core.workers import WorkerPool, cpu_count
+from vlmdet_cli.errors import EngineError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def doubled(number: int) -> tuple[list[bytes], int]:
-    """Two files' bytes, and a number. Later pieces are faster than earlier ones."""
+    """The bytes of two files, and a number. Later chunks are faster than earlier ones."""
     time.sleep(0.02 * (5 - number % 5))
     return [f"{number},".encode() * number, str(number).encode()], number * 2
 
 
 def failing(number: int) -> tuple[list[bytes], int]:
     if number == 3:
-        raise ValueError("piece 3 is bad")
+        raise ValueError("chunk 3 is bad")
     return doubled(number)
 
 
-def files(folder: Path, starts: Sequence[bytes] = (b"", b"")) -> list[Path]:
-    made = []
-    for number, start in enumerate(starts):
-        path = folder / f"{number}.txt"
-        path.write_bytes(start)
-        made.append(path)
-    return made
+def killed(number: int) -> tuple[list[bytes], int]:
+    """Work whose process is killed, as by the system when memory runs out, while the other worker is busy."""
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return slow(number)
 
 
-@pytest.mark.parametrize("wanted", [1, 2, 3])
-def test_pieces_stand_in_order_whoever_makes_them(tmp_path: Path, wanted: int) -> None:
-    with Crew(wanted, "tests.core.test_workers") as crew:
-        for _ in range(2):  # a crew can do several jobs
-            paths = files(tmp_path, (b"head:", b""))
-            assert list(crew.written(doubled, range(9), paths)) == [number * 2 for number in range(9)]
-            assert paths[0].read_bytes() == b"head:" + b"".join(f"{n},".encode() * n for n in range(9))
-            assert paths[1].read_bytes() == b"012345678"
+def out_of_memory(_number: int) -> tuple[list[bytes], int]:
+    raise MemoryError
 
 
-@pytest.mark.parametrize("wanted", [1, 2])
-def test_a_piece_that_fails_ends_the_job_and_no_other_waits_for_it(tmp_path: Path, wanted: int) -> None:
-    with Crew(wanted, "tests.core.test_workers") as crew, pytest.raises(ValueError, match="piece 3 is bad"):
-        list(crew.written(failing, range(9), files(tmp_path)))
-
-
-@pytest.mark.timeout(60)
-def test_who_stops_half_way_need_not_wait_for_pieces_that_will_never_come(tmp_path: Path) -> None:
-    with Crew(2, "tests.core.test_workers") as crew:
-        made = crew.written(doubled, range(40), files(tmp_path))
-        assert [next(made) for _ in range(3)] == [0, 2, 4]
-    assert not multiprocessing.active_children()
-
-
-def test_no_piece_at_all_writes_nothing(tmp_path: Path) -> None:
-    paths = files(tmp_path, (b"head", b""))
-    with Crew(2, "tests.core.test_workers") as crew:
-        assert list(crew.written(doubled, [], paths)) == []
-    assert paths[0].read_bytes() == b"head"
-
-
-def test_processes_start_early_only_for_very_many_pictures() -> None:
-    with Crew(2, "tests.core.test_workers") as crew:
-        crew.expect(MANY - 1)
-        assert not multiprocessing.active_children()
-        crew.expect(MANY)
-        assert len(multiprocessing.active_children()) == 1
-
-
-OWNER = """
-from pathlib import Path
-from tests.core.test_workers import slow
-from vlmdet_cli.core.workers import Crew
-if __name__ == "__main__":
-    with Crew(2, "tests.core.test_workers") as crew:
-        list(crew.written(slow, range(99), [Path("a"), Path("b")]))
-"""
+def large(chunk: tuple[int, bytes]) -> tuple[list[bytes], int]:
+    if chunk[0] == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)
+    return [b"", b""], 0
 
 
 def slow(number: int) -> tuple[list[bytes], int]:
-    with Path("pids").open("a") as file:
-        file.write(f"{os.getpid()}\n")
-    time.sleep(0.3)
+    time.sleep(0.5)
     return [b"", b""], number
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
-    except OSError:
-        return False
+def process_id(_number: int) -> tuple[list[bytes], int]:
+    time.sleep(0.2)
+    return [b"", b""], os.getpid()
 
 
-def until(what: object, seconds: float = 20.0) -> bool:
-    assert callable(what)
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Two files; the first has a head that is to stay."""
+    paths = [tmp_path / "0.txt", tmp_path / "1.txt"]
+    for path, head in zip(paths, (b"head:", b""), strict=True):
+        path.write_bytes(head)
+    return paths
+
+
+def worker_processes(pid: int | None = None) -> list[psutil.Process]:
+    """The workers of a process; Python's own resource tracker is no worker."""
+    children = psutil.Process(pid).children()
+    return [child for child in children if is_running(child) and "spawn_main" in " ".join(child.cmdline())]
+
+
+def is_running(process: psutil.Process) -> bool:
+    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if what():
+        if condition():
             return True
         time.sleep(0.05)
     return False
 
 
-def test_processes_whose_owner_is_killed_end_too(tmp_path: Path) -> None:
-    (tmp_path / "owner.py").write_text(OWNER)
-    files(tmp_path)
-    for name in ("a", "b"):
-        (tmp_path / name).write_bytes(b"")
-    root = str(Path(__file__).resolve().parents[2])
-    owner = subprocess.Popen([sys.executable, "owner.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": root})
-    try:
-        pids = tmp_path / "pids"
-        assert until(lambda: pids.is_file() and len(set(pids.read_text().split())) == 2)
-        workers = [int(pid) for pid in set(pids.read_text().split())]
-        assert all(map(alive, workers))
-    finally:
-        owner.send_signal(signal.SIGKILL)
-        owner.wait()
-    assert until(lambda: not any(map(alive, workers)))
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_bytes_and_results_are_in_the_order_of_the_chunks(files: list[Path], count: int) -> None:
+    finished: list[int] = []
+    with WorkerPool(count) as pool:
+        for job in (1, 2):  # a pool can do several jobs
+            assert pool.write(doubled, range(9), files, finished.append) == [number * 2 for number in range(9)]
+            assert files[0].read_bytes() == b"head:" + job * b"".join(f"{n},".encode() * n for n in range(9))
+            assert files[1].read_bytes() == job * b"012345678"
+    assert finished == [*range(1, 10)] * 2
+    assert {path.name for path in files[0].parent.iterdir()} == {"0.txt", "1.txt"}
+
+
+@pytest.mark.parametrize(("workers_asked", "chunks", "expected"), [(3, 2, 2), (2, 5, 2)])
+def test_there_are_no_more_workers_than_chunks(
+    files: list[Path], workers_asked: int, chunks: int, expected: int
+) -> None:
+    with WorkerPool(workers_asked) as pool:
+        pool.write(process_id, range(chunks), files)
+        assert len(worker_processes()) == expected
+    assert not worker_processes()
+
+
+def test_few_chunks_and_a_single_worker_need_no_other_process(files: list[Path]) -> None:
+    with WorkerPool() as pool:
+        assert set(pool.write(process_id, range(workers.MIN_CHUNKS - 1), files)) == {os.getpid()}
+    with WorkerPool(1) as pool:
+        assert set(pool.write(process_id, range(9), files)) == {os.getpid()}
+
+
+def test_no_chunk_at_all_writes_nothing(files: list[Path]) -> None:
+    with WorkerPool(2) as pool:
+        assert pool.write(doubled, [], files) == []
+    assert files[0].read_bytes() == b"head:"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_chunk_that_fails_ends_the_job_with_its_error(files: list[Path], count: int) -> None:
+    with WorkerPool(count) as pool:
+        with pytest.raises(ValueError, match="chunk 3 is bad"):
+            pool.write(failing, range(9), files)
+        assert not worker_processes()
+        assert {path.name for path in files[0].parent.iterdir()} == {"0.txt", "1.txt"}
+        assert pool.write(doubled, range(2), files) == [0, 2]  # the pool can be used again
+
+
+@pytest.mark.timeout(60)
+def test_a_killed_worker_is_an_error_that_says_what_to_do_and_nothing_is_left(files: list[Path]) -> None:
+    with WorkerPool(2) as pool, pytest.raises(EngineError) as caught:
+        pool.write(killed, range(40), files)
+    assert str(caught.value) == (
+        "A worker process was killed\nMost likely the machine ran out of memory.\n"
+        "Lower data.workers (1 uses no other process), or free memory, and run the same command again."
+    )
+    assert caught.value.exit_code == 4
+    assert not worker_processes()
+    assert {path.name for path in files[0].parent.iterdir()} == {"0.txt", "1.txt"}
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_killed_while_large_chunks_wait_is_an_error_too(files: list[Path]) -> None:
+    with WorkerPool(2) as pool, pytest.raises(EngineError):
+        pool.write(large, [(number, bytes(1 << 20)) for number in range(12)], files)
+    assert not worker_processes()
+
+
+def test_a_worker_without_memory_is_the_same_error(files: list[Path]) -> None:
+    with WorkerPool(2) as pool, pytest.raises(EngineError, match="A worker process was killed"):
+        pool.write(out_of_memory, range(3), files)
+
+
+def test_a_caller_that_stops_half_way_ends_the_workers(files: list[Path]) -> None:
+    def stop(done: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with WorkerPool(2) as pool, pytest.raises(KeyboardInterrupt):
+        pool.write(doubled, range(40), files, stop)
+    assert not worker_processes()
+    assert {path.name for path in files[0].parent.iterdir()} == {"0.txt", "1.txt"}
+
+
+OWNER = """
+import signal
+from pathlib import Path
+from tests.core.test_workers import forever
+from vlmdet_cli.core.workers import WorkerPool
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    with WorkerPool(2) as pool:
+        pool.write(forever, range(99), list(map(Path, FILES)))
+"""
+
+
+def forever(number: int) -> tuple[list[bytes], int]:
+    time.sleep(600)
+    return slow(number)
+
+
+@pytest.fixture
+def owner(tmp_path: Path, files: list[Path]) -> "subprocess.Popen[bytes]":
+    """A process whose two workers are busy for ten minutes."""
+    (tmp_path / "owner.py").write_text(OWNER.replace("FILES", repr([file.name for file in files])))
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "owner.py"], cwd=tmp_path, env=env, stderr=subprocess.PIPE)
+    assert wait_for(lambda: len(worker_processes(process.pid)) == 2)
+    time.sleep(1.0)  # until they are at work
+    return process
+
+
+@pytest.mark.timeout(60)
+def test_workers_whose_owner_is_killed_end_too(owner: "subprocess.Popen[bytes]") -> None:
+    busy = worker_processes(owner.pid)
+    owner.send_signal(signal.SIGKILL)
+    owner.communicate()
+    assert wait_for(lambda: not any(map(is_running, busy)))
+
+
+@pytest.mark.timeout(60)
+def test_ctrl_c_ends_busy_workers_at_once_and_leaves_no_temporary_file(
+    owner: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    busy = worker_processes(owner.pid)
+    for process in [owner, *busy]:  # a terminal sends it to all of them
+        os.kill(process.pid, signal.SIGINT)
+    _, stderr = owner.communicate(timeout=20)
+    assert not any(map(is_running, busy))
+    assert stderr.count(b"KeyboardInterrupt") == 1  # the owner's
+    assert {path.name for path in tmp_path.iterdir()} == {"0.txt", "1.txt", "owner.py"}
+
+
+def test_cores_are_counted_where_the_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cpu_count() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert cpu_count() == 5

@@ -80,6 +80,6 @@ def test_rows_of_other_data_are_not_trained_on(cli: Cli, tmp_path: Path) -> None
     assert (done.exit_code, done.stdout, done.stderr) == (
         2,
         "",
-        f"error: The augmented rows were made from other data: {tmp_path}/out/augment/train.jsonl\n"
+        f"error: The augmented rows are of other data: {tmp_path}/out/augment/train.jsonl\n"
         "hint: Run `vlmdet augment` again.\n",
     )

@@ -84,7 +84,7 @@ def test_a_mapped_name_that_no_source_has_gets_the_nearest_one(cli: Cli) -> None
 
 @pytest.mark.parametrize(
     ("names", "why"),
-    [(("x", "x"), "'x' stands 2 times"), (("../x", "y"), "'../x' cannot be a folder's name")],
+    [(("x", "x"), "'x' appears 2 times"), (("../x", "y"), "'../x' cannot be the name of a folder")],
 )
 def test_sources_need_names_that_differ_and_stay_in_their_folder(cli: Cli, names: tuple[str, str], why: str) -> None:
     coco_folder("one", TWO)
@@ -92,7 +92,7 @@ def test_sources_need_names_that_differ_and_stay_in_their_folder(cli: Cli, names
     project(SEVERAL.replace('name = "one"', f'name = "{names[0]}"').replace('name = "two"', f'name = "{names[1]}"'))
     done = cli("prepare")
     assert (done.exit_code, done.stderr) == (
-        2, f"error: The sources of train need a name each\n  {why}\n"
+        2, f"error: Each source of train needs a name of its own\n  {why}\n"
         'hint: Give each of [[data.train]] its own `name = "..."`.\n'
     )  # fmt: skip
 
@@ -212,7 +212,7 @@ def test_pictures_that_cannot_be_used_stop_all_by_default(cli: Cli, tmp_path: Pa
     assert done.stderr == (
         f"error: 6 of 7 images cannot be used\n  {tmp_path}/images/zero.jpg: empty file\n"
         f"  {tmp_path}/images/text.jpg: not a picture file\n  {tmp_path}/images/cut.jpg: truncated\n  … and 3 more\n"
-        'hint: Mend or remove them, or set data.on_error = "skip".\n'
+        'hint: Repair or remove them, or set data.on_error = "skip".\n'
     )
     assert not Path("out").exists()
 
@@ -249,7 +249,7 @@ def test_a_linked_folder_holds_no_mended_pictures(cli: Cli) -> None:
     assert (done.exit_code, done.stderr) == (
         3,
         "error: 1 pictures of train cannot be used as they are\n  turned.jpg: must be turned upright\n"
-        'hint: A linked folder cannot hold other pictures: set data.images = "link".\n',
+        'hint: A linked folder cannot hold changed pictures: set data.images = "link".\n',
     )
 
 
@@ -294,7 +294,7 @@ def test_a_link_of_an_earlier_source_is_never_written_through(cli: Cli) -> None:
 
 def test_one_process_and_two_write_the_same_bytes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     write_project(Path(), {f"{n}.jpg": [("cat", (n, n, 9, 9)), ("dog", (2, 30 - n, 9, 9))] for n in range(20)})
-    monkeypatch.setattr("vlmdet_cli.stages.chunks.PICTURES", 3)
+    monkeypatch.setattr("vlmdet_cli.stages.chunks.CHUNK_PICTURES", 3)
 
     def made(workers: int) -> dict[str, bytes]:
         for command in ("prepare", "augment"):

@@ -5,30 +5,29 @@ from typing import Any
 
 
 class Ledger:
-    """The account of a stage: for each thing counted (pictures, boxes, rows), in = kept + dropped by reason."""
+    """What a stage kept and dropped of each kind that it counts ("pictures", "boxes", "rows", …)."""
 
     def __init__(self) -> None:
         self._kept: Counter[str] = Counter()
         self._dropped: dict[str, Counter[str]] = {}
 
-    def keep(self, thing: str, count: int = 1) -> None:
-        self._kept[thing] += count
+    def keep(self, kind: str, count: int = 1) -> None:
+        self._kept[kind] += count
 
-    def drop(self, thing: str, reason: str, count: int = 1) -> None:
+    def drop(self, kind: str, reason: str, count: int = 1) -> None:
         if count:
-            self._dropped.setdefault(thing, Counter())[reason] += count
+            self._dropped.setdefault(kind, Counter())[reason] += count
 
-    def move(self, thing: str, reason: str, count: int) -> None:
-        """What was counted as kept is dropped after all."""
-        self._kept[thing] -= count
-        self.drop(thing, reason, count)
+    def move(self, kind: str, reason: str, count: int) -> None:
+        """Drop what was counted as kept before."""
+        self._kept[kind] -= count
+        self.drop(kind, reason, count)
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """``{thing: {"in": …, "kept": …, "dropped": {reason: …}}}``, reasons in order of their count."""
-        things = dict.fromkeys([*self._kept, *self._dropped])
-        return {thing: self._line(thing) for thing in things}
+        """``{kind: {"in": …, "kept": …, "dropped": {reason: …}}}``, the most frequent reason first."""
+        return {kind: self._line(kind) for kind in dict.fromkeys([*self._kept, *self._dropped])}
 
-    def _line(self, thing: str) -> dict[str, Any]:
-        dropped = dict(self._dropped.get(thing, Counter()).most_common())
-        kept = self._kept[thing]
+    def _line(self, kind: str) -> dict[str, Any]:
+        dropped = dict(self._dropped.get(kind, Counter()).most_common())
+        kept = self._kept[kind]
         return {"in": kept + sum(dropped.values()), "kept": kept, "dropped": dropped}

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
-    """Without a search for cycles: among millions of small tuples that come and stay, it takes as long as the work."""
-    was = gc.isenabled()
+    """Switch the search for reference cycles off: with millions of small tuples it takes as long as the work itself."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was:
+        if enabled:
             gc.enable()

@@ -1,197 +1,186 @@
-"""Work spread over processes, in order: the same results, and the same files, from one process or many.
+"""Work on the chunks of a data set in several processes, with the same results and files as in one process.
 
-Functions and what they are given go to fresh processes (``spawn``: no thread of this one is torn in half), so both
-must be picklable: functions of modules, records, arrays. What becomes of a file is written where it belongs by the
-process that made it: sent through a pipe to be written here, it would cost as much again.
+Each worker is a fresh process (``spawn``), so the work is a function of a module, and chunks are picklable. Chunks and
+their bytes travel as files in a temporary folder: a pipe holds 64 KiB, and in Python 3.10 a pool whose worker is killed
+while the pipe is full waits for ever. The parent appends the bytes to the files in the order of the chunks.
 """
 
 import contextlib
-import ctypes
-import importlib
 import multiprocessing
 import os
+import pickle
+import shutil
+import signal
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import BinaryIO, TypeVar
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
-WORTH_IT = 4  # with fewer pieces, starting processes costs more than it saves
-MANY = 50_000  # pictures, of which there will surely be many pieces
-MOST_FILES = 16
-BROKEN = -1
+from vlmdet_cli.errors import EngineError
+
+Chunk = TypeVar("Chunk")
+Result = TypeVar("Result")
+Work = Callable[[Chunk], tuple[Sequence[bytes], Result]]  # the bytes for each file, and a result for the caller
+MIN_CHUNKS = 4  # with fewer chunks, starting processes takes longer than it saves
 
 
-class Relay:
-    """Places in files that are written by several processes, piece after piece.
+def cpu_count() -> int:
+    """The number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # macOS has none
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
-    ``state``: whose turn it is, then how far each file is written. A piece waits for its turn, takes its places, and
-    writes while the next one takes its own.
+
+def _ignore_progress(_done: int) -> None:
+    """The progress callback of a caller that shows none."""
+
+
+class WorkerPool:
+    """Processes that share the chunks of a job: ``workers`` of them, or with 0 one for each core.
+
+    They start with the first job that has enough chunks, never more than it has chunks, and end with the block.
     """
 
-    def __init__(self, condition: Any, state: Any) -> None:
-        self._condition = condition
-        self._state = state
+    def __init__(self, workers: int = 0) -> None:
+        self._count = workers or cpu_count()
+        self._min_chunks = 2 if workers else MIN_CHUNKS
+        self._executor: ProcessPoolExecutor | None = None
 
-    def begin(self, starts: Sequence[int]) -> None:
-        """A new job: each file begins behind what it has already."""
-        self._state[:] = [0, *starts, *[0] * (MOST_FILES - len(starts))]
-
-    def take(self, number: int, sizes: Sequence[int]) -> list[int]:
-        """Where piece ``number`` begins in each file. Raises ``RuntimeError`` if another piece failed."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._state[0] in (number, BROKEN))
-            if self._state[0] == BROKEN:
-                raise RuntimeError("another piece failed")
-            places = list(self._state[1 : len(sizes) + 1])
-            for file, size in enumerate(sizes, 1):
-                self._state[file] += size
-            self._state[0] = number + 1
-            self._condition.notify_all()
-        return places
-
-    def end(self) -> None:
-        """No piece has a turn any more."""
-        with self._condition:
-            self._state[0] = BROKEN
-            self._condition.notify_all()
-
-    def fail(self, number: int) -> None:
-        """No piece shall wait for piece ``number``, which will never come. Those before it still have their turn."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._state[0] == BROKEN or self._state[0] >= number)
-            self.end()
-
-
-class Crew:
-    """Processes that share the pieces of one job, this one among them: ``wanted``, or, with 0, one for each core where
-    that pays.
-    """
-
-    def __init__(self, wanted: int, module: str) -> None:
-        """``module``: what the work needs imported."""
-        self._wanted = wanted
-        self._module = module
-        self._relay: tuple[Any, Any] = (threading.Condition(), [0] * (MOST_FILES + 1))  # for this process alone
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "WorkerPool":
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        if self._pool is not None:
-            Relay(*self._relay).end()
-            self._pool.shutdown(wait=True, cancel_futures=True)
+    def __exit__(self, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
 
-    def _count(self) -> int:
-        return self._wanted or len(os.sched_getaffinity(0))
+    def write(
+        self,
+        work: Work[Chunk, Result],
+        chunks: Sequence[Chunk],
+        files: Sequence[Path],
+        on_chunk: Callable[[int], None] = _ignore_progress,
+    ) -> list[Result]:
+        """Append the bytes of each chunk to ``files``, in the order of the chunks, and return their results.
 
-    def expect(self, pictures: int) -> None:
-        """Start already if there will surely be many pieces, while this process has other work to do.
-
-        Not before it has read its input, though: cores often share what reading needs most.
+        ``on_chunk`` is called with the number of finished chunks. Raises what ``work`` raises, and ``EngineError`` if
+        a worker is killed or runs out of memory. When it raises, no worker runs and no temporary file is left.
         """
-        if pictures >= MANY and self._count() > 1:
-            self._start()
+        with contextlib.ExitStack() as stack:
+            opened = [stack.enter_context(file.open("ab")) for file in files]
+            if self._executor is None and (self._count < 2 or len(chunks) < self._min_chunks):
+                return _write_here(work, chunks, opened, on_chunk)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".parts-", dir=files[0].parent)))
+            try:
+                return self._write_shared(work, chunks, opened, on_chunk, folder)
+            except (BrokenProcessPool, MemoryError):
+                self._stop()
+                raise _worker_killed() from None
+            except BaseException:
+                self._stop()  # before the folder goes: a worker may be writing into it
+                raise
+
+    def _write_shared(
+        self,
+        work: Work[Chunk, Result],
+        chunks: Sequence[Chunk],
+        opened: Sequence[BinaryIO],
+        on_chunk: Callable[[int], None],
+        folder: Path,
+    ) -> list[Result]:
+        results, pending = list[Result](), deque[tuple[Path, Future[Result]]]()
+
+        def finish_oldest() -> None:
+            part, future = pending.popleft()
+            results.append(future.result())
+            for number, target in enumerate(opened):
+                _append(_part_file(part, number), target)
+            on_chunk(len(results))
+
+        executor = self._start()
+        for number, chunk in enumerate(chunks):
+            part = folder / str(number)
+            part.write_bytes(pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL))
+            pending.append((part, executor.submit(_compute, work, part)))
+            if len(pending) > 2 * self._count:  # enough to keep all workers busy; more would only take room
+                finish_oldest()
+        while pending:
+            finish_oldest()
+        return results
 
     def _start(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._relay = (context.Condition(), context.Array("q", MOST_FILES + 1, lock=False))
-            self._pool = ProcessPoolExecutor(
-                self._count() - 1, mp_context=context, initializer=_begin, initargs=(*self._relay, self._module)
+        if self._executor is None:
+            self._executor = ProcessPoolExecutor(
+                self._count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
             )
-            for _ in range(self._count() - 1):
-                self._pool.submit(_nothing)
-        return self._pool
+        return self._executor
 
-    def written(
-        self, function: Callable[[Given], tuple[Sequence[bytes], Made]], items: Sequence[Given], files: Sequence[Path]
-    ) -> Iterator[Made]:
-        """Append the bytes that ``function`` makes of each item to ``files``, in the items' order.
-
-        Yields what it returns beside them. The files must be there; what they have already stays.
-        """
-        work, alone = partial(_written, function, files), self._count() < 2
-        if not alone and len(items) >= (2 if self._wanted else WORTH_IT):
-            self._start()
-        Relay(*self._relay).begin([file.stat().st_size for file in files])
-        _begin(*self._relay, "")
-        yield from self._shared(work, items) if self._pool else map(work, range(len(items)), items)
-
-    def _shared(self, work: Callable[[int, Given], Made], items: Sequence[Given]) -> Iterator[Made]:
-        """Each last of ``count`` pieces is made here, the others by the pool."""
-        pool, count, many = self._start(), self._count(), len(items)
-        others = {n: pool.submit(work, n, items[n]) for n in range(many) if n % count != count - 1}
-        done = 0
-        for own in range(count - 1, many, count):
-            try:
-                mine = work(own, items[own])
-            except RuntimeError:
-                for number in range(done, own):
-                    others[number].result()  # raises what went wrong there
-                raise
-            yield from (others[number].result() for number in range(done, own))
-            yield mine
-            done = own + 1
-        yield from (others[number].result() for number in range(done, many))
+    def _stop(self) -> None:
+        """End the workers at once, whatever they do."""
+        if self._executor is not None:
+            for process in multiprocessing.active_children():  # vlmdet starts no others by this module
+                process.kill()
+            self._executor.shutdown(cancel_futures=True)
+            self._executor = None
 
 
-_relay: Relay
+def _worker_killed() -> EngineError:
+    return EngineError(
+        "A worker process was killed",
+        why="Most likely the machine ran out of memory.",
+        hint="Lower data.workers (1 uses no other process), or free memory, and run the same command again.",
+    )
 
 
-def _keep_memory() -> None:
-    """Let glibc keep what was freed for the next piece: to give pages back and ask for them again takes time."""
-    with contextlib.suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((-1, 1 << 30), (-3, 1 << 28)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            mallopt(parameter, value)
+def _write_here(
+    work: Work[Chunk, Result], chunks: Sequence[Chunk], opened: Sequence[BinaryIO], on_chunk: Callable[[int], None]
+) -> list[Result]:
+    """The whole job in this process."""
+    results = list[Result]()
+    for chunk in chunks:
+        contents, result = work(chunk)
+        for content, file in zip(contents, opened, strict=True):
+            file.write(content)
+        results.append(result)
+        on_chunk(len(results))
+    return results
 
 
-def _begin(condition: Any, state: Any, module: str) -> None:
-    """Make a process ready."""
-    _keep_memory()
-    global _relay  # noqa: PLW0603  (what a pool's processes have in common can be given to them only so)
-    _relay = Relay(condition, state)
-    if module:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-        importlib.import_module(module)
+def _part_file(part: Path, number: int) -> Path:
+    """The file with a chunk's bytes for the job's file ``number``."""
+    return part.with_name(f"{part.name}.{number}")
+
+
+def _append(part: Path, target: BinaryIO) -> None:
+    with part.open("rb") as source:
+        shutil.copyfileobj(source, target, 1 << 20)
+    part.unlink()
+
+
+# --- in a worker ---------------------------------------------------------------------------------------------
+
+
+def _begin_worker() -> None:
+    """Make a worker ready: it ends with its parent, which alone handles Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A pool whose owner was killed would wait for work for ever."""
-    owner = multiprocessing.parent_process()
-    if owner is not None:
-        owner.join()
+    """A worker whose parent is killed would wait for the next chunk for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
         os._exit(1)
 
 
-def _nothing() -> None:
-    """Work that makes a process start."""
-
-
-def _written(
-    function: Callable[[Given], tuple[Sequence[bytes], Made]], files: Sequence[Path], number: int, item: Given
-) -> Made:
-    try:
-        parts, rest = function(item)
-        for file, part, place in zip(files, parts, _relay.take(number, list(map(len, parts))), strict=True):
-            _write_at(file, part, place)
-    except BaseException:
-        _relay.fail(number)
-        raise
-    return rest
-
-
-def _write_at(file: Path, content: bytes, place: int) -> None:
-    opened, view = os.open(file, os.O_WRONLY), memoryview(content)
-    try:
-        while view:
-            done = os.pwrite(opened, view, place)
-            view, place = view[done:], place + done
-    finally:
-        os.close(opened)
+def _compute(work: Work[Chunk, Result], part: Path) -> Result:
+    chunk: Chunk = pickle.loads(part.read_bytes())  # noqa: S301  (the parent wrote it)
+    part.unlink()
+    contents, result = work(chunk)
+    for number, content in enumerate(contents):
+        _part_file(part, number).write_bytes(content)
+    return result

@@ -1,19 +1,21 @@
-"""A part of a split as the bytes of its files: what the processes of ``prepare`` make, each of some pictures.
+"""Chunks of a split, and what ``prepare`` writes for each: annotations, detection JSON and instruction rows.
 
-A piece depends on its pictures and the recipe alone, so files put together from pieces are the same however many
-processes made them, and however the pictures were shared out.
+The bytes of a chunk depend on its pictures and the ``RowSettings`` alone. Files that are put together from chunks are
+therefore the same however many processes compute them, and however the pictures are distributed over machines.
 """
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, overload
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from vlmdet_cli.core.memory import no_collection
 from vlmdet_cli.core.rows import InstructionRow
+from vlmdet_cli.core.workers import Work, WorkerPool
 from vlmdet_cli.data.dataset import Dataset
 from vlmdet_cli.data.formats import coco_file
 from vlmdet_cli.models import dialects, registry
@@ -23,12 +25,35 @@ from vlmdet_cli.prompts import lengths, object_rows
 from vlmdet_cli.prompts.detection import AnswerBoxes, RowPlan, answer_boxes, plan_rows
 from vlmdet_cli.prompts.fitting import FittedRows, LengthLimit, RowBuilder, fit
 
-PICTURES = 8192  # of a piece
+CHUNK_PICTURES = 8192
+Result = TypeVar("Result")
+
+
+def split_into_chunks(data: Dataset) -> list[Dataset]:
+    """The pictures in their order, ``CHUNK_PICTURES`` in each chunk; the columns are views."""
+    count = len(data.images)
+    return [data.slice_images(first, min(first + CHUNK_PICTURES, count)) for first in range(0, count, CHUNK_PICTURES)]
+
+
+def write_chunks(
+    pool: WorkerPool,
+    work: Work[Dataset, Result],
+    data: Dataset,
+    files: Sequence[Path],
+    progress: Callable[[int, int], None],
+) -> list[Result]:
+    """Append what ``work`` writes for each chunk of ``data`` to ``files``; see ``WorkerPool.write``."""
+    count = len(data.images)
+    return pool.write(
+        work, split_into_chunks(data), files, lambda done: progress(min(done * CHUNK_PICTURES, count), count)
+    )
 
 
 class RowSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a piece is made from beside its pictures. ``images``: what stands before file names in rows.
-    ``count_all``: whether the tokens of every row are wanted.
+    """What the rows of a split depend on beside its pictures.
+
+    ``images`` is the path that precedes file names in rows. ``count_all``: whether the tokens of every row are counted,
+    not only of those that may be too long.
     """
 
     split: str
@@ -47,27 +72,9 @@ class RowSettings(msgspec.Struct, frozen=True, kw_only=True):
         return dialects.get(self.dialect_name, self.max_pixels)
 
     @property
-    def guard(self) -> LengthLimit:
+    def length_limit(self) -> LengthLimit:
         counter = lengths.token_counter(registry.get(self.family), self.model, self.max_pixels)
         return LengthLimit(counter, self.max_length, self.count_all)
-
-
-class ChunkStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What is told of a piece beside its files. ``subset``: what stands at the subset file's end.
-
-    ``tokens``: of each row, where not all are counted at most so many. Of the ``targets``, ``asked`` are asked for by
-    some row and ``boxes`` stand in answers. ``long``: rows over the limit, of which ``dropped`` have no row.
-    ``silent``: pictures that ask for nothing.
-    """
-
-    subset: coco_file.FileParts
-    tokens: bytes
-    targets: int
-    asked: int
-    boxes: int
-    long: int
-    dropped: int
-    silent: int
 
 
 def row_settings(project: Project, split: str, *, count_all: bool = False) -> RowSettings:
@@ -86,120 +93,110 @@ def row_settings(project: Project, split: str, *, count_all: bool = False) -> Ro
     )
 
 
-class Rows(NamedTuple):
-    """Rows as swift reads them, and what they came of."""
+class ChunkStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The counts of a chunk, and what the end of the subset file holds of it.
+
+    ``tokens``: of each row, as int64; an upper bound where a row is not counted. ``asked`` of the ``targets`` belong
+    to categories that some row asks for, and ``boxes`` of them are in answers. ``long``: rows over the limit, of which
+    ``dropped`` have no row at all. ``silent``: pictures without a row, because there is no category to ask for.
+    """
+
+    subset: coco_file.FileParts
+    tokens: bytes
+    targets: int
+    asked: int
+    boxes: int
+    long: int
+    dropped: int
+    silent: int
+
+
+def token_counts(stats: Sequence[ChunkStats]) -> npt.NDArray[np.int64]:
+    """``(R,)`` tokens of all rows of the chunks."""
+    return np.frombuffer(b"".join(chunk.tokens for chunk in stats), np.int64)
+
+
+def detection_chunk(settings: RowSettings, data: Dataset) -> tuple[tuple[bytes, bytes, bytes], ChunkStats]:
+    """A chunk's bytes for the subset's annotations, for detection JSON and for the rows; and its counts."""
+    with no_collection():
+        detection, subset = detection_rows(data, settings), coco_file.file_parts(data)
+        contents = (
+            subset.annotations,
+            _detection_entries(data, detection.boxes, settings.images),
+            b"".join([orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in detection.rows]),
+        )
+        return contents, _stats(data, detection, subset._replace(annotations=b""))
+
+
+class DetectionRows(NamedTuple):
+    """Rows as swift reads them, with the plans they come from: as asked for, and as fitted to the length limit."""
 
     rows: list[dict[str, Any]]
-    planned: list[RowPlan]
+    plans: list[RowPlan]
     fitted: FittedRows
-    found: AnswerBoxes
+    boxes: AnswerBoxes
 
 
-def detection_rows(data: Dataset, how: RowSettings) -> Rows:
-    """The detection rows of pictures; those of train that are too long are made to fit."""
-    dialect, wanted = how.dialect, how.format
-    maker = RowBuilder(data, answer_boxes(data, dialect, wanted.order), dialect, wanted, how.seed)
-    planned = list(plan_rows(data, maker.boxes, wanted, how.seed))
-    fitted = fit(maker, planned, how.guard, shorten=how.split == "train")
-    write = _placed if wanted.rows == "objects" else _written
-    return Rows(list(write(maker, fitted, how)), planned, fitted, maker.boxes)
-
-
-def _written(maker: RowBuilder, fitted: FittedRows, how: RowSettings) -> Iterator[dict[str, Any]]:
-    images, naming = maker.data.images, how.split != "train"
-    for plan, answer in zip(fitted.plans, fitted.answers, strict=True):
-        sample = InstructionRow(
-            image=how.images + images[plan.picture].file_name, prompt=f"<image>{plan.prompt}", answer=answer
-        )
-        yield sample.row() | {"asked": plan.asked} if naming and plan.asked is not None else sample.row()
-
-
-def _placed(maker: RowBuilder, fitted: FittedRows, how: RowSettings) -> Iterator[dict[str, Any]]:
-    """The same rows with swift's placeholders."""
-    data, dialect = maker.data, maker.dialect
-    counts = np.diff(maker.boxes.starts)
-    pixels = object_rows.pixels(maker.boxes.pixel_boxes, np.repeat(data.sizes, counts, axis=0), dialect).tolist()
-    for plan in fitted.plans:
-        first = maker.boxes.starts[plan.picture]
-        objects = [(maker.boxes.labels[first + one], tuple(pixels[first + one])) for one in plan.targets]
-        answer, boxes = object_rows.detection(objects, dialect, group=how.format.group)
-        image = how.images + data.images[plan.picture].file_name
-        row = object_rows.placed(image, f"<image>{plan.prompt}", answer, boxes, dialect)
-        yield row | {"asked": plan.asked} if how.split != "train" and plan.asked is not None else row
-
-
-def piece(how: RowSettings, data: Dataset) -> tuple[tuple[bytes, bytes, bytes], ChunkStats]:
-    """The bytes of some pictures' part of the subset's annotations, the detections and the rows; and their account."""
-    with no_collection():
-        return _piece(how, data)
-
-
-def _piece(how: RowSettings, data: Dataset) -> tuple[tuple[bytes, bytes, bytes], ChunkStats]:
-    made, subset = detection_rows(data, how), coco_file.file_parts(data)
-    detections = "".join(_detections(data, made.found, how)).encode()
-    rows_ = b"".join([orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in made.rows])
-    told = ChunkStats(
-        subset=subset._replace(annotations=b""),
-        tokens=made.fitted.tokens.tobytes(),
-        targets=len(made.found.labels),
-        asked=sum(len(plan.targets) for plan in made.planned),
-        boxes=sum(len(plan.targets) for plan in made.fitted.plans),
-        long=made.fitted.over_limit,
-        dropped=made.fitted.dropped,
-        silent=len(data.images) - len({plan.picture for plan in made.planned}),
+def _stats(data: Dataset, detection: DetectionRows, subset: coco_file.FileParts) -> ChunkStats:
+    return ChunkStats(
+        subset=subset,
+        tokens=detection.fitted.tokens.tobytes(),
+        targets=len(detection.boxes.labels),
+        asked=sum(len(plan.targets) for plan in detection.plans),
+        boxes=sum(len(plan.targets) for plan in detection.fitted.plans),
+        long=detection.fitted.over_limit,
+        dropped=detection.fitted.dropped,
+        silent=len(data.images) - len({plan.picture for plan in detection.plans}),
     )
-    return (subset.annotations, detections, rows_), told
 
 
-def _detections(data: Dataset, found: AnswerBoxes, how: RowSettings) -> Iterator[str]:
-    """The entries of detection JSON, each with a comma behind it; a picture's labels are in the data set's order."""
-    names, start = [_json(name) for name in data.labels], _json(how.images)[:-1]
-    key = np.repeat(np.arange(len(data.images)), np.diff(found.starts)) * len(names) + found.label_indices
-    order = np.argsort(key, kind="stable")
-    firsts = np.flatnonzero(np.diff(key[order], prepend=-1))  # of each picture's boxes of one label
-    group = key[order[firsts]]
-    # all boxes as one list, [[1.5,2.0,3.0,4.0],…], cut apart
-    text = orjson.dumps(found.pixel_boxes[order].round(2), option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].decode()
-    boxes, ends = text.split("],["), [*firsts.tolist(), len(order)]
-    texts = [
-        f"{names[label]}:[[{'],['.join(boxes[first:end])}]]"
-        for label, first, end in zip((group % len(names)).tolist(), ends, ends[1:], strict=False)
-    ]
-    places = np.searchsorted(group, np.arange(len(data.images) + 1) * len(names)).tolist()
-    for image, first, end in zip(data.images, places, places[1:], strict=False):
-        yield f'{{"image_path":{start}{_json(image.file_name)[1:]},"object":{{{",".join(texts[first:end])}}}}},'
+def detection_rows(data: Dataset, settings: RowSettings) -> DetectionRows:
+    """The detection rows of pictures; rows of train over the length limit are changed as ``format.too_long`` says."""
+    dialect, format_ = settings.dialect, settings.format
+    builder = RowBuilder(data, answer_boxes(data, dialect, format_.order), dialect, format_, settings.seed)
+    planned = list(plan_rows(data, builder.boxes, format_, settings.seed))
+    fitted = fit(builder, planned, settings.length_limit, shorten=settings.split == "train")
+    rows = _objects_rows if format_.rows == "objects" else _text_rows
+    return DetectionRows(list(rows(builder, fitted, settings)), planned, fitted, builder.boxes)
 
 
-def _json(text: str) -> str:
-    return orjson.dumps(text).decode()
+def _text_rows(builder: RowBuilder, fitted: FittedRows, settings: RowSettings) -> Iterator[dict[str, Any]]:
+    images = builder.data.images
+    for plan, answer in zip(fitted.plans, fitted.answers, strict=True):
+        image = settings.images + images[plan.picture].file_name
+        row = InstructionRow(image=image, prompt=f"<image>{plan.prompt}", answer=answer).row()
+        yield _with_asked(row, plan, settings)
 
 
-def tokens_of(made: ChunkStats) -> Any:
-    """``(R,)`` tokens of the piece's rows."""
-    return np.frombuffer(made.tokens, np.int64)
+def _objects_rows(builder: RowBuilder, fitted: FittedRows, settings: RowSettings) -> Iterator[dict[str, Any]]:
+    """The same rows with swift's placeholders for labels and boxes."""
+    data, dialect, all_boxes = builder.data, builder.dialect, builder.boxes
+    sizes = np.repeat(data.sizes, np.diff(all_boxes.starts), axis=0)
+    pixels = object_rows.pixels(all_boxes.pixel_boxes, sizes, dialect).tolist()
+    for plan in fitted.plans:
+        first = all_boxes.starts[plan.picture]
+        objects = [(all_boxes.labels[first + index], tuple(pixels[first + index])) for index in plan.targets]
+        answer, boxes = object_rows.detection(objects, dialect, group=settings.format.group)
+        image = settings.images + data.images[plan.picture].file_name
+        row = object_rows.placed(image, f"<image>{plan.prompt}", answer, boxes, dialect)
+        yield _with_asked(row, plan, settings)
 
 
-class Parts(Sequence[Dataset]):
-    """A split in parts of ``PICTURES`` each. A part is made when it is asked for, and goes when it is done with."""
+def _with_asked(row: dict[str, Any], plan: RowPlan, settings: RowSettings) -> dict[str, Any]:
+    """The row with the categories that it asks for, for evaluation; rows of train have swift's columns alone."""
+    return row if settings.split == "train" or plan.asked is None else row | {"asked": plan.asked}
 
-    def __init__(self, data: Dataset) -> None:
-        self._data = data
 
-    def __len__(self) -> int:
-        return math.ceil(len(self._data.images) / PICTURES)
-
-    @overload
-    def __getitem__(self, place: int) -> Dataset: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Dataset]: ...
-    def __getitem__(self, place: int | slice) -> Dataset | Sequence[Dataset]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        return self._data.slice_images(place * PICTURES, min((place + 1) * PICTURES, len(self._data.images)))
-
-    def ends(self) -> list[int]:
-        """How many pictures are done after each part."""
-        many = len(self._data.images)
-        return [min((place + 1) * PICTURES, many) for place in range(len(self))]
+def _detection_entries(data: Dataset, all_boxes: AnswerBoxes, images: str) -> bytes:
+    """The entries of detection JSON, each followed by a comma; the labels of a picture in the data set's order."""
+    picture = np.repeat(np.arange(len(data.images)), np.diff(all_boxes.starts))
+    order = np.lexsort((all_boxes.label_indices, picture))
+    pixel_boxes = all_boxes.pixel_boxes[order].round(2).tolist()
+    labels = [data.labels[number] for number in all_boxes.label_indices[order].tolist()]
+    entries = list[dict[str, Any]]()
+    for image, first, last in zip(data.images, all_boxes.starts, all_boxes.starts[1:], strict=False):
+        by_label: dict[str, list[list[float]]] = {}
+        for label, box in zip(labels[first:last], pixel_boxes[first:last], strict=True):
+            by_label.setdefault(label, []).append(box)
+        entries.append({"image_path": images + image.file_name, "object": by_label})
+    return orjson.dumps(entries)[1:-1] + b","

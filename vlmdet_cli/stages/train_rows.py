@@ -49,7 +49,7 @@ def dataset_of(project: Project) -> Path:
 def check_rows(project: Project, dataset: Path) -> RowCheck:
     """Read all rows. Raises ``DataError`` for a row that swift would not take, or for missing pictures."""
     settings = chunks.row_settings(project, "train")
-    counter, dialect = settings.guard.counter, settings.dialect
+    counter, dialect = settings.length_limit.counter, settings.dialect
     pictures, count, too_long = Pictures(project.output), 0, list[tuple[int, int]]()
     for batch in _batches(read_rows(dataset), BATCH):
         measured = [
