@@ -81,7 +81,7 @@ def test_labels_name_the_state_and_call_the_number_iou() -> None:
         "false: cat",
         "missed: cat",
         "crowd: cat",
-        "in crowd: cat",
+        "not counted: cat",
     ]
 
 

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from vlmdet_cli.core.answers import Answer
 from vlmdet_cli.core.rows import QUESTION_KINDS, Kind
-from vlmdet_cli.metrics.sentences import ParsedAnswer, read
+from vlmdet_cli.metrics.sentences import ParsedAnswer, name, read, read_expected
 from vlmdet_cli.metrics.tasks import tasks
 from vlmdet_cli.models import dialects
+from vlmdet_cli.prompts.object_tasks import CLASS_ANSWER, LEFT_ANSWER
+from vlmdet_cli.prompts.region_tasks import FULL_ANSWER, PARTIAL_ANSWER
 
 CLASS = 'The object in the area <|box_start|>(1,2),(3,4)<|box_end|> is a "dog".'
 LEFT = '2 objects of the category "dog" lie left of the area <|box_start|>(1,2),(3,4)<|box_end|>.'
@@ -165,6 +167,76 @@ def test_a_truth_that_cannot_be_read_makes_no_answer_right() -> None:
 
 def test_answers_without_a_known_truth_are_left_out() -> None:
     assert tasks([Answer(image="a.jpg", kind="region", text=DOG), Answer(image="a.jpg", text=DOG, expected=DOG)]) == {}
+
+
+# --- labels that look like syntax ----------------------------------------------------------------------------
+
+AREA = "<|box_start|>(1,2),(3,4)<|box_end|>"
+SENTENCES: dict[Kind, str] = {
+    "full": FULL_ANSWER, "partial": PARTIAL_ANSWER, "class": CLASS_ANSWER, "left": LEFT_ANSWER,
+}  # fmt: skip
+SYNTAX = st.sampled_from(
+    ['"', '".', '",', "'", "(", ")", "[", "]", "{", ":", ": 2", ".", ", about 60% is visible", "a"]
+)
+LETTERS = st.characters(exclude_categories=["C", "Z"])
+LABELS = st.lists(SYNTAX | LETTERS | st.just(" "), min_size=1, max_size=8).map("".join).filter(name)
+
+
+def sentence(kind: Kind, label: str) -> str:
+    return SENTENCES[kind].format(area=AREA, label=label, percent=60, number=2)
+
+
+def accuracy(kind: Kind, pairs: list[tuple[str, str]]) -> float:
+    """Of (true answer, answer) pairs."""
+    answers = [Answer(image="a.jpg", kind=kind, expected=true, text=text, size=(9, 9)) for true, text in pairs]
+    return float(tasks(answers)[kind]["accuracy"])
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(list(SENTENCES)), LABELS, LABELS)
+def test_a_label_of_any_characters_is_read_back_whole(kind: Kind, first: str, second: str) -> None:
+    one, two = sentence(kind, first), sentence(kind, second)
+    assert read_expected(one, kind).label == name(first)
+    assert accuracy(kind, [(one, one), (two, two)]) == 1
+    assert name(first) == name(second) or accuracy(kind, [(one, two), (two, one)]) == 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(list(SENTENCES)), LABELS, st.data())
+def test_an_answer_that_is_cut_before_its_label_ends_is_wrong(kind: Kind, label: str, data: st.DataObject) -> None:
+    whole = sentence(kind, label)
+    end = whole.rindex(f'"{label}"') + len(label) + 1
+    cut = data.draw(st.integers(0, end))
+    assert accuracy(kind, [(whole, whole[:cut])]) == 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(LABELS.map(name), st.integers(1, 99), min_size=1, max_size=4))
+def test_counts_of_labels_of_any_characters_are_read_back(counts: dict[str, int]) -> None:
+    text = "\n".join(f"{label}: {number}" for label, number in counts.items())
+    assert dict(read_expected(text, "count").counts) == counts
+    assert accuracy("count", [(text, text)]) == 1
+    more = {label: number + 1 for label, number in counts.items()}
+    assert accuracy("count", [(text, "\n".join(f"{label}: {number}" for label, number in more.items()))]) == 0
+
+
+@pytest.mark.parametrize("kind", list(SENTENCES))
+@pytest.mark.parametrize("answer", ['24" zzz', '24"', "24", '24" screen and', "screen", 'x" "24" screen'])
+def test_an_answer_that_only_begins_like_the_label_is_wrong(kind: Kind, answer: str) -> None:
+    assert accuracy(kind, [(sentence(kind, '24" screen'), sentence(kind, answer))]) == 0
+
+
+@pytest.mark.parametrize("kind", QUESTION_KINDS)
+@pytest.mark.parametrize("garbage", ["", "hm", "?" * 50, '"', "The area"])
+def test_garbage_is_right_for_no_truth_that_can_be_read_or_not(kind: Kind, garbage: str) -> None:
+    truths = [*(sentence(one, "dog") for one in SENTENCES), "dog: 1", DOG, "The area", "hm", ""]
+    assert accuracy(kind, [(true, garbage) for true in truths]) == 0
+
+
+def test_repeated_boxes_make_a_region_wrong_unless_the_protocol_removes_them() -> None:
+    answer = Answer(image="a.jpg", kind="region", expected=DOG, text=DOG * 3, size=(100, 100))
+    assert tasks([answer])["region"]["precision"] == pytest.approx(1 / 3)
+    assert tasks([answer], "remove")["region"]["accuracy"] == 1
 
 
 PIECES = st.sampled_from([DOG, CAT, CLASS, LEFT, "<|box_start|>(", '"', "is a", "object in the area", "2 ", "\n", "[{"])

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.conftest import Boxes, Cli, coco_document
 from vlmdet_cli.metrics import bootstrap, counting
-from vlmdet_cli.metrics.detection import detection
-from vlmdet_cli.metrics.matching import Flat, flat
+from vlmdet_cli.metrics.detection import detection, group_counts
+from vlmdet_cli.metrics.matching import ObjectBoxes, PredictedBoxes
 from vlmdet_cli.metrics.sweep import sweep
 from vlmdet_cli.models import dialects
 
@@ -53,10 +53,20 @@ def saved(cli: Cli, name: str, wrong: int, *more: str) -> str:
     return name
 
 
-def random_boxes(rng: np.random.Generator, count: int, pictures: int, classes: int) -> Flat:
+def random_objects(rng: np.random.Generator, count: int, pictures: int, classes: int) -> ObjectBoxes:
     corner, sides = rng.uniform(0, 60, (count, 2)), rng.uniform(5, 40, (count, 2))
-    return Flat(rng.integers(0, pictures, count), rng.integers(0, classes, count), np.hstack([corner, corner + sides]),
-                rng.random(count) < 0.1)  # fmt: skip
+    return ObjectBoxes(
+        rng.integers(0, pictures, count),
+        rng.integers(0, classes, count),
+        np.hstack([corner, corner + sides]),
+        rng.random(count) < 0.1,
+        np.zeros(count, bool),
+    )
+
+
+def random_predictions(rng: np.random.Generator, count: int, pictures: int, classes: int) -> PredictedBoxes:
+    boxes = random_objects(rng, count, pictures, classes)
+    return PredictedBoxes(boxes.picture, boxes.label, boxes.box, np.ones(count, bool))
 
 
 # --- intervals -----------------------------------------------------------------------------------------------
@@ -74,11 +84,11 @@ def test_intervals_hold_the_value_and_the_same_seed_gives_the_same(cli: Cli) -> 
 
 def test_counts_by_picture_add_up_to_the_whole_and_resampling_draws_whole_pictures() -> None:
     rng = np.random.default_rng(3)
-    mine, theirs = random_boxes(rng, 80, 9, 2), random_boxes(rng, 60, 9, 2)
-    at = detection(mine, theirs, ["a", "b"])
-    counts = bootstrap.per_picture(mine, theirs, at.at, ~theirs.crowd, 9)
-    one = at.overall
-    assert counts.sum(axis=0) == pytest.approx([one.tp, one.fp, one.fn, (one.mean_iou or 0) * one.tp])
+    predictions, objects = random_predictions(rng, 80, 9, 2), random_objects(rng, 60, 9, 2)
+    measured = detection(predictions, objects, ["a", "b"])
+    counts = group_counts(predictions.picture, objects.picture[objects.targets], measured.match, 9)
+    total = measured.overall
+    assert counts.sum(axis=0) == pytest.approx([total.tp, total.fp, total.fn, (total.mean_iou or 0) * total.tp])
     (sums,) = bootstrap.resampled([np.eye(9)], seed=5, resamples=50)
     assert (sums.sum(axis=1) == 9).all()
     assert len(np.unique(sums, axis=0)) > 40
@@ -100,15 +110,13 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 def test_each_point_of_the_curve_is_what_counting_above_its_threshold_gives() -> None:
     rng = np.random.default_rng(1)
-    mine, theirs = random_boxes(rng, 60, 5, 2), random_boxes(rng, 40, 5, 2)
-    mine = Flat(mine.picture, mine.label, mine.box, np.zeros(60, dtype=bool))
+    predictions, objects = random_predictions(rng, 60, 5, 2), random_objects(rng, 40, 5, 2)
     scores = rng.integers(1, 20, 60) / 20
-    made = sweep(mine, scores, theirs, 0.3)
-    assert made["best"]["f1"] == max(point["f1"] for point in made["curve"])
-    for point in made["curve"]:
-        keep = scores >= point["threshold"]
-        part = Flat(mine.picture[keep], mine.label[keep], mine.box[keep], mine.crowd[keep])
-        again = sweep(part, scores[keep], theirs, 0.3)["curve"][-1]
+    result = sweep(predictions, scores, objects, 0.3)
+    assert result["best"]["f1"] == max(point["f1"] for point in result["curve"])
+    for point in result["curve"]:
+        above = scores >= point["threshold"]
+        again = sweep(predictions.where(above), scores[above], objects, 0.3)["curve"][-1]
         assert again == pytest.approx(point)
 
 
@@ -190,18 +198,18 @@ def test_what_is_taken_for_what_and_how_it_is_counted(cli: Cli) -> None:
 @given(st.integers(0, 10_000))
 def test_counting_equals_counting_by_hand(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    mine, theirs = random_boxes(rng, 20, 3, 3), random_boxes(rng, 15, 3, 3)
-    made = counting.from_detections(mine, np.ones(20, dtype=bool), theirs, ["a", "b", "c"])
+    predictions, objects = random_predictions(rng, 20, 3, 3), random_objects(rng, 15, 3, 3)
+    result = counting.from_detections(predictions, objects, ["a", "b", "c"])
     errors = []
     for picture in range(3):
         for label in range(3):
-            said = sum((mine.picture == picture) & (mine.label == label))
-            true = sum((theirs.picture == picture) & (theirs.label == label) & ~theirs.crowd)
-            if said or true:
-                errors.append(int(said) - int(true))
-    assert made["n"] == len(errors)
-    assert made["mean_absolute_error"] == pytest.approx(np.abs(errors).mean())
-    assert made["exact"] == pytest.approx(np.mean(np.array(errors) == 0))
+            predicted = sum((predictions.picture == picture) & (predictions.label == label))
+            true = sum((objects.picture == picture) & (objects.label == label))
+            if predicted or true:
+                errors.append(int(predicted) - int(true))
+    assert result["n"] == len(errors)
+    assert result["mean_absolute_error"] == pytest.approx(np.abs(errors).mean())
+    assert result["exact"] == pytest.approx(np.mean(np.array(errors) == 0))
 
 
 def test_the_protocol_of_present_classes_is_one_flag_and_never_mixed_up(cli: Cli) -> None:
@@ -328,10 +336,3 @@ def test_tables_fit_eighty_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
         ("compare", "base.json", "base.json"),
     ):
         assert max(map(len, cli(*arguments).stdout.splitlines())) <= 80
-
-
-def test_flat_rows_are_what_flat_is_for() -> None:
-    made = flat([(0, 1, (1, 2, 3, 4), True)])
-    assert (made.picture.tolist(), made.label.tolist(), made.box.tolist(), made.crowd.tolist()) == (
-        [0], [1], [[1, 2, 3, 4]], [True]
-    )  # fmt: skip

@@ -13,6 +13,7 @@ from PIL import Image
 from tests.conftest import Boxes, coco_document, picture
 from vlmdet_cli.drawing.lettering import palette
 from vlmdet_cli.errors import DataError
+from vlmdet_cli.stages.evaluate import EvalProtocol, evaluate
 from vlmdet_cli.stages.viz import VizResult, draw, open_picture, panel_name
 
 CAT, DOG = palette(["cat", "dog"]).values()
@@ -113,7 +114,7 @@ def test_boxes_are_drawn_in_their_positions(data: Set) -> None:
 
 
 def test_no_box_is_found_below_the_threshold(data: Set) -> None:
-    assert data.draw(iou=0.95).counts["found"] == 0
+    assert data.draw(protocol=EvalProtocol(iou=0.95)).counts["found"] == 0
 
 
 def test_the_page_links_to_every_written_file_and_no_other(data: Set) -> None:
@@ -130,9 +131,9 @@ def test_the_page_has_captions_classes_and_the_terms(data: Set) -> None:
     text = Links(Path(data.draw().index)).text
     assert "4 of 4 pictures, most errors first · found at IoU 0.5 or more" in text
     assert "0 found · 1 false · 1 missed" in text
-    assert "0 found · 0 false · 0 missed · 1 crowd · 1 in a crowd" in text
+    assert "0 found · 0 false · 0 missed · 1 crowd · 1 not counted" in text
     assert " ".join(text.split("Classes")[1].split()) == (
-        "class found false missed crowd in a crowd cat 1 0 1 0 0 dog 0 1 0 1 1"
+        "class found false missed crowd not counted cat 1 0 1 0 0 dog 0 1 0 1 1"
     )
 
 
@@ -343,3 +344,28 @@ def test_real_pictures_with_perfect_predictions_have_no_errors(tiny_coco: Path, 
     result = draw(truth, tmp_path / "results.json", tiny_coco / "images" / "val2017", tmp_path / "viz", limit=2)
     assert (result.counts["found"], result.counts["false"], result.counts["missed"]) == (len(results), 0, 0)
     assert len(result.panels) == 2
+
+
+def test_boxes_have_the_states_that_eval_gives_them(tmp_path: Path) -> None:
+    """Of a category that was not searched for, of an object left out as too small, repeated, of an absent class."""
+    document = coco_document({"a.jpg": [("cat", (10, 10, 30, 30))], "b.jpg": []}, size=(100, 100))
+    for image in document["images"]:
+        image["exhaustive_categories"] = ["cat"]
+    document["ignored"] = [{"id": 9, "image_id": 2, "category_id": 1, "bbox": [50, 50, 5, 5], "area": 25, "iscrowd": 0,
+                            "category": "cat", "reason": "too small"}]  # fmt: skip
+    rows = [{"image_path": "a.jpg", "object": {"cat": [[10, 10, 40, 40]] * 3, "dog": [[1, 1, 9, 9]]}},
+            {"image_path": "b.jpg", "object": {"cat": [[50, 50, 55, 55], [70, 70, 90, 90]]}}]  # fmt: skip
+    for name, content in (("truth.json", document), ("predictions.json", rows)):
+        (tmp_path / name).write_text(json.dumps(content))
+    for image in document["images"]:
+        picture(tmp_path, image["file_name"], (100, 100))
+    truth, predictions = tmp_path / "truth.json", tmp_path / "predictions.json"
+    for protocol, states in (
+        (EvalProtocol(), {"found": 1, "false": 3, "missed": 0, "aside": 2}),
+        (EvalProtocol(duplicates="remove"), {"found": 1, "false": 1, "missed": 0, "aside": 2}),
+        (EvalProtocol(duplicates="remove", classes="present"), {"found": 1, "false": 1, "missed": 0, "aside": 1}),
+    ):
+        drawn = draw(truth, predictions, tmp_path, tmp_path / "viz", protocol=protocol)
+        overall = evaluate(truth, predictions, protocol).overall
+        assert drawn.counts == states
+        assert [overall[key] for key in ("tp", "fp", "fn", "ignored")] == list(states.values())

@@ -9,7 +9,7 @@ import typer
 from vlmdet_cli.cli import report_tables, step_tables
 from vlmdet_cli.cli.session import Session
 from vlmdet_cli.core.files import write_json, write_text
-from vlmdet_cli.core.settings import Classes, ScoreSource
+from vlmdet_cli.core.settings import Classes, Duplicates, ScoreSource
 from vlmdet_cli.errors import UsageError
 
 AnswersName = Annotated[str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="infer.split")]
@@ -88,9 +88,17 @@ def evaluate(
         Classes | None,
         typer.Option(metavar="CLASSES", help="Classes that count: all or present.", show_default="eval.classes"),
     ] = None,
+    duplicates: Annotated[
+        Duplicates | None,
+        typer.Option(help="Whether exact repeats of a box count as false.", show_default="eval.duplicates"),
+    ] = None,
     scores: Annotated[
         ScoreSource | None,
         typer.Option(metavar="SOURCE", help="Scores: auto, constant, file or logprob.", show_default="eval.scores"),
+    ] = None,
+    dialect: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="How raw answers write boxes.", show_default="as they say, or by content"),
     ] = None,
     fail_under: Annotated[
         list[str] | None, typer.Option(metavar="METRIC=VALUE", help="Exit 1 if a metric is lower; repeatable.")
@@ -116,9 +124,19 @@ def evaluate(
     if csv + markdown + session.options.json > 1:
         raise UsageError("--json, --csv and --markdown are three forms of one result", hint="Choose one.")
     job = eval_inputs.eval_job(
-        session.project, truth=truth, predictions=predictions, name=name, iou=iou, classes=classes, scores=scores
+        session.project,
+        truth=truth,
+        predictions=predictions,
+        name=name,
+        iou=iou,
+        classes=classes,
+        duplicates=duplicates,
+        scores=scores,
+        dialect=dialect,
     )
-    report = stage.evaluate(job.truth, job.predictions, job.how)
+    report = stage.evaluate(job.truth, job.predictions, job.protocol)
+    for note in report.notes:
+        session.warn(note)
     gates = gating.gates(report, [*job.gates, *(fail_under or ())])
     if no_worse_than:
         gates += gating.not_worse(report, no_worse_than, tolerance)
@@ -163,7 +181,7 @@ def viz(
             job.output,
             limit=limit or job.settings.pictures,
             order=job.settings.order,
-            iou=job.iou,
+            protocol=job.protocol,
             curve=job.curve,
             on_progress=lambda done, total: bars("draw", done, total),
         )

@@ -32,12 +32,14 @@ class ParsedDetections(msgspec.Struct, frozen=True):
     """An answer's boxes in the order of the text, and its problems.
 
     ``health`` is ``empty`` where the text says that there is no object, ``ok`` without problems, ``partial`` with
-    boxes and problems, ``unparsed`` with problems alone.
+    boxes and problems, ``unparsed`` with problems alone. ``repeats``: how many more times the text has each detection,
+    label and box the same; empty where it has none twice.
     """
 
     detections: tuple[Detection, ...]
     problems: tuple[Problem, ...]
     health: Health
+    repeats: tuple[int, ...] = ()
 
     def by_label(self) -> dict[str, list[list[float]]]:
         """Label to xyxy boxes: the ``object`` of detection JSON."""

@@ -13,6 +13,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 AboveZero = Annotated[float, msgspec.Meta(gt=0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Classes = Literal["all", "present"]  # whether predicted classes that a picture does not have count as false
+Duplicates = Literal["count", "remove"]  # whether exact repeats of a predicted box count as false
 ScoreSource = Literal["auto", "constant", "file", "logprob"]  # where the scores of predicted boxes come from
 
 

@@ -2,18 +2,19 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
-from vlmdet_cli.core.annotations import Object, Picture
-from vlmdet_cli.core.answers import PredictedBox
+from vlmdet_cli.core.annotations import Picture
 from vlmdet_cli.drawing.lettering import GREY, Colour
 from vlmdet_cli.drawing.page import ClassRow
 from vlmdet_cli.drawing.panel import Mark, State, count_states
-from vlmdet_cli.metrics.matching import flat, match, overlapping
+from vlmdet_cli.metrics.matching import Bools, Floats, Match, ObjectBoxes, PredictedBoxes
 
 COMPARED_STATES: tuple[State, ...] = ("found", "false", "missed")
-COUNT_NAMES: Mapping[State, str] = {"truth": "annotated", "aside": "in a crowd"}  # others are called as they are
+COUNT_NAMES: Mapping[State, str] = {"truth": "annotated", "aside": "not counted"}  # others are called as they are
 
 
 class MarkedPicture(msgspec.Struct, frozen=True):
@@ -24,48 +25,57 @@ class MarkedPicture(msgspec.Struct, frozen=True):
     answered: bool = True
 
 
-def judge(
-    pictures: Sequence[Picture], predicted: Sequence[PredictedBox] | None, answered: Collection[int], iou: float
-) -> list[MarkedPicture]:
-    """Mark each picture's objects and the predictions matched to them at the threshold ``iou``.
+class MatchedBoxes(NamedTuple):
+    """Objects and predictions as ``eval`` counts them, with their matching; ``names`` are the classes by index."""
 
-    Without ``predicted``, the objects alone are marked. ``answered`` holds the indices of the pictures that have an
-    answer.
+    names: Sequence[str]
+    objects: ObjectBoxes
+    predictions: PredictedBoxes
+    match: Match
+
+
+def judge(
+    pictures: Sequence[Picture], matched: MatchedBoxes | None = None, answered: Collection[int] = ()
+) -> list[MarkedPicture]:
+    """Mark each picture's objects and predictions; without ``matched``, its objects alone.
+
+    ``answered`` holds the indices of the pictures that have an answer.
     """
-    objects = [(index, target) for index, picture in enumerate(pictures) for target in picture.objects]
     marks: list[list[Mark]] = [[] for _ in pictures]
-    for index, mark in _annotated(objects) if predicted is None else _compared(objects, predicted, iou):
+    for index, mark in _annotated(pictures) if matched is None else _compared(matched):
         marks[index].append(mark)
     return [
-        MarkedPicture(picture, tuple(marks[index]), predicted is None or index in answered)
+        MarkedPicture(picture, tuple(marks[index]), matched is None or index in answered)
         for index, picture in enumerate(pictures)
     ]
 
 
-def _annotated(objects: Sequence[tuple[int, Object]]) -> Iterator[tuple[int, Mark]]:
-    for index, target in objects:
-        yield index, Mark(target.label, target.box, "crowd" if target.crowd else "truth")
+def _annotated(pictures: Sequence[Picture]) -> Iterator[tuple[int, Mark]]:
+    for index, picture in enumerate(pictures):
+        for target in picture.objects:
+            yield index, Mark(target.label, target.box, "crowd" if target.crowd else "truth")
 
 
-def _compared(
-    objects: Sequence[tuple[int, Object]], detections: Sequence[PredictedBox], iou: float
-) -> Iterator[tuple[int, Mark]]:
+def _compared(boxes: MatchedBoxes) -> Iterator[tuple[int, Mark]]:
     """The marks of the missed objects, the crowds and all predictions, each with its picture's index."""
-    names = dict.fromkeys([*(target.label for _, target in objects), *(box.label for box in detections)])
-    labels = {name: number for number, name in enumerate(names)}
-    predicted = flat([(box.picture, labels[box.label], box.box, False) for box in detections])
-    targets = flat([(index, labels[target.label], target.box, target.crowd) for index, target in objects])
-    pairs, crowd_pairs = overlapping(predicted, targets)
-    matches = match(pairs, crowd_pairs, len(detections), iou)
-    matched = set(matches.object.tolist())
-    for number, (index, target) in enumerate(objects):
-        if target.crowd or number not in matched:
-            yield index, Mark(target.label, target.box, "crowd" if target.crowd else "missed")
-    for detection, partner, overlap, ignored in zip(
-        detections, matches.object.tolist(), matches.iou.tolist(), matches.ignored.tolist(), strict=True
-    ):
-        state: State = "aside" if ignored else "false" if partner < 0 else "found"
-        yield detection.picture, Mark(detection.label, detection.box, state, overlap)
+    objects, predictions, match = boxes.objects, boxes.predictions, boxes.match
+    missed = objects.targets
+    missed[match.object[match.hit]] = False
+    of_objects: dict[State, Bools] = {"missed": missed, "crowd": objects.crowd}
+    for state, mask in of_objects.items():
+        yield from _marks(boxes.names, objects.where(mask), state)
+    of_predictions: dict[State, Bools] = {"found": match.hit, "false": match.false, "aside": match.ignored}
+    for state, mask in of_predictions.items():
+        yield from _marks(boxes.names, predictions.where(mask), state, match.iou[mask])
+
+
+def _marks(
+    names: Sequence[str], boxes: ObjectBoxes | PredictedBoxes, state: State, iou: Floats | None = None
+) -> Iterator[tuple[int, Mark]]:
+    overlaps = np.zeros(len(boxes.label)) if iou is None else iou
+    columns = (boxes.picture.tolist(), boxes.label.tolist(), boxes.box.tolist(), overlaps.tolist())
+    for picture, label, box, overlap in zip(*columns, strict=True):
+        yield picture, Mark(names[label], tuple(box), state, overlap)
 
 
 def worst_first(marked: Sequence[MarkedPicture]) -> list[MarkedPicture]:

@@ -7,7 +7,7 @@ A ``Mark`` is a box with its state. The state decides the line and the label, th
     false    dashed   false: person      a prediction without an object
     missed   dotted   missed: person     an object without a prediction
     crowd    hatched  crowd: person      an annotated crowd region, which is not counted
-    aside    thin     in crowd: person   a prediction inside a crowd, which is not counted
+    aside    thin     not counted: person  a prediction that is left out of account, as in a crowd
 
 Decisions: the number in a label says IoU, because a bare number would be read as a score. A label that is no category
 is grey. A line has an edge of black or white, whichever contrasts more, so that it is visible on any picture. Small
@@ -65,7 +65,7 @@ class Mark(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         name = shorten(printable(self.label), 40)
-        wordings = {"found": f"{name} IoU {self.iou:.2f}", "truth": name, "aside": f"in crowd: {name}"}
+        wordings = {"found": f"{name} IoU {self.iou:.2f}", "truth": name, "aside": f"not counted: {name}"}
         return wordings.get(self.state, f"{self.state}: {name}")
 
 

@@ -19,7 +19,7 @@ STATE_NAMES: dict[State, str] = {
     "false": "false",
     "missed": "missed",
     "crowd": "crowd region (not counted)",
-    "aside": "prediction in a crowd (not counted)",
+    "aside": "prediction that does not count",
 }
 LINE_STYLES: dict[State, str] = {
     "truth": "solid line",

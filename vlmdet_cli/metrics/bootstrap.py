@@ -10,31 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from vlmdet_cli.metrics.matching import Bools, Flat, Floats, Match
+from vlmdet_cli.metrics.matching import Floats
 
 RESAMPLES, LEVEL = 1000, 0.95
-COLUMNS = ("tp", "fp", "fn", "iou")
-
-
-def per_picture(predictions: Flat, objects: Flat, at: Match, targets: Bools, pictures: int) -> Floats:
-    """Counts of each picture ``(P, 4)``: found, false, missed, and the sum of IoU of the found."""
-    hit = at.object >= 0
-    found = np.bincount(predictions.picture[hit], minlength=pictures)
-    false = np.bincount(predictions.picture[~hit & ~at.ignored], minlength=pictures)
-    there = np.bincount(objects.picture[targets], minlength=pictures)
-    sums = np.bincount(predictions.picture[hit], weights=at.iou[hit], minlength=pictures)
-    return np.column_stack([found, false, there - found, sums]).astype(np.float64)
+COLUMNS = ("tp", "fp", "fn", "iou")  # of counts by picture, see ``detection.group_counts``
 
 
 def resampled(counts: Sequence[Floats], seed: int, resamples: int = RESAMPLES) -> list[Floats]:
     """Sums of counts ``(P, C)`` over each draw of pictures, ``(resamples, C)``; the same draws for each of them."""
     pictures = len(counts[0])
     rng = np.random.default_rng(seed)
-    sums = [np.empty((resamples, one.shape[1])) for one in counts]
+    sums = [np.empty((resamples, table.shape[1])) for table in counts]
     for number in range(resamples):
         drawn = np.bincount(rng.integers(0, pictures, pictures), minlength=pictures).astype(np.float64)
-        for one, out in zip(counts, sums, strict=True):
-            out[number] = drawn @ one
+        for table, out in zip(counts, sums, strict=True):
+            out[number] = drawn @ table
     return sums
 
 
@@ -60,9 +50,9 @@ def interval(values: Floats) -> list[float] | None:
 
 
 def intervals(counts: Floats, seed: int) -> dict[str, Any]:
-    """95 % intervals of the measures, by name, with how they were drawn."""
-    made: dict[str, Any] = {"level": LEVEL, "resamples": RESAMPLES, "seed": seed}
+    """95 % intervals of the measures by name, with the level, the number of draws and their seed."""
+    settings: dict[str, Any] = {"level": LEVEL, "resamples": RESAMPLES, "seed": seed}
     if not len(counts):
-        return made
+        return settings
     (sums,) = resampled([counts], seed)
-    return made | {name: interval(values) for name, values in measures(sums).items()}
+    return settings | {name: interval(values) for name, values in measures(sums).items()}

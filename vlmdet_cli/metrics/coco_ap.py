@@ -1,9 +1,11 @@
-"""What hotcoco measures: COCO's AP and AR (the numbers of pycocotools, many times faster), TIDE's kinds of error, the
-class confusion, and how well scores are calibrated.
+"""Average precision and recall, the kinds of error, the class confusion and calibration, measured by hotcoco.
 
-The twelve measures are COCO's own: AP over IoU 0.50:0.05:0.95, at 0.50 and 0.75, by object size, and AR with at
-most 1, 10 and 100 detections a picture. COCO's -1 for "nothing to find" becomes None. TIDE: Bolya et al., "TIDE: A
-General Toolbox for Identifying Object Detection Errors", 2020.
+The twelve measures are COCO's own, equal to those of pycocotools: AP over IoU 0.50:0.05:0.95, at 0.50 and 0.75, by
+object size, and AR with at most 1, 10 and 100 detections a picture and class. Federated truth (pictures in which only
+some categories were searched for) is measured by LVIS's rule, equal to lvis-api: at most 300 detections a picture,
+which gives AR300 in place of AR1, AR10 and AR100. COCO's -1 for "nothing to find" becomes None.
+
+The kinds of error are TIDE's: Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", 2020.
 """
 
 import contextlib
@@ -14,21 +16,27 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from vlmdet_cli.core.annotations import ImageId
 from vlmdet_cli.core.boxes import xyxy_to_xywh
-from vlmdet_cli.metrics.matching import Flat, Floats
+from vlmdet_cli.metrics.matching import Bools, Floats, Ints, ObjectBoxes, PredictedBoxes
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-KINDS = {
+LVIS_NAMES = {name: name for name in NAMES[:6]} | {
+    "AR300": "AR@300", "ARs": "ARs@300", "ARm": "ARm@300", "ARl": "ARl@300",
+}  # fmt: skip
+ERROR_KINDS = {
     "Cls": "wrong class", "Loc": "badly placed", "Both": "both", "Dupe": "duplicate", "Bkg": "background",
     "Miss": "missed",
 }  # fmt: skip
+# beyond all of COCO's size ranges (up to 1e10): such an object is ignored, and matched by IoU, not as a crowd
+IGNORED_AREA = 1e11
 
 
-class Coco(msgspec.Struct, frozen=True, kw_only=True):
+class CocoResult(msgspec.Struct, frozen=True, kw_only=True):
     """``measures`` by name and AP by class; ``errors``: TIDE's counts and what mending each kind would add to AP50.
 
-    ``confusion``: pairs matched at IoU 0.5 without regard to class, ``{true class: {said class: n}}``, with what was
-    missed and what was false by class. ``calibration``: expected calibration error and bins of score.
+    ``confusion``: pairs matched at IoU 0.5 without regard to class, ``{true class: {predicted class: n}}``, with what
+    was missed and what was false by class. ``calibration``: expected calibration error and bins of score.
     """
 
     measures: dict[str, float | None]
@@ -38,55 +46,121 @@ class Coco(msgspec.Struct, frozen=True, kw_only=True):
     calibration: dict[str, Any] = {}
 
 
-def coco_ap(
-    predictions: Flat, scores: Floats, objects: Flat, areas: Floats | None, names: Sequence[str], pictures: int
-) -> Coco:
-    """``names``: all classes by index, those that only predictions have included: without objects they have no AP.
+class CocoInput(msgspec.Struct, frozen=True, kw_only=True):
+    """``scores`` (N,) of the predictions; ``areas`` (M,) of the objects in square pixels as annotated.
 
-    ``areas``: annotated areas in square pixels; without them the boxes' own. ``pictures``: how many there are,
-    those without objects included.
+    ``names``: all classes by index, those that only predictions have included: without objects they have no AP.
+    ``image_ids``: of all pictures by index, those without objects included; equal scores are ranked by them.
+    ``federated``: whether there are pictures in which not every category was searched for.
     """
-    if not len(objects.picture) or not len(predictions.picture):
-        return _nothing_matched(objects, areas, names)
+
+    predictions: PredictedBoxes
+    scores: Floats
+    objects: ObjectBoxes
+    areas: Floats
+    names: Sequence[str]
+    image_ids: Sequence[ImageId]
+    federated: bool = False
+
+    def where(self, counted: Bools) -> "CocoInput":
+        """Without the predictions that do not count, without ignored objects, and as if all was searched for."""
+        targets = ~self.objects.ignored
+        return msgspec.structs.replace(
+            self,
+            predictions=self.predictions.where(counted),
+            scores=self.scores[counted],
+            objects=self.objects.where(targets),
+            areas=self.areas[targets],
+            federated=False,
+        )
+
+
+def coco_ap(given: CocoInput, counted: Bools) -> CocoResult:
+    """All measures. ``counted`` (N,): the predictions whose errors are analysed; AP has its own rule for the rest."""
+    if not len(given.objects.picture) or not len(given.predictions.picture):
+        return _nothing_matched(given)
+    evaluator = _evaluator(given)
+    results = evaluator.get_results(per_class=True)
+    if given.federated:
+        measures = dict.fromkeys(NAMES) | {name: _defined(results[key]) for name, key in LVIS_NAMES.items()}
+    else:
+        measures = dict(zip(NAMES, map(_defined, evaluator.stats), strict=True))
+    per_class = {name: _defined(results.get(f"AP/{number}")) for number, name in enumerate(given.names, 1)}
+    return CocoResult(measures=measures, per_class=per_class, **_analysis(given, evaluator, counted))
+
+
+def _evaluator(given: CocoInput) -> Any:
+    """Hotcoco's evaluator after its whole run. Pictures are numbered by rank of their ids: COCO visits them so."""
     import hotcoco
 
+    objects, predictions = given.objects, given.predictions
+    rank = _ranks(given.image_ids)
     truth = hotcoco.COCO.from_arrays(
-        images=[{"id": number, "width": 0, "height": 0} for number in range(1, pictures + 1)],
-        categories=[{"id": number, "name": str(number)} for number in range(1, len(names) + 1)],
-        image_ids=objects.picture + 1,
+        images=_images(given, rank),
+        categories=[{"id": number, "name": str(number)} for number in range(1, len(given.names) + 1)],
+        image_ids=rank[objects.picture],
         category_ids=objects.label + 1,
         boxes=xyxy_to_xywh(objects.box),
-        area=_areas(objects) if areas is None else areas,
+        area=np.where(objects.ignored & ~objects.crowd, IGNORED_AREA, given.areas),
         iscrowd=objects.crowd,
     )
-    columns = (predictions.picture + 1, xyxy_to_xywh(predictions.box), scores, predictions.label + 1)
-    run = hotcoco.COCOeval(truth, truth.load_res(np.column_stack(columns)), "bbox")
-    run.evaluate()
-    run.accumulate()
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its table, whoever calls
-        run.summarize()
-    results = run.get_results(per_class=True)
-    return Coco(
-        measures=dict(zip(NAMES, map(_defined, run.stats), strict=True)),
-        per_class={name: _defined(results.get(f"AP/{number}")) for number, name in enumerate(names, 1)},
-        errors=_errors(run.tide_errors()),
-        confusion=_confusion(run.confusion_matrix(max_det=1_000_000)["matrix"], names),
-        calibration=_calibration(run.calibration(n_bins=10, iou_threshold=0.5)),
-    )
+    columns = (rank[predictions.picture], xyxy_to_xywh(predictions.box), given.scores, predictions.label + 1)
+    results = truth.load_res(np.column_stack(columns))
+    evaluator = hotcoco.COCOeval(truth, results, "bbox", lvis_style=given.federated)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its table
+        evaluator.run()
+    return evaluator
+
+
+def _ranks(image_ids: Sequence[ImageId]) -> Ints:
+    """``(P,)``: from 1, the rank of each picture by ascending id; whole numbers come before text."""
+    order = sorted(range(len(image_ids)), key=lambda index: (isinstance(image_ids[index], str), image_ids[index]))
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(1, len(order) + 1)
+    return rank
+
+
+def _images(given: CocoInput, rank: Ints) -> list[dict[str, Any]]:
+    """Image records; of federated truth with the classes that LVIS's rule asks for, so far as any is predicted."""
+    images: list[dict[str, Any]] = [{"id": number, "width": 0, "height": 0} for number in sorted(rank.tolist())]
+    if given.federated:
+        searched = given.predictions.searched
+        for key, mask in (("neg_category_ids", searched), ("not_exhaustive_category_ids", ~searched)):
+            part = given.predictions.where(mask)
+            for image in images:
+                image[key] = []
+            pairs = np.unique(np.column_stack([rank[part.picture], part.label + 1]), axis=0)
+            for number, label in pairs.tolist():
+                images[number - 1][key].append(label)
+    return images
+
+
+def _analysis(given: CocoInput, evaluator: Any, counted: Bools) -> dict[str, Any]:
+    """Errors, confusion and calibration of the predictions that count."""
+    if given.federated or given.objects.ignored.any():
+        given = given.where(counted)
+        if not len(given.objects.picture) or not len(given.predictions.picture):
+            return {}
+        evaluator = _evaluator(given)
+    return {
+        "errors": _errors(evaluator.tide_errors()),
+        "confusion": _confusion(evaluator.confusion_matrix(max_det=1_000_000)["matrix"], given.names),
+        "calibration": _calibration(evaluator.calibration(n_bins=10, iou_threshold=0.5)),
+    }
 
 
 def _errors(tide: Any) -> dict[str, dict[str, float]]:
     return {
         name: {"count": tide["counts"].get(kind, 0), "delta_ap50": tide["delta_ap"].get(kind, 0.0)}
-        for kind, name in KINDS.items()
+        for kind, name in ERROR_KINDS.items()
     }
 
 
 def _confusion(matrix: Any, names: Sequence[str]) -> dict[str, Any]:
     """Its cells that are not 0; the last row and column are the background."""
     pairs: dict[str, dict[str, int]] = {}
-    for true, said in zip(*np.nonzero(matrix[:-1, :-1]), strict=True):
-        pairs.setdefault(names[true], {})[names[said]] = int(matrix[true, said])
+    for true, predicted in zip(*np.nonzero(matrix[:-1, :-1]), strict=True):
+        pairs.setdefault(names[true], {})[names[predicted]] = int(matrix[true, predicted])
     return {
         "pairs": pairs,
         "missed": {name: int(count) for name, count in zip(names, matrix[:-1, -1], strict=True) if count},
@@ -94,38 +168,34 @@ def _confusion(matrix: Any, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _calibration(found: Any) -> dict[str, Any]:
+def _calibration(result: Any) -> dict[str, Any]:
     bins = [
         {
-            "from": round(one["bin_lower"], 3),
-            "to": round(one["bin_upper"], 3),
-            "count": one["count"],
-            "mean_score": one["avg_confidence"],
-            "share_right": one["avg_accuracy"],
+            "from": round(row["bin_lower"], 3),
+            "to": round(row["bin_upper"], 3),
+            "count": row["count"],
+            "mean_score": row["avg_confidence"],
+            "share_right": row["avg_accuracy"],
         }
-        for one in found["bins"]
-        if one["count"]
+        for row in result["bins"]
+        if row["count"]
     ]
-    return {"expected_calibration_error": found["ece"], "bins": bins}
+    return {"expected_calibration_error": result["ece"], "bins": bins}
 
 
-def _nothing_matched(objects: Flat, areas: Floats | None, names: Sequence[str]) -> Coco:
-    """Without objects nothing is defined; without predictions all that could be found counts as missed."""
-    targets = ~objects.crowd
-    there = set(objects.label[targets].tolist())
-    sizes = (_areas(objects) if areas is None else areas)[targets]
-    small, large = bool((sizes <= 32**2).any()), bool((sizes >= 96**2).any())
-    medium = bool(((sizes >= 32**2) & (sizes <= 96**2)).any())
-    defined = dict.fromkeys(NAMES, bool(there)) | {"APs": small, "APm": medium, "APl": large}
-    defined |= {"ARs": small, "ARm": medium, "ARl": large}
-    measures: dict[str, float | None] = {name: 0.0 if defined[name] else None for name in NAMES}
-    per_class = {name: 0.0 if number in there else None for number, name in enumerate(names)}
-    return Coco(measures=measures, per_class=per_class)
-
-
-def _areas(boxes: Flat) -> Floats:
-    areas: Floats = (boxes.box[:, 2] - boxes.box[:, 0]) * (boxes.box[:, 3] - boxes.box[:, 1])
-    return areas
+def _nothing_matched(given: CocoInput) -> CocoResult:
+    """Without objects nothing is defined; without predictions every measure of what could be found is 0."""
+    targets = given.objects.targets
+    present = set(given.objects.label[targets].tolist())
+    sizes = given.areas[targets]
+    ranges = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, np.inf)}
+    sized = {name: bool(((sizes >= low) & (sizes <= high)).any()) for name, (low, high) in ranges.items()}
+    by_size = {f"{kind}{size}": there for kind in ("AP", "AR") for size, there in sized.items()}
+    names = (*NAMES[:6], *NAMES[9:], "AR300") if given.federated else NAMES
+    zero = {name: 0.0 if by_size.get(name, bool(present)) else None for name in names}
+    measures: dict[str, float | None] = dict.fromkeys(NAMES) | zero
+    per_class = {name: 0.0 if number in present else None for number, name in enumerate(given.names)}
+    return CocoResult(measures=measures, per_class=per_class)
 
 
 def _defined(value: float | None) -> float | None:

@@ -11,7 +11,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vlmdet_cli.metrics.matching import Bools, Flat, Floats, Match, match, overlapping, raised
+from vlmdet_cli.core.boxes import area
+from vlmdet_cli.metrics.matching import (
+    Bools,
+    Floats,
+    Ints,
+    Match,
+    ObjectBoxes,
+    PredictedBoxes,
+    match,
+    overlapping,
+    raised,
+)
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 # COCO's areas in square pixels; both ends belong to a range, as in pycocotools
@@ -19,7 +30,7 @@ SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts and what follows from them. ``ignored``: predictions left out of account in crowds."""
+    """Counts and what follows from them. ``ignored``: predictions that are left out of account."""
 
     precision: float | None
     recall: float | None
@@ -32,9 +43,9 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DetectionMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything at the headline threshold with its matching, and F1 over 0.50:0.05:0.95."""
+    """Everything at the headline threshold with its ``match``, and F1 over 0.50:0.05:0.95."""
 
-    at: Match
+    match: Match
     overall: Score
     macro: dict[str, float | None]
     per_class: dict[str, Score]
@@ -62,87 +73,91 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def detection(
-    predictions: Flat, objects: Flat, names: Sequence[str], iou: float = 0.5, areas: Floats | None = None
+    predictions: PredictedBoxes,
+    objects: ObjectBoxes,
+    names: Sequence[str],
+    iou: float = 0.5,
+    areas: Floats | None = None,
 ) -> DetectionMetrics:
-    """Measures of flat predictions against flat objects; ``names`` are the classes by index.
+    """Measures of predictions against objects; ``names`` are the classes by index.
 
     ``areas``: the objects' areas in square pixels as annotated (COCO sorts sizes by them), else their boxes'.
     """
-    pairs, crowd_pairs = overlapping(predictions, objects)
-    count = len(predictions.picture)
-    lowest = match(pairs, crowd_pairs, count, min(iou, THRESHOLDS[0]))
-    at = raised(lowest, crowd_pairs, iou)
-    targets = ~objects.crowd
-    per_class = _by_group(predictions.label, objects.label, at, targets, len(names))
-    scores = {name: one for name, one in zip(names, per_class, strict=True) if one.tp + one.fp + one.fn + one.ignored}
+    overlaps = overlapping(predictions, objects)
+    lowest = match(overlaps, min(iou, THRESHOLDS[0]))
+    matched = raised(lowest, overlaps, iou)
+    scores = dict(zip(names, _per_class(predictions, objects, matched, len(names)), strict=True))
+    per_class = {name: value for name, value in scores.items() if value.tp + value.fp + value.fn + value.ignored}
     return DetectionMetrics(
-        at=at,
-        overall=_overall(at, targets),
-        macro=_macro([one for one in scores.values() if one.tp + one.fn]),
-        per_class=scores,
-        sizes=_sizes(predictions, objects, at, areas),
+        match=matched,
+        overall=_overall(matched, objects.targets),
+        macro=_macro([value for value in per_class.values() if value.tp + value.fn]),
+        per_class=per_class,
+        sizes=_sizes(predictions, objects, matched, area(objects.box) if areas is None else areas),
         f1_by_iou={
-            f"{threshold:.2f}": _overall(raised(lowest, crowd_pairs, threshold), targets).f1 for threshold in THRESHOLDS
+            f"{threshold:.2f}": _overall(raised(lowest, overlaps, threshold), objects.targets).f1
+            for threshold in THRESHOLDS
         },
-        fp_in_empty_pictures=_false_where(predictions, at, ~np.isin(predictions.picture, objects.picture[targets])),
-        fp_of_absent_classes=_false_where(predictions, at, ~_class_present(predictions, objects)),
+        fp_in_empty_pictures=_count(matched.false & ~np.isin(predictions.picture, objects.picture[objects.targets])),
+        fp_of_absent_classes=_count(matched.false & ~_class_present(predictions, objects)),
     )
 
 
-def _overall(at: Match, targets: Bools) -> Score:
-    tp = int(np.count_nonzero(at.object >= 0))
-    fp = int(np.count_nonzero((at.object < 0) & ~at.ignored))
-    fn = int(np.count_nonzero(targets)) - tp
-    return score(tp, fp, fn, float(at.iou.sum()), int(np.count_nonzero(at.ignored)))
+def group_counts(predicted: Ints, targets: Ints, matched: Match, groups: int) -> Floats:
+    """Counts by group, ``(groups, 4)``: true positives, false positives, false negatives, sum of IoU of the matched.
+
+    ``predicted``: the group of each prediction; ``targets``: the group of each object that is found or missed.
+    """
+    hit = matched.hit
+    tp = np.bincount(predicted[hit], minlength=groups)
+    fp = np.bincount(predicted[matched.false], minlength=groups)
+    fn = np.bincount(targets, minlength=groups) - tp
+    iou = np.bincount(predicted[hit], weights=matched.iou[hit], minlength=groups)
+    return np.column_stack([tp, fp, fn, iou]).astype(np.float64)
 
 
-def _by_group(mine: Any, theirs: Any, at: Match, targets: Bools, groups: int) -> list[Score]:
-    """A score for each of ``groups``: predictions by ``mine``, objects by ``theirs``."""
-    hit = at.object >= 0
-    tp = np.bincount(mine[hit], minlength=groups)
-    fp = np.bincount(mine[~hit & ~at.ignored], minlength=groups)
-    ignored = np.bincount(mine[at.ignored], minlength=groups)
-    sums = np.bincount(mine[hit], weights=at.iou[hit], minlength=groups)
-    fn = np.bincount(theirs[targets], minlength=groups) - tp
-    rows = zip(tp.tolist(), fp.tolist(), fn.tolist(), sums.tolist(), ignored.tolist(), strict=True)
-    return [score(*row) for row in rows]
+def _overall(matched: Match, targets: Bools) -> Score:
+    tp = _count(matched.hit)
+    return score(tp, _count(matched.false), _count(targets) - tp, float(matched.iou.sum()), _count(matched.ignored))
+
+
+def _count(mask: Bools) -> int:
+    return int(np.count_nonzero(mask))
+
+
+def _per_class(predictions: PredictedBoxes, objects: ObjectBoxes, matched: Match, classes: int) -> list[Score]:
+    counts = group_counts(predictions.label, objects.label[objects.targets], matched, classes)
+    ignored = np.bincount(predictions.label[matched.ignored], minlength=classes).tolist()
+    return [
+        score(int(tp), int(fp), int(fn), iou, left_out)
+        for (tp, fp, fn, iou), left_out in zip(counts.tolist(), ignored, strict=True)
+    ]
 
 
 def _macro(scores: Sequence[Score]) -> dict[str, float | None]:
     """Means over the classes that have objects."""
     return {
-        name: sum(getattr(one, name) or 0.0 for one in scores) / len(scores) if scores else None
+        name: sum(getattr(value, name) or 0.0 for value in scores) / len(scores) if scores else None
         for name in ("precision", "recall", "f1")
     }
 
 
-def _sizes(predictions: Flat, objects: Flat, at: Match, areas: Floats | None) -> dict[str, Score]:
+def _sizes(predictions: PredictedBoxes, objects: ObjectBoxes, matched: Match, areas: Floats) -> dict[str, Score]:
     """By the object's size; a false positive counts in the range of its own area."""
-    their = _box_areas(objects) if areas is None else areas
-    mine = _box_areas(predictions)
-    hit = at.object >= 0
-    mine[hit] = their[at.object[hit]]
-    out: dict[str, Score] = {}
+    hit, targets = matched.hit, objects.targets
+    predicted = area(predictions.box)
+    predicted[hit] = areas[matched.object[hit]]
+    sizes: dict[str, Score] = {}
     for name, (low, high) in SIZES.items():
-        inside, wanted = (mine >= low) & (mine <= high), (their >= low) & (their <= high) & ~objects.crowd
-        tp = int(np.count_nonzero(hit & inside))
-        fp = int(np.count_nonzero(~hit & ~at.ignored & inside))
-        out[name] = score(tp, fp, int(np.count_nonzero(wanted)) - tp, float(at.iou[hit & inside].sum()))
-    return out
+        inside = (predicted >= low) & (predicted <= high)
+        present = _count((areas >= low) & (areas <= high) & targets)
+        tp = _count(hit & inside)
+        sizes[name] = score(tp, _count(matched.false & inside), present - tp, float(matched.iou[hit & inside].sum()))
+    return sizes
 
 
-def _box_areas(boxes: Flat) -> Floats:
-    areas: Floats = (boxes.box[:, 2] - boxes.box[:, 0]) * (boxes.box[:, 3] - boxes.box[:, 1])
-    return areas
-
-
-def _false_where(predictions: Flat, at: Match, where: Bools) -> int:
-    del predictions
-    return int(np.count_nonzero((at.object < 0) & ~at.ignored & where))
-
-
-def _class_present(predictions: Flat, objects: Flat) -> Bools:
+def _class_present(predictions: PredictedBoxes, objects: ObjectBoxes) -> Any:
     """For each prediction whether its picture has an object of its class."""
     classes = int(max(predictions.label.max(initial=0), objects.label.max(initial=0))) + 1
-    there = (objects.picture * classes + objects.label)[~objects.crowd]
-    return np.isin(predictions.picture * classes + predictions.label, there)
+    present = (objects.picture * classes + objects.label)[objects.targets]
+    return np.isin(predictions.picture * classes + predictions.label, present)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from vlmdet_cli.core.settings import Classes, Count, ScoreSource, Table, Text
+from vlmdet_cli.core.settings import Classes, Count, Duplicates, ScoreSource, Table, Text
 from vlmdet_cli.data.settings import Split, SplitShares, Subset
 from vlmdet_cli.engines.settings import Infer
 from vlmdet_cli.prompts.settings import Augment, Format
@@ -68,6 +68,7 @@ class Merge(Table, frozen=True, kw_only=True):
 class Eval(Table, frozen=True, kw_only=True):
     iou: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     classes: Classes = "all"
+    duplicates: Duplicates = "count"
     scores: ScoreSource = "auto"
     fail_under: tuple[str, ...] = ()
 

@@ -16,7 +16,9 @@ from vlmdet_cli.metrics import bootstrap
 from vlmdet_cli.stages.evaluate import Report
 
 # of the protocol, what must be equal: the rest tells of the predictions, not of how they were measured
-SAME = ("truth_hash", "prompt", "classes", "categories", "matching", "iou", "f1_thresholds", "score_source")
+SAME = (
+    "truth_hash", "prompt", "classes", "categories", "matching", "duplicates", "iou", "f1_thresholds", "score_source",
+)  # fmt: skip
 MEASURES = {
     "F1": ("overall", "f1"),
     "precision": ("overall", "precision"),

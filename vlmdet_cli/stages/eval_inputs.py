@@ -10,7 +10,7 @@ from vlmdet_cli.core.files import file_hash
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import Eval, Project
 from vlmdet_cli.project.runs import ResultFolder
-from vlmdet_cli.stages import evaluate
+from vlmdet_cli.stages.evaluate import EvalProtocol
 
 GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none
 
@@ -18,41 +18,47 @@ GetProject = Callable[[], Project]  # loads the project, so that a command whose
 class EvalJob(msgspec.Struct, frozen=True, kw_only=True):
     truth: Path
     predictions: Path
-    how: evaluate.EvalProtocol
+    protocol: EvalProtocol
     gates: tuple[str, ...]
     report: Path | None
 
 
-def eval_job(project: GetProject, *, truth: Path | None, predictions: Path | None, name: str, **how: Any) -> EvalJob:
-    """The two files to compare; both named, or the missing one from the project. ``how``: what overrides settings."""
-    loaded = None if truth and predictions else project()
-    settings = loaded.config.eval if loaded else Eval()
-    results = None
-    if loaded:
-        truth = truth or prepared_truth(loaded)
-        results = results_with(loaded, name or loaded.config.infer.split)
-        predictions = predictions or _answers(results, name or loaded.config.infer.split)
-    assert truth is not None  # noqa: S101  (named, or the project's)
-    assert predictions is not None  # noqa: S101
-    plain: dict[str, Any] = {"iou": settings.iou, "classes": settings.classes, "scores": settings.scores}
-    if loaded:
-        plain |= {"seed": loaded.config.project.seed, "config": _settings(loaded, predictions)}
+def eval_job(
+    project: GetProject, *, truth: Path | None, predictions: Path | None, name: str, **overrides: Any
+) -> EvalJob:
+    """The two files to compare; both named, or the missing one from the project.
+
+    ``overrides``: fields of the protocol that are used in place of the settings, where they are not None.
+    """
+    chosen = {key: value for key, value in overrides.items() if value is not None}
+    if truth and predictions:
+        protocol = eval_protocol(Eval(), **chosen)
+        return EvalJob(truth=truth, predictions=predictions, protocol=protocol, gates=(), report=None)
+    loaded = project()
+    results = results_with(loaded, name or loaded.config.infer.split)
+    truth = truth or prepared_truth(loaded)
+    predictions = predictions or _answers(results, name or loaded.config.infer.split)
+    context = {"seed": loaded.config.project.seed, "config": _settings(loaded, predictions)}
     return EvalJob(
         truth=truth,
         predictions=predictions,
-        how=msgspec.convert(
-            plain | {key: value for key, value in how.items() if value is not None}, evaluate.EvalProtocol
-        ),
-        gates=settings.fail_under,
-        report=results.report(predictions.stem) if results else None,
+        protocol=eval_protocol(loaded.config.eval, **context, **chosen),
+        gates=loaded.config.eval.fail_under,
+        report=results.report(predictions.stem),
     )
+
+
+def eval_protocol(settings: Eval, **chosen: Any) -> EvalProtocol:
+    """The protocol of the project's settings, with what was chosen in their place."""
+    names = ("iou", "classes", "duplicates", "scores")
+    return msgspec.convert({name: getattr(settings, name) for name in names} | chosen, EvalProtocol)
 
 
 def _settings(project: Project, predictions: Path) -> dict[str, Any]:
     """The project's settings and whose answers these are: what a comparison tells runs apart by."""
-    made: dict[str, Any] = msgspec.to_builtins(project.config)
+    settings: dict[str, Any] = msgspec.to_builtins(project.config)
     meta = predictions.with_suffix(".meta.json")
-    return made | {"answered_by": file_hash(meta)[:12] if meta.is_file() else None}
+    return settings | {"answered_by": file_hash(meta)[:12] if meta.is_file() else None}
 
 
 def prepared_truth(project: Project) -> Path:

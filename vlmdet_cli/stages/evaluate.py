@@ -5,44 +5,48 @@ The report states its protocol beside the numbers; docs/metrics.md explains ever
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from vlmdet_cli.core.ledger import Ledger
-from vlmdet_cli.core.settings import Classes, ScoreSource
+from vlmdet_cli.core.settings import Classes, Duplicates, ScoreSource
 from vlmdet_cli.data import ground_truth
 from vlmdet_cli.data.ground_truth import Truth
 from vlmdet_cli.errors import UsageError, first_few
 from vlmdet_cli.metrics import bootstrap, counting
-from vlmdet_cli.metrics.coco_ap import coco_ap
-from vlmdet_cli.metrics.detection import THRESHOLDS, DetectionMetrics, detection
-from vlmdet_cli.metrics.matching import Flat, Floats, flat
+from vlmdet_cli.metrics.coco_ap import CocoInput, CocoResult, coco_ap
+from vlmdet_cli.metrics.detection import THRESHOLDS, DetectionMetrics, detection, group_counts
+from vlmdet_cli.metrics.matching import IN_CROWD, LEFT_OUT_REASONS, Match
 from vlmdet_cli.metrics.sweep import sweep
 from vlmdet_cli.metrics.tasks import tasks
 from vlmdet_cli.stages import predictions as reader
-from vlmdet_cli.stages.predictions import Predictions
+from vlmdet_cli.stages.eval_boxes import EvalBoxes, eval_boxes
+from vlmdet_cli.stages.prediction_files import Predictions
 
 MATCHING = "greedy by descending IoU, per picture and class; crowds ignored"
-ABSENT = "class absent from the picture"
 NOT_ASKED = "class not asked for"
 PROMPTS = 5  # of an evaluation, that are shown
 
 
 class EvalProtocol(msgspec.Struct, frozen=True, kw_only=True):
-    """The protocol: IoU threshold, which classes count in a picture, where scores come from, and the seed of the
-    bootstrap. ``config`` is what the report keeps of the project's settings.
+    """IoU threshold, which classes count in a picture, whether exact repeats count, where scores come from, the
+    dialect of raw text (empty: as the file says or shows), and the seed of the bootstrap.
+
+    ``config`` is what the report keeps of the project's settings; ``notes`` what it tells the user besides.
     """
 
     iou: float = 0.5
     classes: Classes = "all"
+    duplicates: Duplicates = "count"
     scores: ScoreSource = "auto"
+    dialect: str = ""
     seed: int = 0
     config: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,47 +68,60 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     ledger: dict[str, dict[str, Any]]
     config: dict[str, Any] | None = None
     pictures: dict[str, list[float]] = {}
+    notes: list[str] = []
 
 
-def evaluate(truth_file: Path, predictions_file: Path, how: EvalProtocol | None = None) -> Report:
+def evaluate(truth_file: Path, predictions_file: Path, settings: EvalProtocol | None = None) -> Report:
     """All measures. Raises ``DataError`` for either file, ``UsageError`` for a threshold out of 0…1."""
-    how = how or EvalProtocol()
-    if not 0 < how.iou <= 1:
-        raise UsageError(f"The IoU threshold must lie above 0 and up to 1: {how.iou}")
+    settings = settings or EvalProtocol()
+    if not 0 < settings.iou <= 1:
+        raise UsageError(f"The IoU threshold must lie above 0 and up to 1: {settings.iou}")
     truth = ground_truth.read(truth_file)
-    found = reader.read(predictions_file, truth, how.scores)
-    names = _names(truth, found)
-    everything = _flat_objects(truth, names)
-    counted = _asked_for(everything, found, names)
-    theirs = _part(everything, counted)
-    mine, scores, left_out = _flat_predictions(found, names, theirs, how)
-    areas = np.array(truth.areas, dtype=np.float64)[counted] if truth.areas is not None else None
-    protocol, ledger = _protocol(truth, found, theirs, names, how), _ledger(truth, found, left_out, counted)
-    answered, health, pictures, source = tasks(found.answers), _health(found), len(truth.pictures), found.score_source
-    del truth, found  # hundreds of thousands of small objects, not needed beside the arrays
-    measured = detection(mine, theirs, names, how.iou, areas)
-    coco = coco_ap(mine, scores, theirs, areas, names, pictures)
-    counts = bootstrap.per_picture(mine, theirs, measured.at, ~theirs.crowd, pictures)
+    predictions = reader.read(predictions_file, truth, settings.scores, settings.dialect)
+    boxes = eval_boxes(truth, predictions, settings.classes, settings.duplicates)
+    measured = detection(boxes.predictions, boxes.objects, boxes.names, settings.iou, boxes.areas)
+    coco = _coco(truth, boxes, measured.match)
+    counts = group_counts(
+        boxes.predictions.picture,
+        boxes.objects.picture[boxes.objects.targets],
+        measured.match,
+        len(truth.data.images),
+    )
     return Report(
-        protocol=protocol,
+        protocol=_protocol(truth, predictions, boxes, settings),
         overall=_overall(measured),
-        intervals=bootstrap.intervals(counts, how.seed),
+        intervals=bootstrap.intervals(counts, settings.seed),
         per_class={
-            name: {**msgspec.to_builtins(one), "ap": coco.per_class.get(name)}
-            for name, one in measured.per_class.items()
+            name: {**msgspec.to_builtins(score), "ap": coco.per_class.get(name)}
+            for name, score in measured.per_class.items()
         },
         sizes=msgspec.to_builtins(measured.sizes),
-        coco={**coco.measures, "score_source": source},
+        coco={**coco.measures, "score_source": predictions.score_source},
         errors=coco.errors,
         confusion=coco.confusion,
-        counting=counting.from_detections(mine, ~measured.at.ignored, theirs, names),
-        scores=_scores(mine, scores, theirs, how, coco.calibration, source),
-        tasks=answered,
-        answers=health,
-        ledger=ledger,
-        config=how.config,
+        counting=_counting(truth, boxes, measured.match),
+        scores=_scores(boxes, settings.iou, coco, predictions.score_source),
+        tasks=tasks(predictions.answers, settings.duplicates),
+        answers=_health(predictions),
+        ledger=_ledger(truth, predictions, boxes, measured.match),
+        config=settings.config,
         pictures={name: values.round(6).tolist() for name, values in zip(bootstrap.COLUMNS, counts.T, strict=True)},
+        notes=[*settings.notes, *predictions.notes],
     )
+
+
+def _coco(truth: Truth, boxes: EvalBoxes, match: Match) -> CocoResult:
+    given = CocoInput(
+        predictions=boxes.predictions,
+        scores=boxes.scores,
+        objects=boxes.objects,
+        areas=boxes.areas,
+        names=boxes.names,
+        image_ids=[image.id for image in truth.data.images],
+        federated=truth.federated,
+    )
+    # the analysis of errors knows crowds by itself
+    return coco_ap(given, ~match.ignored | (match.left_out == IN_CROWD))
 
 
 def _overall(measured: DetectionMetrics) -> dict[str, Any]:
@@ -120,126 +137,107 @@ def _overall(measured: DetectionMetrics) -> dict[str, Any]:
     }
 
 
-def _scores(
-    mine: Flat, scores: Floats, theirs: Flat, how: EvalProtocol, calibration: dict[str, Any], source: str
-) -> dict[str, Any]:
-    """What scores are worth, where there are any."""
-    if source == "constant":
-        return {}
-    swept = sweep(mine, scores, theirs, how.iou)
-    return {"source": source, **swept, "calibration": calibration} if swept else {}
-
-
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
-def _names(truth: Truth, found: Predictions) -> list[str]:
-    """The truth's categories, then labels that only predictions have: those are false under their own name."""
-    return list(dict.fromkeys([*truth.categories, *sorted({one.label for one in found.found})]))
+def _counting(truth: Truth, boxes: EvalBoxes, match: Match) -> dict[str, Any]:
+    """Only where all objects of the class are annotated: elsewhere their number is not known."""
+    objects = boxes.objects
+    known = objects.targets & truth.searched(objects.picture, objects.label, boxes.names)
+    predicted = ~match.ignored & boxes.predictions.searched
+    return counting.from_detections(boxes.predictions.where(predicted), objects.where(known), boxes.names)
 
 
-def _part(whole: Flat, mask: npt.NDArray[np.bool_]) -> Flat:
-    return Flat(whole.picture[mask], whole.label[mask], whole.box[mask], whole.crowd[mask])
+def _scores(boxes: EvalBoxes, iou: float, coco: CocoResult, source: str) -> dict[str, Any]:
+    """What scores are worth, where there are any."""
+    if source == "constant":
+        return {}
+    swept = sweep(boxes.predictions, boxes.scores, boxes.objects, iou)
+    return {"source": source, **swept, "calibration": coco.calibration} if swept else {}
 
 
-def _asked_for(objects: Flat, found: Predictions, names: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """``(N,)``: the objects that count. Where prompts named classes, those of others could not be found."""
-    if found.asked is None:
-        return np.ones(len(objects.label), bool)
-    pairs = zip(objects.picture.tolist(), objects.label.tolist(), strict=True)
-    nothing: set[str] = set(names)  # a picture without an answer: all of its objects are missed
-    return np.array([names[label] in found.asked.get(picture, nothing) for picture, label in pairs], bool)
-
-
-def _flat_predictions(
-    found: Predictions, names: Sequence[str], theirs: Flat, how: EvalProtocol
-) -> tuple[Flat, Floats, int]:
-    """Boxes and scores that count, and how many do not: with ``present``, those of classes the picture lacks."""
-    place = {name: number for number, name in enumerate(names)}
-    mine = flat([(one.picture, place[one.label], one.box, False) for one in found.found])
-    scores = np.array([one.score for one in found.found], dtype=np.float64)
-    if how.classes == "all":
-        return mine, scores, 0
-    keys = theirs.picture * len(names) + theirs.label
-    there = np.isin(mine.picture * len(names) + mine.label, keys)
-    return _part(mine, there), scores[there], int(np.count_nonzero(~there))
-
-
-def _flat_objects(truth: Truth, names: Sequence[str]) -> Flat:
-    place = {name: number for number, name in enumerate(names)}
-    pictures = enumerate(truth.pictures)
-    return flat([(index, place[one.label], one.box, one.crowd) for index, p in pictures for one in p.objects])
-
-
-def _protocol(
-    truth: Truth, found: Predictions, theirs: Flat, names: Sequence[str], how: EvalProtocol
-) -> dict[str, Any]:
-    asked = Counter(row.prompt for row in found.answers if row.kind == "detection")
+def _protocol(truth: Truth, predictions: Predictions, boxes: EvalBoxes, settings: EvalProtocol) -> dict[str, Any]:
+    asked = Counter(row.prompt for row in predictions.answers if row.kind == "detection")
     return {
         "truth": truth.path.name,
-        "truth_hash": _truth_hash(truth, theirs, names),
-        "predictions_file": found.path.name,
-        "form": found.form,
+        "truth_hash": _truth_hash(truth, boxes),
+        "predictions_file": predictions.path.name,
+        "form": predictions.form,
+        "dialect": predictions.dialect,
+        "dialect_source": predictions.dialect_source,
         "prompt": first_few([prompt.replace("<image>", "").strip() for prompt in asked], PROMPTS) or None,
-        "classes": how.classes,
-        "asked": "all classes" if found.asked is None else "classes named in each prompt",
+        "classes": settings.classes,
+        "asked": "all classes" if predictions.asked is None else "classes named in each prompt",
         "categories": len(truth.categories),
+        "federated": truth.federated,
         "matching": MATCHING,
-        "iou": how.iou,
+        "duplicates": settings.duplicates,
+        "repeats": boxes.repeats,
+        "iou": settings.iou,
         "f1_thresholds": [THRESHOLDS[0], THRESHOLDS[-1]],
-        "score_source": found.score_source,
-        "pictures": len(truth.pictures),
-        "objects": int(np.count_nonzero(~theirs.crowd)),
-        "crowds": int(np.count_nonzero(theirs.crowd)),
-        "predictions": len(found.found),
+        "score_source": predictions.score_source,
+        "pictures": len(truth.data.images),
+        "objects": int(np.count_nonzero(boxes.objects.targets)),
+        "crowds": int(np.count_nonzero(boxes.objects.crowd)),
+        "ignored_objects": int(np.count_nonzero(boxes.objects.ignored)),
+        "predictions": len(predictions.boxes),
     }
 
 
-def _truth_hash(truth: Truth, theirs: Flat, names: Sequence[str]) -> str:
+def _truth_hash(truth: Truth, boxes: EvalBoxes) -> str:
     """The same for the same pictures and objects, wherever their file lies and whatever it is called."""
-    made = hashlib.blake2b(digest_size=16)
-    labels = [names[number] for number in theirs.label.tolist()]
-    made.update(msgspec.json.encode([[one.image_id for one in truth.pictures], labels]))
-    for column in (theirs.picture, theirs.box, theirs.crowd):
-        made.update(column.tobytes())
-    return made.hexdigest()
+    digest, objects = hashlib.blake2b(digest_size=16), boxes.objects
+    labels = [boxes.names[number] for number in objects.label[~objects.ignored].tolist()]
+    digest.update(msgspec.json.encode([[image.id for image in truth.data.images], labels]))
+    counted = objects.where(~objects.ignored)
+    for column in (counted.picture, counted.box, counted.crowd):
+        digest.update(column.tobytes())
+    if objects.ignored.any():
+        ignored = objects.where(objects.ignored)
+        digest.update(msgspec.json.encode([boxes.names[number] for number in ignored.label.tolist()]))
+        digest.update(ignored.picture.tobytes() + ignored.box.tobytes())
+    if truth.federated:
+        digest.update(msgspec.json.encode([image.exhaustive_categories for image in truth.data.images]))
+    return digest.hexdigest()
 
 
-def _health(found: Predictions) -> dict[str, Any]:
+def _health(predictions: Predictions) -> dict[str, Any]:
     """How the answers to the detection prompt are, where they are raw text."""
-    rows = [row for row in found.answers if row.kind == "detection"]
+    rows = [row for row in predictions.answers if row.kind == "detection"]
     if not rows:
         return {}
-    problems = Counter(problem.kind for one in found.parsed for problem in one.problems)
-    boxes = sum(len(one.detections) for one in found.parsed)
-    repeated = problems["duplicate"] + problems["loop"]
+    problems = Counter(problem.kind for parsed in predictions.parsed for problem in parsed.problems)
+    health = [
+        "error" if row.finish == "error" else parsed.health
+        for row, parsed in zip(rows, predictions.parsed, strict=True)
+    ]
+    repeats = sum(sum(parsed.repeats) for parsed in predictions.parsed)
     return {
         "n": len(rows),
-        "health": dict(Counter(
-            "error" if row.finish == "error" else one.health for row, one in zip(rows, found.parsed, strict=True)
-        ).most_common()),
+        "health": dict(Counter(health).most_common()),
         "finish": dict(Counter(row.finish for row in rows).most_common()),
         "problems": dict(problems.most_common()),
-        "duplicate_rate": repeated / (boxes + repeated) if boxes + repeated else 0.0,
-    }  # fmt: skip
+        "duplicate_rate": repeats / len(predictions.boxes) if repeats else 0.0,
+    }
 
 
-def _ledger(
-    truth: Truth, found: Predictions, left_out: int, counted: npt.NDArray[np.bool_]
-) -> dict[str, dict[str, Any]]:
+def _ledger(truth: Truth, predictions: Predictions, boxes: EvalBoxes, match: Match) -> dict[str, dict[str, Any]]:
     """Pictures of the truth with and without an answer, and every predicted box."""
-    ledger = Ledger()
-    ledger.keep("pictures", len(found.answered))
-    ledger.drop("pictures", "no answer, their objects count as missed", len(truth.pictures) - len(found.answered))
-    if found.asked is not None:
-        ledger.keep("objects", int(np.count_nonzero(counted)))
-        ledger.drop("objects", NOT_ASKED, int(np.count_nonzero(~counted)))
-    ledger.keep("predicted boxes", len(found.found) - left_out)
-    ledger.drop("predicted boxes", ABSENT, left_out)
-    for kind in ("unparsed", "truncated", "degenerate", "duplicate", "loop"):
-        count = sum(problem.kind == kind for one in found.parsed for problem in one.problems)
+    ledger, pictures = Ledger(), len(truth.data.images)
+    ledger.keep("pictures", len(predictions.answered))
+    ledger.drop("pictures", "no answer, their objects count as missed", pictures - len(predictions.answered))
+    if predictions.asked is not None:
+        ledger.keep("objects", int(np.count_nonzero(boxes.objects.targets)))
+        ledger.drop("objects", NOT_ASKED, boxes.not_asked)
+    ledger.keep("predicted boxes", int(np.count_nonzero(~match.ignored)))
+    for reason, count in zip(LEFT_OUT_REASONS[1:], np.bincount(match.left_out, minlength=4)[1:].tolist(), strict=True):
+        ledger.drop("predicted boxes", reason, count)
+    for reason, count in boxes.removed.items():
+        ledger.drop("predicted boxes", reason, count)
+    for kind in ("unparsed", "truncated", "degenerate"):
         # a cut box may have been kept all the same; the ledger counts text that gave no box
+        count = sum(problem.kind == kind for parsed in predictions.parsed for problem in parsed.problems)
         ledger.drop("predicted boxes", kind, count)
     return ledger.as_dict()

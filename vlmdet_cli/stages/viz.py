@@ -33,6 +33,10 @@ from vlmdet_cli.drawing.page import Figure, Page, render
 from vlmdet_cli.drawing.panel import State, draw_panel, draw_unreadable
 from vlmdet_cli.drawing.sheet import LINE_STYLES, MAX_TILES, STATE_NAMES, Tile, contact_sheet, tile_size
 from vlmdet_cli.errors import DataError, first_few
+from vlmdet_cli.metrics.matching import match, overlapping
+from vlmdet_cli.stages.eval_boxes import eval_boxes
+from vlmdet_cli.stages.evaluate import EvalProtocol
+from vlmdet_cli.stages.prediction_files import Predictions
 from vlmdet_cli.stages.predictions import read as read_predictions
 
 INDEX, SHEET, CURVE, PANELS = "index.html", "sheet.jpg", "curve.png", "panels"
@@ -77,7 +81,7 @@ def draw(  # noqa: PLR0913  (the command's options, by name)
     *,
     limit: int = 24,
     order: Literal["worst", "first"] = "worst",
-    iou: float = 0.5,
+    protocol: EvalProtocol | None = None,
     curve: Path | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> VizResult:
@@ -85,16 +89,19 @@ def draw(  # noqa: PLR0913  (the command's options, by name)
 
     Raises ``DataError`` for files that cannot be read and for a picture's name that leaves the folder ``images``.
     """
+    protocol = protocol or EvalProtocol()
     annotated = read_truth(truth)
     _check(annotated, images)
     log = read_log(curve) if curve else None
-    predicted = read_predictions(predictions, annotated) if predictions else None
+    predicted = read_predictions(predictions, annotated, dialect=protocol.dialect) if predictions else None
     marked = gallery.judge(
-        annotated.pictures, predicted.found if predicted else None, predicted.answered if predicted else (), iou
+        annotated.pictures,
+        _matched(annotated, predicted, protocol) if predicted else None,
+        predicted.answered if predicted else (),
     )
     worst = order == "worst" and predictions is not None
     chosen = (gallery.worst_first(marked) if worst else marked)[: limit or None]
-    title = _title(len(chosen), len(marked), worst=worst, iou=iou if predictions else None)
+    title = _title(len(chosen), len(marked), worst=worst, iou=protocol.iou if predictions else None)
     states = gallery.states_of(marked, compared=predictions is not None)
     settings = PanelSettings(images, output / PANELS, palette(annotated.categories), states)
     with lock(output):
@@ -117,6 +124,13 @@ def draw(  # noqa: PLR0913  (the command's options, by name)
             *([f"No curve, because no row has a loss: {curve}"] if curve and not has_curve else []),
         ],
     )
+
+
+def _matched(truth: Truth, predictions: Predictions, protocol: EvalProtocol) -> gallery.MatchedBoxes:
+    """Objects and predictions with the states that ``eval`` gives them."""
+    boxes = eval_boxes(truth, predictions, protocol.classes, protocol.duplicates)
+    matched = match(overlapping(boxes.predictions, boxes.objects), protocol.iou)
+    return gallery.MatchedBoxes(boxes.names, boxes.objects, boxes.predictions, matched)
 
 
 def _check(truth: Truth, images: Path) -> None:

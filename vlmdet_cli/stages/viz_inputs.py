@@ -7,7 +7,8 @@ import msgspec
 
 from vlmdet_cli.project import Project, Viz, runs
 from vlmdet_cli.project.runs import ResultFolder, Run
-from vlmdet_cli.stages.eval_inputs import prepared_truth, results_with
+from vlmdet_cli.stages.eval_inputs import eval_protocol, prepared_truth, results_with
+from vlmdet_cli.stages.evaluate import EvalProtocol
 
 GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none
 
@@ -20,7 +21,7 @@ class VizJob(msgspec.Struct, frozen=True, kw_only=True):
     images: Path
     output: Path
     settings: Viz
-    iou: float
+    protocol: EvalProtocol
     curve: Path | None
 
 
@@ -42,7 +43,7 @@ def viz_job(
             images=images,
             output=output or Path("viz"),
             settings=settings,
-            iou=0.5,
+            protocol=EvalProtocol(),
             curve=None,
         )
     loaded = project()
@@ -55,7 +56,7 @@ def viz_job(
         images=images or loaded.images(split),
         output=output or results.viz(name),
         settings=loaded.config.viz,
-        iou=loaded.config.eval.iou,
+        protocol=eval_protocol(loaded.config.eval),
         curve=_curve(loaded, results),
     )
 

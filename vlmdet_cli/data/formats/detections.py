@@ -17,6 +17,10 @@ class DetectionRow(msgspec.Struct, frozen=True):
     image_path: str
     object: dict[str, list[Box]]
 
+    def boxes(self) -> Iterator[tuple[str, Box]]:
+        """Each box with its label, in the order of the row."""
+        return ((label, box) for label, boxes in self.object.items() for box in boxes)
+
 
 def recognises(annotations: Path) -> bool:
     """Whether one of the first rows has ``image_path`` and ``object``."""

@@ -168,7 +168,7 @@ class Dialect(ABC):
             Detection(label, _plain(box) if size_wh is None else box, score)
             for (label, box), score in zip(found, scores, strict=True)
         )
-        return ParsedDetections(detections, tuple(judge.problems), health(detections, judge.problems))
+        return ParsedDetections(detections, tuple(judge.problems), health(detections, judge.problems), judge.repeats)
 
     def plain(self, text: str) -> list[tuple[str, Ints]] | None:
         """The (label, box) pairs of a text that is nothing but well-formed boxes in whole numbers, else None.

@@ -7,6 +7,7 @@ and loops, known labels, the health of the answer.
 import bisect
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -84,10 +85,16 @@ class Judge:
         self.problems: list[Problem] = []
         self._frame = frame
         self._spelling = spelling
-        self._seen: set[tuple[str, Box]] = set()
+        self._times = Counter[tuple[str, Box]]()
         self._run: tuple[str, Box] | None = None
         self._again = 0
         self._known_before = False
+
+    @property
+    def repeats(self) -> tuple[int, ...]:
+        """How many more times each box of ``found`` came; empty where none came twice."""
+        again = tuple(self._times[one] - 1 for one in self.found)
+        return again if any(again) else ()
 
     def take(self, item: Item) -> None:
         if item.box is None:
@@ -116,14 +123,14 @@ class Judge:
 
     def _keep(self, label: str, box: Box, text: str, spans: tuple[Span, Span]) -> None:
         one = (label, box)
+        self._times[one] += 1
         if one == self._run:
             self._again += 1
             return
         self.end_run()
-        self._run, self._known_before = one, one in self._seen
+        self._run, self._known_before = one, self._times[one] > 1
         if self._known_before:
             return
-        self._seen.add(one)
         self.found.append(one)
         self.spans.append(spans)
         if self._spelling is not None and _key(label) not in self._spelling:

@@ -1,0 +1,209 @@
+"""Predictions that are raw text: answers as ``infer`` writes them, and the rows of a swift infer result file.
+
+    answers      {"image": …, "image_id": …, "size": [w, h], "kind": …, "prompt": …, "text": …, "dialect": …}
+    swift infer  {"response": …, "messages": […], "images": […]}
+
+A row of swift's does not say its dialect. Where none is named, the file's is the one that reads its detection answers
+with the fewest problems, then with the most boxes, then with the smallest frame that holds them (numbers that fit into
+a small frame would rarely do so by chance), then the first of ``dialects.names``. The truth's boxes take no part.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import orjson
+
+from vlmdet_cli.core.answers import Answer, ParsedDetections, PredictedBox, Problem, Token
+from vlmdet_cli.data.ground_truth import Truth
+from vlmdet_cli.errors import DataError, first_few
+from vlmdet_cli.metrics.repeats import with_repeats
+from vlmdet_cli.models import dialects
+from vlmdet_cli.prompts.questions import kind_of
+from vlmdet_cli.stages.prediction_files import (
+    WHAT,
+    Predictions,
+    locate,
+    refuse_repeated,
+    repeated_rows,
+    unknown_form,
+)
+
+SAMPLE = 200  # answers that tell a file's dialect
+Size = tuple[int, int]
+
+
+def read_lines(path: Path, data: bytes, truth: Truth, dialect: str = "") -> Predictions:
+    """Predictions of a file with a row a line; ``dialect`` is used in place of the rows' own where it is named."""
+    lines = data.splitlines()
+    rows = [_json(path, line, number, len(lines)) for number, line in enumerate(lines, 1) if line.strip()]
+    return read_rows(path, rows, truth, dialect)
+
+
+def _json(path: Path, line: bytes, number: int, lines: int) -> tuple[int, Any]:
+    try:
+        return number, orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        last = ", the last one" if number == lines else ""
+        raise DataError(
+            f"The {WHAT} has a line that is not valid JSON: {path}",
+            why=f"Line {number}{last}, column {error.colno}: {error.msg}.",
+            hint="Run `vlmdet infer` again: it goes on where it was." if last else "Was it edited by hand?",
+        ) from None
+
+
+def read_rows(path: Path, numbered: Sequence[tuple[int, Any]], truth: Truth, dialect: str = "") -> Predictions:
+    """Predictions of rows with their numbers. Raises ``DataError``, and ``UsageError`` for an unknown dialect."""
+    rows = [_answer(path, row, number) for number, row in numbered]
+    if not rows:
+        raise DataError(f"The {WHAT} has no rows: {path}")
+    swift = all("response" in row for _, row in numbered)
+    detection = [row for row in rows if row.kind == "detection"]
+    indices = locate(path, [(row.image_id or None, row.image) for row in detection], truth)
+    refuse_repeated(path, [detection[n].image for n in repeated_rows(indices) if detection[n].asked is None])
+    sizes = [_size(path, row, truth, index) for row, index in zip(detection, indices, strict=True)]
+    source, notes = _source(dialect, swift=swift), list[str]()
+    if source == "content":
+        dialect, notes = _dialect_by_content(detection, sizes, truth.categories)
+    if dialect:
+        dialects.get(dialect)
+        rows = [msgspec.structs.replace(row, dialect=dialect) for row in rows]
+        detection = [row for row in rows if row.kind == "detection"]
+    parsed = [_parse(row, size, truth.categories) for row, size in zip(detection, sizes, strict=True)]
+    scored = _scored(path, detection)
+    return Predictions(
+        path=path,
+        form="swift infer" if swift else "answers",
+        boxes=_boxes(parsed, indices, scored=scored),
+        answered=set(indices),
+        score_source="logprob" if scored else "constant",
+        answers=rows,
+        parsed=parsed,
+        dialect=", ".join(dict.fromkeys(row.dialect for row in rows)),
+        dialect_source=source,
+        asked=_asked(detection, indices),
+        notes=notes,
+    )
+
+
+def _source(dialect: str, *, swift: bool) -> Literal["answers", "content", "named"]:
+    if dialect:
+        return "named"
+    return "content" if swift else "answers"
+
+
+# --- rows ----------------------------------------------------------------------------------------------------
+
+
+def _answer(path: Path, row: Any, number: int) -> Answer:
+    if not isinstance(row, dict) or not {"response", "text", "finish"} & set(row):
+        raise unknown_form(path)
+    try:
+        return _of_swift(row) if "response" in row else msgspec.convert(row, Answer)
+    except (msgspec.ValidationError, KeyError, TypeError, IndexError, StopIteration) as error:
+        raise DataError(f"The {WHAT} has a wrong row: {path}, line {number}", why=f"{error}.") from None
+
+
+def _of_swift(row: dict[str, Any]) -> Answer:
+    """A row of swift infer's file: pictures are paths, or objects with a path."""
+    image = row["images"][0]
+    prompt = next(turn["content"] for turn in row["messages"] if turn["role"] == "user")
+    text = msgspec.convert(row["response"], str)
+    tokens = [(token["token"], token["logprob"]) for token in (row.get("logprobs") or {}).get("content") or ()]
+    return Answer(
+        image=image["path"] if isinstance(image, dict) else image,
+        prompt=prompt,
+        text=text,
+        kind=kind_of(prompt),
+        expected=row.get("labels"),
+        tokens=_fitting(tokens, text),
+    )
+
+
+def _fitting(tokens: list[Token], text: str) -> list[Token]:
+    """Tokens that put together are the text, but for an end of turn behind it; else none."""
+    whole = "".join(token for token, _ in tokens)
+    return tokens if whole.startswith(text) else []
+
+
+def _asked(rows: Sequence[Answer], indices: Sequence[int]) -> dict[int, set[str]] | None:
+    """The classes that the prompts named, by picture; None where some prompt asked for all."""
+    if not rows or any(row.asked is None for row in rows):
+        return None
+    named: dict[int, set[str]] = {}
+    for row, index in zip(rows, indices, strict=True):
+        named.setdefault(index, set()).update(row.asked or ())
+    return named
+
+
+def _scored(path: Path, rows: Sequence[Answer]) -> bool:
+    """Whether the answers carry log-probabilities; some with and some without is an error."""
+    texts = [row for row in rows if row.finish != "error" and row.text]
+    without = [row.image for row in texts if not row.tokens]
+    if without and len(without) < len(texts):
+        raise DataError(
+            f"{len(without):,} of {len(texts):,} answers lack log-probabilities: {path}",
+            why=first_few(without),
+            hint="Answer all in one run with infer.scores = true.",
+        )
+    return bool(texts) and not without
+
+
+# --- boxes ---------------------------------------------------------------------------------------------------
+
+
+def _size(path: Path, row: Answer, truth: Truth, index: int) -> Size:
+    """The picture's width and height; (0, 0) for an answer that has no text."""
+    image = truth.data.images[index]
+    size = (image.width, image.height) if image.width else row.size
+    if not all(size) and row.finish != "error":
+        raise DataError(
+            f"The size of a picture is not known: {row.image}",
+            why=f"Neither {truth.path} nor {path} has it, and answers are in thousandths of it.",
+            hint="Give the truth as COCO instances JSON.",
+        )
+    return size
+
+
+def _parse(row: Answer, size: Size, categories: Sequence[str]) -> ParsedDetections:
+    if row.finish == "error":
+        return ParsedDetections((), (Problem("error", row.error),), "unparsed")
+    return dialects.get(row.dialect, row.max_pixels or None).parse(row.text, size, categories, row.tokens)
+
+
+def _boxes(parsed: Sequence[ParsedDetections], indices: Sequence[int], *, scored: bool) -> list[PredictedBox]:
+    return [
+        PredictedBox(index, d.label, d.box, d.score if scored and d.score is not None else 1.0)
+        for index, answer in zip(indices, parsed, strict=True)
+        for d in with_repeats(answer)
+    ]
+
+
+def _dialect_by_content(
+    rows: Sequence[Answer], sizes: Sequence[Size], categories: Sequence[str]
+) -> tuple[str, list[str]]:
+    """The dialect that reads the answers best, and a note where another one reads them as well but differently."""
+    sample = [(row.text, size) for row, size in zip(rows, sizes, strict=True) if row.text and all(size)][:SAMPLE]
+    read = {
+        name: [dialects.get(name).parse(text, size, categories) for text, size in sample] for name in dialects.names()
+    }
+    quality = {
+        name: (
+            sum(len(answer.problems) for answer in answers),
+            -sum(len(answer.detections) for answer in answers),
+            sum(
+                math.prod(dialects.get(name).frame(size))
+                for (_, size), answer in zip(sample, answers, strict=True)
+                if answer.detections
+            ),
+        )
+        for name, answers in read.items()
+    }
+    best = min(quality, key=lambda name: quality[name])  # the first of equal ones
+    equal = [name for name in quality if quality[name][:2] == quality[best][:2] and read[name] != read[best]]
+    note = (
+        f"The answers read equally well as {best} and as {', '.join(equal)}; taken as {best}. Name it with --dialect."
+    )
+    return best, [note] if equal else []
