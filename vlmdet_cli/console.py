@@ -34,7 +34,7 @@ def _escape(char: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-class Talk:
+class Output:
     """The output of a command: ``json`` and ``quiet`` choose its form, ``progress`` allows moving bars."""
 
     def __init__(
@@ -114,13 +114,13 @@ class Bars:
         self._bars.update(self._tasks[title], completed=done, total=total, extra=safe(extra))
 
 
-def exit_code_of(body: Callable[[], int | None], talk: Talk, *, debug: bool) -> int:
+def exit_code_of(body: Callable[[], int | None], output: Output, *, debug: bool) -> int:
     """Run a command's body and return its exit code. A failure is printed, or raised again with ``debug``."""
     try:
         return body() or DONE
     except KeyboardInterrupt as stop:
         hint = str(stop.args[0]) if stop.args else "Run the same command again: it goes on, or starts over cleanly."
-        talk.error(VlmdetError("Interrupted", hint=hint))
+        output.error(VlmdetError("Interrupted", hint=hint))
         return INTERRUPTED
     except BrokenPipeError:
         # the reader of the pipe has closed it, as `head` does: nobody reads stdout, not even the flush at exit
@@ -129,18 +129,18 @@ def exit_code_of(body: Callable[[], int | None], talk: Talk, *, debug: bool) -> 
     except Exception as error:
         if debug:
             raise
-        return _report(error, talk)
+        return _report(error, output)
 
 
-def _report(error: Exception, talk: Talk) -> int:
+def _report(error: Exception, output: Output) -> int:
     """Print the error and return its exit code. An error that is no user's and no system's is a bug of ours."""
     if isinstance(error, VlmdetError):
-        talk.error(error)
+        output.error(error)
         return error.exit_code
     if isinstance(error, OSError) and error.strerror:
         name = f": {error.filename}" if error.filename else ""
-        talk.error(VlmdetError(f"{error.strerror}{name}", hint="Check the path, its rights and the free space."))
+        output.error(VlmdetError(f"{error.strerror}{name}", hint="Check the path, its rights and the free space."))
         return DATA
     kind = type(error).__name__
-    talk.error(VlmdetError(f"Unexpected {kind}: {error}", hint="This is a bug; --debug shows where it happened."))
+    output.error(VlmdetError(f"Unexpected {kind}: {error}", hint="This is a bug; --debug shows where it happened."))
     return INTERNAL

@@ -24,7 +24,7 @@ from vlmdet_cli.cli.session import (
     Sets,
     Verbose,
 )
-from vlmdet_cli.console import Talk
+from vlmdet_cli.console import Output
 
 app = typer.Typer(
     name="vlmdet",
@@ -62,7 +62,7 @@ for name, function in MORE.items():
 
 def _show_version(is_requested: bool) -> None:
     if is_requested:
-        Talk().data(f"vlmdet {__version__}")
+        Output().data(f"vlmdet {__version__}")
         raise typer.Exit
 
 

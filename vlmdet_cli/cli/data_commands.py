@@ -37,9 +37,9 @@ def prepare(
 
     session: Session = context.obj
     project = _sharded(_project_of_files(session, annotations, images, output), shard)
-    with session.talk.progress() as bars:
+    with session.output.progress() as bars:
         result = stage.prepare(project, bars, report=report)
-    session.talk.result(result, *step_tables.prepare(result), *_data_report(result.report))
+    session.output.result(result, *step_tables.prepare(result), *_data_report(result.report))
 
 
 def _project_of_files(session: Session, annotations: Path | None, images: Path | None, output: Path | None) -> Project:
@@ -81,9 +81,9 @@ def augment(context: typer.Context, shard: Shard = "") -> None:
 
     session: Session = context.obj
     project = _sharded(session.project(), shard)
-    with session.talk.progress() as bars:
+    with session.output.progress() as bars:
         result = stage.augment(project, bars)
-    session.talk.result(result, *step_tables.augment(result))
+    session.output.result(result, *step_tables.augment(result))
 
 
 def show(
@@ -109,4 +109,4 @@ def show(
 
     session: Session = context.obj
     rows = stage.show(file, number, kind=kind, dialect=dialect, draw=draw)
-    session.talk.result(rows, *data_tables.show(rows))
+    session.output.result(rows, *data_tables.show(rows))

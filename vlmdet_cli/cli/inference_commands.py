@@ -53,7 +53,7 @@ def infer(
     from vlmdet_cli.stages import infer_inputs
 
     session: Session = context.obj
-    with session.talk.progress() as bars, tempfile.TemporaryDirectory() as temporary:
+    with session.output.progress() as bars, tempfile.TemporaryDirectory() as temporary:
         request = infer_inputs.InferRequest(
             images=images or (),
             model=model,
@@ -71,9 +71,9 @@ def infer(
         )
         documents = job.picture_documents() if images else []
     if images:
-        session.talk.result(documents[0] if len(documents) == 1 else documents, *step_tables.detections(documents))
+        session.output.result(documents[0] if len(documents) == 1 else documents, *step_tables.detections(documents))
     else:
-        session.talk.result(result, *step_tables.infer(result))
+        session.output.result(result, *step_tables.infer(result))
 
 
 def evaluate(
@@ -145,9 +145,9 @@ def evaluate(
     if junit:
         write_text(junit, exports.junit(gates))
     if csv or markdown:
-        session.talk.data((exports.per_class_csv(report) if csv else exports.markdown(report, gates)).rstrip())
+        session.output.data((exports.per_class_csv(report) if csv else exports.markdown(report, gates)).rstrip())
     else:
-        session.talk.result(report, *report_tables.report(report, gates))
+        session.output.result(report, *report_tables.report(report, gates))
     return int(not all(gate.passed for gate in gates))
 
 
@@ -173,7 +173,7 @@ def viz(
     job = viz_inputs.viz_job(
         session.project, truth=truth, predictions=predictions, images=images, output=output, name=name
     )
-    with session.talk.progress() as bars:
+    with session.output.progress() as bars:
         result = stage.draw(
             job.truth,
             job.predictions,
@@ -185,7 +185,7 @@ def viz(
             curve=job.curve,
             on_progress=lambda done, total: bars("draw", done, total),
         )
-    session.talk.result(result, *step_tables.viz(result))
+    session.output.result(result, *step_tables.viz(result))
 
 
 def compare(
@@ -198,7 +198,7 @@ def compare(
 
     session: Session = context.obj
     result = stage.compare(reports, force=force)
-    session.talk.result(result, *report_tables.compare(result))
+    session.output.result(result, *report_tables.compare(result))
 
 
 def parse(
@@ -216,4 +216,4 @@ def parse(
 
     session: Session = context.obj
     for line in stage.parse_file(file, dialect=dialect, size=size, categories=categories or None):
-        session.talk.data(line)
+        session.output.data(line)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand
 
-from vlmdet_cli.console import Talk, exit_code_of
+from vlmdet_cli.console import Output, exit_code_of
 from vlmdet_cli.project import FILE_NAME, Project, load
 
 _PANEL = "Global options"
@@ -59,7 +59,7 @@ class Session:
 
     def __init__(self, options: GlobalOptions) -> None:
         self.options = options
-        self.talk = Talk(
+        self.output = Output(
             json=options.json, quiet=options.quiet, verbose=options.verbose, progress=not options.no_progress
         )
 
@@ -78,7 +78,7 @@ class Session:
     def warn(self, text: str) -> None:
         """Show a warning unless ``text`` is empty."""
         if text:
-            self.talk.warning(text)
+            self.output.warning(text)
 
 
 class Command(TyperCommand):
@@ -95,4 +95,4 @@ class Command(TyperCommand):
         options = GlobalOptions(**{**values, "sets": tuple(values["sets"] or ())})
         session = ctx.obj = Session(ctx.obj.joined(options))
         body = partial(super().invoke, ctx)
-        raise typer.Exit(exit_code_of(body, session.talk, debug=session.options.debug))
+        raise typer.Exit(exit_code_of(body, session.output, debug=session.options.debug))

@@ -25,9 +25,9 @@ def init(
     from vlmdet_cli.stages import init as stage
 
     session: Session = context.obj
-    with session.talk.progress():
+    with session.output.progress():
         result = stage.init(folder, demo=demo)
-    session.talk.result(result, *step_tables.init(result))
+    session.output.result(result, *step_tables.init(result))
 
 
 def doctor(context: typer.Context) -> int:
@@ -39,5 +39,5 @@ def doctor(context: typer.Context) -> int:
 
     session: Session = context.obj
     checks = stage.doctor(session.project_file, session.options.sets)
-    session.talk.result(checks, *step_tables.doctor(checks))
+    session.output.result(checks, *step_tables.doctor(checks))
     return int(any(check.state == "problem" for check in checks))

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmdet_cli.cli.tables import Views, cell, ledger, line, row, short_path, table
-from vlmdet_cli.console import Bars, Talk, safe
+from vlmdet_cli.console import Bars, Output, safe
 
 if TYPE_CHECKING:
     from vlmdet_cli.stages.augment import AugmentResult
@@ -64,8 +64,8 @@ def augment(result: "AugmentResult") -> Views:
 class TrainingProgress:
     """Shows training steps as they come: a moving bar on a terminal, else a line at each tenth of the steps."""
 
-    def __init__(self, talk: Talk, bars: Bars) -> None:
-        self._talk = talk
+    def __init__(self, output: Output, bars: Bars) -> None:
+        self._output = output
         self._bars = bars
         self._last_tenth = -1
 
@@ -76,7 +76,7 @@ class TrainingProgress:
         tenth = step.step * 10 // max(step.steps, 1)
         if not self._bars.moving and tenth > self._last_tenth:
             self._last_tenth = tenth
-            self._talk.note(f"step {step.step}/{step.steps}  {text}")
+            self._output.note(f"step {step.step}/{step.steps}  {text}")
 
 
 def train(result: "TrainResult") -> Views:

@@ -35,14 +35,14 @@ def train(
     if dry_run:
         planned = plan(project, options)
         if session.options.json:
-            session.talk.result(planned.preview())
+            session.output.result(planned.preview())
         else:
-            session.talk.data(planned.command.quoted())
+            session.output.data(planned.command.quoted())
         return
-    with session.talk.progress() as bars:
-        on_step = step_tables.TrainingProgress(session.talk, bars)
-        result = stage.train(project, options, on_step, warn=session.warn, detail=session.talk.detail)
-    session.talk.result(result, *step_tables.train(result))
+    with session.output.progress() as bars:
+        on_step = step_tables.TrainingProgress(session.output, bars)
+        result = stage.train(project, options, on_step, warn=session.warn, detail=session.output.detail)
+    session.output.result(result, *step_tables.train(result))
 
 
 def merge(
@@ -62,9 +62,9 @@ def merge(
 
     session: Session = context.obj
     project = session.project()
-    with session.talk.progress() as bars:
+    with session.output.progress() as bars:
         result = stage.merge(project, run=run, checkpoint=checkpoint, tick=lambda: bars("merge", 0, 0))
-    session.talk.result(result, *step_tables.merge(result))
+    session.output.result(result, *step_tables.merge(result))
 
 
 def runs(
@@ -81,4 +81,4 @@ def runs(
 
     session: Session = context.obj
     result = stage.list_runs(session.project(), migrate=migrate)
-    session.talk.result(result, *step_tables.runs(result))
+    session.output.result(result, *step_tables.runs(result))
