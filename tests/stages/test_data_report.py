@@ -19,7 +19,8 @@ from vlmdet_cli.data.duplicates import DuplicateGroup, Duplicates
 from vlmdet_cli.data.formats import coco
 from vlmdet_cli.errors import DataError
 from vlmdet_cli.prompts import region_tasks as space
-from vlmdet_cli.stages.data_report import ClassCount, DataReport, SplitReport, mix_of, report
+from vlmdet_cli.stages.data_report import ClassCount, DataReport, SplitReport, report
+from vlmdet_cli.stages.row_kinds import count_kinds
 
 XYWH = tuple[float, float, float, float]
 
@@ -165,26 +166,41 @@ def test_a_class_a_hundred_times_rarer_is_named(many: int, said: int) -> None:
     assert found == [f"train: 1 class at least 100 times rarer than cat ({many}): dog 1"] * said
 
 
-def alike() -> Duplicates:
-    inside = DuplicateGroup((("train", "a.jpg"), ("train", "b.jpg")), crosses=False)
-    leak = DuplicateGroup((("train", "c.jpg"), ("val", "d.jpg")), crosses=True)
-    many = DuplicateGroup(tuple(("train", f"{n}.jpg") for n in range(9)), crosses=False)
-    counts = {"same": 2, "same across splits": 0, "near": 1, "near across splits": 1}
-    return Duplicates(same=(inside, many), near=(leak,), counts=counts)
+def duplicates() -> Duplicates:
+    within = DuplicateGroup((("train", "a.jpg"), ("train", "b.jpg")))
+    leak = DuplicateGroup((("train", "c.jpg"), ("val", "d.jpg")))
+    large = DuplicateGroup(tuple(("train", f"{n}.jpg") for n in range(9)))
+    return Duplicates(identical=(within, large), near=(leak,), pictures=13, unreadable=0, flat=0)
 
 
-def test_leaks_between_splits_stand_first_and_are_warned_of() -> None:
-    result = report({"train": data()}, {}, limit=9, exact=True, likeness=alike())
-    assert result.likeness is not None
-    assert [(one.what, one.crosses, one.more) for one in result.likeness.cases] == [
+def test_duplicates_across_splits_come_first_and_give_a_warning() -> None:
+    result = report({"train": data()}, {}, limit=9, exact=True, duplicates=duplicates())
+    assert result.duplicates is not None
+    assert [(case.kind, case.crosses_splits, case.unnamed) for case in result.duplicates.cases] == [
         ("near", True, 0),
         ("same", False, 0),
         ("same", False, 5),
     ]
-    assert result.warnings == ["1 pair of pictures that look alike in different splits"]
+    assert result.warnings == ["1 pair of near-duplicate pictures in different splits"]
     text = seen(result)
-    assert "leak near   train/c.jpg ~ val/d.jpg\nwithin same train/a.jpg = train/b.jpg\n" in text
+    assert (
+        "near-duplicate, across splits: train/c.jpg ~ val/d.jpg\nidentical, in one split: train/a.jpg = train/b.jpg\n"
+    ) in text
     assert "train/3.jpg and 5 more" in " ".join(text.split())
+
+
+def test_the_report_as_json_keeps_its_keys() -> None:
+    result = report({"train": data()}, {}, limit=9, exact=True, duplicates=duplicates(), rows_by_kind={"count": 2})
+    document = orjson.loads(orjson.dumps(to_builtins(result)))
+    assert list(document) == ["splits", "limit", "exact", "likeness", "mix", "warnings"]
+    assert document["mix"] == {"count": 2}
+    assert document["likeness"]["counts"] == {
+        "pictures": 13, "unreadable": 0, "flat": 0, "same": 2, "same across splits": 0, "near": 1,
+        "near across splits": 1,
+    }  # fmt: skip
+    assert document["likeness"]["cases"][0] == {
+        "what": "near", "crosses": True, "pictures": [["train", "c.jpg"], ["val", "d.jpg"]], "more": 0,
+    }  # fmt: skip
 
 
 # --- the page ------------------------------------------------------------------------------------------------
@@ -201,7 +217,7 @@ def test_leaks_between_splits_stand_first_and_are_warned_of() -> None:
     ],
 )
 def test_next_to_nothing_can_be_reported(splits: dict[str, Dataset]) -> None:
-    result = report(splits, {name: tokens() for name in splits}, limit=1, exact=True, mix={})
+    result = report(splits, {name: tokens() for name in splits}, limit=1, exact=True, rows_by_kind={})
     assert orjson.loads(orjson.dumps(to_builtins(result)))["splits"].keys() == splits.keys()
     assert "pictures" in seen(result)
 
@@ -265,7 +281,7 @@ def write_rows(path: Path, *prompts: str) -> Path:
 
 def test_rows_are_counted_by_kind_most_frequent_first(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "train.jsonl", space.COUNT, "<image>Draw", "<image>Draw the cats")
-    assert list(mix_of(path).items()) == [("detection", 2), ("count", 1)]
+    assert list(count_kinds(path).items()) == [("detection", 2), ("count", 1)]
 
 
 @pytest.mark.parametrize("bad", ["{", '{"images": []}', '{"messages": []}', '{"messages": [{"role": "user"}]}'])
@@ -273,9 +289,9 @@ def test_a_line_that_is_no_row_is_named(tmp_path: Path, bad: str) -> None:
     path = write_rows(tmp_path / "train.jsonl", "<image>Draw")
     path.write_text(path.read_text() + bad)
     with pytest.raises(DataError, match=r"train\.jsonl, line 2"):
-        mix_of(path)
+        count_kinds(path)
 
 
 def test_a_train_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Cannot read the train file: .*none\.jsonl"):
-        mix_of(tmp_path / "none.jsonl")
+        count_kinds(tmp_path / "none.jsonl")

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from tests.conftest import picture
-from vlmdet_cli.cli import data_tables
+from vlmdet_cli.cli import row_tables
 from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.core.answers import Answer, Problem
 from vlmdet_cli.core.files import to_builtins, write_json, write_jsonl
@@ -54,7 +54,7 @@ def seen(shown: list[Shown]) -> str:
     """What a person sees at 80 columns, without colour and with the spaces at lines' ends gone."""
     file = io.StringIO()
     console = Console(file=file, width=80, no_color=True, markup=False, highlight=False, emoji=False)
-    for one in data_tables.show(shown):
+    for one in row_tables.show(shown):
         console.print(one)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 

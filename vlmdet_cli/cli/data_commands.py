@@ -104,9 +104,9 @@ def show(
 
     Example: vlmdet show out/augment/train.jsonl 7 --draw row.png
     """
-    from vlmdet_cli.cli import data_tables
+    from vlmdet_cli.cli import row_tables
     from vlmdet_cli.stages import show as stage
 
     session: Session = context.obj
     rows = stage.show(file, number, kind=kind, dialect=dialect, draw=draw)
-    session.output.result(rows, *data_tables.show(rows))
+    session.output.result(rows, *row_tables.show(rows))

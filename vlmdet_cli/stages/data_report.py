@@ -1,14 +1,12 @@
-"""report: what prepared data are like, in numbers: classes, sizes, crowding, lengths of rows, pictures that are alike.
+"""The report on prepared data: counts of classes, sizes, objects per picture and tokens per row, and duplicates.
 
-The boxes counted are those a model should name. Crowds, and objects left out of the subset, are counted apart. All
-splits are counted in the same bins, so that they can stand side by side. ``warnings`` says in sentences what one should
-look at before training.
+The boxes counted are those that a model should name. Crowds, and objects left out of the subset, are counted apart. All
+splits are counted in the same bins, so that they can be compared. ``warnings`` are sentences on what to check before
+training.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -16,15 +14,16 @@ import numpy.typing as npt
 
 from vlmdet_cli.core.boxes import area
 from vlmdet_cli.data.dataset import DROP_REASONS, Column, Dataset
-from vlmdet_cli.data.duplicates import Duplicates
-from vlmdet_cli.errors import DataError, counted, first_few
-from vlmdet_cli.prompts import questions
+from vlmdet_cli.data.duplicates import DuplicateGroup, Duplicates
+from vlmdet_cli.errors import counted, first_few
+
+Tokens = npt.NDArray[np.int64]
 
 COCO_SIZES = ("small", "medium", "large")
 BOX_EDGES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # side of a square of the box's area, in a picture of side 1
 ASPECT_EDGES = (0.0, 0.48, 0.59, 0.9, 1.1, 1.7, 2.1)  # width / height; no common format lies near an edge
-RARE = 100  # a class with so many times fewer boxes than the commonest is rare
-SIZES, CASES, NAMES = 5, 10, 4  # picture sizes, cases of likeness, and pictures of a case, that are named
+RARE = 100  # a class with so many times fewer boxes than the most common one is rare
+MAX_SIZES, MAX_CASES, MAX_NAMES = 5, 10, 4  # picture sizes, cases of duplicates, and pictures of a case, that are named
 
 
 class Histogram(msgspec.Struct, frozen=True):
@@ -35,6 +34,8 @@ class Histogram(msgspec.Struct, frozen=True):
 
 
 class ClassCount(msgspec.Struct, frozen=True):
+    """Boxes of a class, and pictures that have one."""
+
     boxes: int
     pictures: int
 
@@ -49,9 +50,11 @@ class TokenCount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SplitReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One split. ``left_out``: objects by reason. ``sizes``: pictures by "width x height", the same sizes in every
-    split, the rest under ``other_sizes``. ``box_sides``: square roots of boxes' shares of their pictures.
-    ``coco_sizes``: by annotated area, under 32², under 96², and above.
+    """One split.
+
+    ``left_out`` counts objects by reason; ``sizes`` pictures by "width x height", the same sizes in every split, the
+    rest under ``other_sizes``; ``box_sides`` the square roots of the boxes' shares of their pictures; ``coco_sizes``
+    objects by annotated area: under 32², under 96², and above.
     """
 
     pictures: int
@@ -69,74 +72,78 @@ class SplitReport(msgspec.Struct, frozen=True, kw_only=True):
     tokens: TokenCount | None
 
 
-class Case(msgspec.Struct, frozen=True):
-    """Pictures that are alike, as (split, file name), the first few; ``more``: how many are not named."""
+class DuplicateCase(msgspec.Struct, frozen=True):
+    """Duplicates of each other, as (split, file name); ``unnamed`` counts those beyond the first few."""
 
-    what: str
-    crosses: bool
+    kind: Literal["same", "near"] = msgspec.field(name="what")
+    crosses_splits: bool = msgspec.field(name="crosses")
     pictures: list[tuple[str, str]]
-    more: int
+    unnamed: int = msgspec.field(name="more")
 
 
 class DuplicatesReport(msgspec.Struct, frozen=True):
-    """Counts as ``likeness.Duplicates`` has them, and the first cases, leaks between splits before others."""
+    """Counts of pictures and of duplicates, and the first cases, those that cross splits before others.
+
+    ``counts`` has ``pictures``, ``unreadable``, ``flat``; ``same`` and ``near`` (groups of identical files, pairs of
+    near-duplicates); and ``same across splits`` and ``near across splits``.
+    """
 
     counts: dict[str, int]
-    cases: list[Case]
+    cases: list[DuplicateCase]
 
 
 class DataReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All splits. ``exact``: tokens are counted, not an upper bound. ``mix``: rows of the train file by kind."""
+    """All splits. ``exact``: tokens are counted, not bounded. ``rows_by_kind`` are those of the train file."""
 
     splits: dict[str, SplitReport]
     limit: int
     exact: bool
-    likeness: DuplicatesReport | None
-    mix: dict[str, int] | None
+    duplicates: DuplicatesReport | None = msgspec.field(name="likeness")
+    rows_by_kind: dict[str, int] | None = msgspec.field(name="mix")
     warnings: list[str]
 
 
 def report(
     splits: Mapping[str, Dataset],
-    tokens: Mapping[str, npt.NDArray[np.int64]],
+    tokens: Mapping[str, Tokens],
     *,
     limit: int,
     exact: bool,
-    likeness: Duplicates | None = None,
-    mix: Mapping[str, int] | None = None,
+    duplicates: Duplicates | None = None,
+    rows_by_kind: Mapping[str, int] | None = None,
 ) -> DataReport:
     """The report on prepared splits; ``tokens`` are those of each split's rows, ``(R,)``, where they are known."""
-    found = {name: _Found.of(data) for name, data in splits.items()}
-    lengths = {name: tokens[name] for name in splits if name in tokens}
-    bins = _Bins.of(found.values(), lengths.values(), limit)
-    made = {name: _split(one, lengths.get(name), bins, limit) for name, one in found.items()}
-    alike = _likeness(likeness) if likeness else None
+    measures = {name: _Measures.of(data) for name, data in splits.items()}
+    known_tokens = {name: tokens[name] for name in splits if name in tokens}
+    bins = _Bins.of(measures.values(), known_tokens.values(), limit)
+    reports = {name: _split(measures[name], known_tokens.get(name), bins, limit) for name in splits}
+    duplicates_report = _duplicates(duplicates) if duplicates else None
     return DataReport(
-        splits=made,
+        splits=reports,
         limit=limit,
         exact=exact,
-        likeness=alike,
-        mix=dict(mix) if mix is not None else None,
-        warnings=list(_warnings(made, limit, alike, exact=exact)),
+        duplicates=duplicates_report,
+        rows_by_kind=dict(rows_by_kind) if rows_by_kind is not None else None,
+        warnings=list(_warnings(reports, limit, duplicates_report, exact=exact)),
     )
 
 
 # --- columns -------------------------------------------------------------------------------------------------
 
 
-class _Found(msgspec.Struct, frozen=True):
-    """A split's columns: of the targets, ``image`` and ``label`` (N,) and ``sides`` (N,), relative to the picture;
-    ``crowding`` (P,), boxes a picture; ``sizes`` (P, 2).
+class _Measures(msgspec.Struct, frozen=True):
+    """A split's columns: ``per_picture`` (P,) targets of each picture, ``sizes`` (P, 2), ``sides`` (N,) of the targets,
+    relative to the picture.
     """
 
     data: Dataset
     targets: Dataset
-    crowding: Column
+    per_picture: Column
     sizes: Column
     sides: Column
 
     @classmethod
-    def of(cls, data: Dataset) -> "_Found":
+    def of(cls, data: Dataset) -> "_Measures":
         targets = data.select_objects(data.is_target)
         sizes = np.maximum(data.sizes, 1.0)
         sides = np.sqrt(area(targets.clipped) / sizes.prod(axis=1)[targets.image])
@@ -144,21 +151,22 @@ class _Found(msgspec.Struct, frozen=True):
 
 
 class _Bins(msgspec.Struct, frozen=True):
-    """What all splits are counted by: edges as in ``Histogram``, and the most frequent picture sizes."""
+    """The bins of all splits: edges as in ``Histogram``, and the most frequent picture sizes."""
 
-    crowding: list[float]
+    per_picture: list[float]
     aspects: list[float]
     tokens: list[float]
     sizes: list[tuple[int, int]]
 
     @classmethod
-    def of(cls, found: Iterable[_Found], tokens: Iterable[npt.NDArray[np.int64]], limit: int) -> "_Bins":
-        sizes = np.concatenate([np.empty((0, 2), np.int64), *(one.sizes for one in found)])
-        most = max((int(one.crowding.max(initial=0)) for one in found), default=0)
+    def of(cls, splits: Iterable[_Measures], tokens: Iterable[Tokens], limit: int) -> "_Bins":
+        splits = list(splits)
+        sizes = np.concatenate([np.empty((0, 2), np.int64), *(split.sizes for split in splits)])
+        most_boxes = max((int(split.per_picture.max(initial=0)) for split in splits), default=0)
         widest = float((sizes[:, 0] / sizes[:, 1]).max(initial=0))
-        longest = max((int(one.max(initial=0)) for one in tokens), default=0)
+        longest = max((int(lengths.max(initial=0)) for lengths in tokens), default=0)
         return cls(
-            crowding=[0.0, 1.0, *_doubling(2, most)],
+            per_picture=[0.0, 1.0, *_doubling(2, most_boxes)],
             aspects=[*ASPECT_EDGES, max(4.0, widest)],
             tokens=_token_edges(limit, longest),
             sizes=_frequent(sizes),
@@ -168,7 +176,7 @@ class _Bins(msgspec.Struct, frozen=True):
 def _frequent(sizes: Column) -> list[tuple[int, int]]:
     """The most frequent of sizes (P, 2), most frequent first."""
     codes, counts = np.unique(sizes[:, 0] << 32 | sizes[:, 1], return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:SIZES]
+    order = np.argsort(-counts, kind="stable")[:MAX_SIZES]
     return [(code >> 32, code & 0xFFFFFFFF) for code in codes[order].tolist()]
 
 
@@ -196,21 +204,21 @@ def _histogram(values: npt.NDArray[Any], edges: Iterable[float]) -> Histogram:
 # --- one split -----------------------------------------------------------------------------------------------
 
 
-def _split(found: _Found, tokens: npt.NDArray[np.int64] | None, bins: _Bins, limit: int) -> SplitReport:
-    data, targets = found.data, found.targets
-    sizes = _sizes(found.sizes, bins.sizes)
+def _split(measures: _Measures, tokens: Tokens | None, bins: _Bins, limit: int) -> SplitReport:
+    data, targets = measures.data, measures.targets
+    sizes = _sizes(measures.sizes, bins.sizes)
     return SplitReport(
         pictures=len(data.images),
-        empty=int(np.count_nonzero(found.crowding == 0)),
+        empty=int(np.count_nonzero(measures.per_picture == 0)),
         boxes=len(targets.ids),
         crowds=int(np.count_nonzero((data.drop_reason == 0) & data.crowd)),
         left_out=_left_out(data.drop_reason),
         classes=_classes(targets),
-        boxes_a_picture=_histogram(found.crowding, bins.crowding),
+        boxes_a_picture=_histogram(measures.per_picture, bins.per_picture),
         sizes=sizes,
         other_sizes=len(data.images) - sum(sizes.values()),
-        aspects=_histogram(found.sizes[:, 0] / found.sizes[:, 1], bins.aspects),
-        box_sides=_histogram(np.minimum(found.sides, 1.0), BOX_EDGES),
+        aspects=_histogram(measures.sizes[:, 0] / measures.sizes[:, 1], bins.aspects),
+        box_sides=_histogram(np.minimum(measures.sides, 1.0), BOX_EDGES),
         coco_sizes=_coco_sizes(targets.area),
         tokens=None if tokens is None else _tokens(tokens, bins.tokens, limit),
     )
@@ -223,24 +231,24 @@ def _left_out(drop_reason: Column) -> dict[str, int]:
 
 def _classes(targets: Dataset) -> dict[str, ClassCount]:
     """Every category, those without a box too."""
-    many = len(targets.labels)
-    boxes = np.bincount(targets.label, minlength=many).tolist()
-    pairs = np.sort(targets.image * many + targets.label, kind="stable")  # nearly in order: faster than np.unique
-    once = pairs[np.diff(pairs, prepend=-1) > 0] % max(many, 1)
-    pictures = np.bincount(once, minlength=many).tolist()
-    return {name: ClassCount(boxes[n], pictures[n]) for n, name in enumerate(targets.categories)}
+    num_labels = len(targets.labels)
+    boxes = np.bincount(targets.label, minlength=num_labels).tolist()
+    codes = np.sort(targets.image * num_labels + targets.label, kind="stable")  # nearly sorted: faster than np.unique
+    label = codes[np.diff(codes, prepend=-1) > 0] % max(num_labels, 1)  # of each picture, each label once
+    pictures = np.bincount(label, minlength=num_labels).tolist()
+    return {name: ClassCount(boxes[index], pictures[index]) for index, name in enumerate(targets.categories)}
 
 
 def _sizes(sizes: Column, frequent: Iterable[tuple[int, int]]) -> dict[str, int]:
-    return {f"{wide} x {high}": int((sizes == (wide, high)).all(axis=1).sum()) for wide, high in frequent}
+    return {f"{size[0]} x {size[1]}": int((sizes == size).all(axis=1).sum()) for size in frequent}
 
 
 def _coco_sizes(areas: Column) -> dict[str, int]:
-    kinds = np.searchsorted([32.0**2, 96.0**2], areas, side="right")
-    return dict(zip(COCO_SIZES, np.bincount(kinds, minlength=3).tolist(), strict=True))
+    bins = np.searchsorted([32.0**2, 96.0**2], areas, side="right")
+    return dict(zip(COCO_SIZES, np.bincount(bins, minlength=3).tolist(), strict=True))
 
 
-def _tokens(tokens: npt.NDArray[np.int64], edges: Iterable[float], limit: int) -> TokenCount:
+def _tokens(tokens: Tokens, edges: Iterable[float], limit: int) -> TokenCount:
     return TokenCount(
         rows=len(tokens),
         longest=int(tokens.max(initial=0)),
@@ -249,94 +257,63 @@ def _tokens(tokens: npt.NDArray[np.int64], edges: Iterable[float], limit: int) -
     )
 
 
-# --- likeness and warnings -----------------------------------------------------------------------------------
+# --- duplicates and warnings ---------------------------------------------------------------------------------
 
 
-def _likeness(found: Duplicates) -> DuplicatesReport:
-    alike = [("same", one) for one in found.same] + [("near", one) for one in found.near]
-    alike.sort(key=lambda pair: not pair[1].crosses)
-    cases = [
-        Case(what, one.crosses, list(one.pictures[:NAMES]), max(0, len(one.pictures) - NAMES))
-        for what, one in alike[:CASES]
-    ]
-    return DuplicatesReport(dict(found.counts), cases)
+def _duplicates(duplicates: Duplicates) -> DuplicatesReport:
+    counts = {"pictures": duplicates.pictures, "unreadable": duplicates.unreadable, "flat": duplicates.flat}
+    cases = list[DuplicateCase]()
+    kinds: tuple[tuple[Literal["same", "near"], Sequence[DuplicateGroup]], ...] = (
+        ("same", duplicates.identical),
+        ("near", duplicates.near),
+    )
+    for kind, groups in kinds:
+        counts[kind] = len(groups)
+        counts[f"{kind} across splits"] = sum(group.crosses_splits for group in groups)
+        cases += [
+            DuplicateCase(
+                kind, group.crosses_splits, list(group.pictures[:MAX_NAMES]), max(0, len(group.pictures) - MAX_NAMES)
+            )
+            for group in groups
+        ]
+    cases.sort(key=lambda case: not case.crosses_splits)
+    return DuplicatesReport(counts, cases[:MAX_CASES])
 
 
 def _warnings(
-    splits: Mapping[str, SplitReport], limit: int, alike: DuplicatesReport | None, *, exact: bool
+    splits: Mapping[str, SplitReport], limit: int, duplicates: DuplicatesReport | None, *, exact: bool
 ) -> Iterator[str]:
-    if alike:
-        yield from _leaks(alike.counts)
-    for name, one in splits.items():
-        if one.tokens and one.tokens.over:
-            sure = "over" if exact else "perhaps over"
-            yield f"{name}: {counted(one.tokens.over, 'row')} {sure} the limit of {limit:,} tokens"
-    for name, one in splits.items():
-        if one.boxes and (missing := [label for label, count in one.classes.items() if not count.boxes]):
+    if duplicates:
+        yield from _leaks(duplicates.counts)
+    for name, split in splits.items():
+        if split.tokens and split.tokens.over:
+            over = "over" if exact else "perhaps over"
+            yield f"{name}: {counted(split.tokens.over, 'row')} {over} the limit of {limit:,} tokens"
+    for name, split in splits.items():
+        if split.boxes and (missing := [label for label, count in split.classes.items() if not count.boxes]):
             yield f"{name}: {counted(len(missing), 'class', 'classes')} without any box: {_named(missing)}"
-    yield from _rare(splits)
+    yield from _rare_classes(splits)
 
 
 def _leaks(counts: Mapping[str, int]) -> Iterator[str]:
-    if number := counts.get("same across splits", 0):
+    if number := counts["same across splits"]:
         yield f"{counted(number, 'group')} of identical pictures in more than one split"
-    if number := counts.get("near across splits", 0):
-        yield f"{counted(number, 'pair')} of pictures that look alike in different splits"
+    if number := counts["near across splits"]:
+        yield f"{counted(number, 'pair')} of near-duplicate pictures in different splits"
 
 
-def _rare(splits: Mapping[str, SplitReport]) -> Iterator[str]:
-    """Of the first split, the one that a model learns from."""
-    name, one = next(iter(splits.items()), ("", None))
-    if one is None or not one.boxes:
+def _rare_classes(splits: Mapping[str, SplitReport]) -> Iterator[str]:
+    """Those of the first split, from which a model learns."""
+    name, split = next(iter(splits.items()), ("", None))
+    if split is None or not split.boxes:
         return
-    common, count = max(one.classes.items(), key=lambda pair: pair[1].boxes)
-    rare = [(n.boxes, label) for label, n in one.classes.items() if 0 < n.boxes * RARE <= count.boxes]
+    common, most = max(split.classes.items(), key=lambda item: item[1].boxes)
+    rare = [(count.boxes, label) for label, count in split.classes.items() if 0 < count.boxes * RARE <= most.boxes]
     if rare:
-        shown = _named([f"{label} {boxes:,}" for boxes, label in sorted(rare)])
-        many = counted(len(rare), "class", "classes")
-        yield f"{name}: {many} at least {RARE} times rarer than {common} ({count.boxes:,}): {shown}"
+        labels = _named([f"{label} {boxes:,}" for boxes, label in sorted(rare)])
+        classes = counted(len(rare), "class", "classes")
+        yield f"{name}: {classes} at least {RARE} times rarer than {common} ({most.boxes:,}): {labels}"
 
 
 def _named(names: list[str]) -> str:
     return ", ".join(first_few(names, 5))
-
-
-# --- question mix --------------------------------------------------------------------------------------------
-
-
-class _Message(msgspec.Struct, gc=False):
-    role: str
-    content: str
-
-
-class _Row(msgspec.Struct):
-    messages: list[_Message]
-
-
-_ROW = msgspec.json.Decoder(_Row)
-
-
-def mix_of(path: Path) -> dict[str, int]:
-    """Rows of a train file (JSONL) by the kind of their question, most frequent first.
-
-    Raises ``DataError`` for a file that cannot be read, and for a line that is no row.
-    """
-    counts = Counter[str]()
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    counts[questions.kind_of(_question(path, line, number))] += 1
-    except OSError as error:
-        raise DataError(f"Cannot read the train file: {path}", why=f"{error.strerror}.", hint="Check it.") from None
-    return dict(counts.most_common())
-
-
-def _question(path: Path, line: bytes, number: int) -> str:
-    try:
-        return next(one.content for one in _ROW.decode(line).messages if one.role == "user")
-    except (msgspec.DecodeError, StopIteration) as error:
-        why = str(error) or "It has no message of the user"
-        raise DataError(
-            f"Not a row: {path}, line {number}", why=f"{why}.", hint="A row has `messages`, as swift reads them."
-        ) from None

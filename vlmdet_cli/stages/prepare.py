@@ -32,8 +32,9 @@ from vlmdet_cli.prompts import object_rows
 from vlmdet_cli.prompts.detection import CLASSES
 from vlmdet_cli.stages import chunks, shards
 from vlmdet_cli.stages.chunks import ChunkStats, RowSettings
-from vlmdet_cli.stages.data_report import DataReport, mix_of
+from vlmdet_cli.stages.data_report import DataReport
 from vlmdet_cli.stages.data_report import report as data_report
+from vlmdet_cli.stages.row_kinds import count_kinds
 from vlmdet_cli.stages.split_images import import_images, link_folder, remove_other_images
 from vlmdet_cli.stages.split_selection import Progress, SplitSelection, no_progress, select_splits
 
@@ -252,8 +253,8 @@ def _write_report(
         tokens,
         limit=project.config.train.max_length,
         exact=chunks.row_settings(project, "train").length_limit.counter.exact,
-        likeness=duplicates.find_duplicates(pictures, lambda done, total: progress("duplicates", done, total)),
-        mix=mix_of(project.train_file) if project.train_file.is_file() else None,
+        duplicates=duplicates.find_duplicates(pictures, lambda done, total: progress("duplicates", done, total)),
+        rows_by_kind=count_kinds(project.train_file) if project.train_file.is_file() else None,
     )
     write_json(project.data_report, made)
     return made
