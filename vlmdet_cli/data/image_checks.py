@@ -11,6 +11,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TypeVar
 
+from vlmdet_cli.core.workers import cpu_count
 from vlmdet_cli.data.image_files import Header, Unreadable, open_image, read_header
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ def _files_of(folder: str) -> set[str]:
 
 def map_in_threads(function: Callable[[T], R], items: Sequence[T], progress: Progress) -> Iterator[R]:
     """``function`` of each item, in order."""
-    with ThreadPool(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
+    with ThreadPool(min(cpu_count(), _MAX_THREADS)) as pool:
         for number, result in enumerate(pool.imap(function, items, chunksize=16), 1):
             yield result
             if number % PROGRESS_STEP == 0 or number == len(items):
