@@ -66,6 +66,15 @@ def test_the_layout_in_contributing_names_every_room_and_no_other() -> None:
     assert described == rooms
 
 
+def test_the_source_files_that_the_documents_name_exist() -> None:
+    texts = [path.read_text() for path in (ROOT / "CONTRIBUTING.md", ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    names = set(re.findall(r"[\w/]+/\w+\.(?:py|toml|sh)\b", "\n".join(texts)))
+    assert {"tests/test_layout.py", "cli/command_line.py"} <= names
+    paths = {name: (ROOT / name, ROOT / "vlmdet_cli" / name) for name in names if "NAME" not in name}
+    missing = {name for name, candidates in paths.items() if not any(path.is_file() for path in candidates)}
+    assert not missing
+
+
 def test_init_writes_a_project_that_loads_and_overwrites_none(cli: Cli, tmp_path: Path) -> None:
     done = cli("init", "mine")
     assert (done.exit_code, done.stderr) == (0, "")
