@@ -11,7 +11,7 @@ from rich.table import Table
 
 import vlmdet_cli
 
-NAMES = ("startup", "parsing", "evaluation", "preparing")
+NAMES = ("startup", "parsing", "evaluation", "preparing", "inferring")
 
 
 def main() -> None:
