@@ -1,4 +1,4 @@
-"""Batches: pictures read ahead, bad ones told apart, and a batch that does not fit into memory halved."""
+"""Batches: pictures read ahead, bad pictures told apart, and a batch that does not fit into memory halved."""
 
 import threading
 from collections.abc import Callable, Sequence

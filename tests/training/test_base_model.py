@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vlmdet_cli.training.base_model import PART, model_hash
+from vlmdet_cli.core.model_hash import WINDOW
+from vlmdet_cli.training.base_model import model_hash
 
-TENSOR = 10 * PART
+TENSOR = 10 * WINDOW
 
 
 def write_model(folder: Path) -> Path:

@@ -51,10 +51,11 @@ def infer(
     Example: vlmdet infer --model my-model photo.jpg --json
     """
     from vlmdet_cli.stages import infer_inputs
+    from vlmdet_cli.stages.infer_model import InferRequest
 
     session: Session = context.obj
     with session.output.progress() as bars, tempfile.TemporaryDirectory() as temporary:
-        request = infer_inputs.InferRequest(
+        request = InferRequest(
             images=images or (),
             model=model,
             adapter=adapter,

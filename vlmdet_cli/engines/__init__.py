@@ -6,7 +6,7 @@ An engine takes requests and yields completions in any order. It tells three kin
     of memory       the engine halves its batch and goes on; with a single picture it raises ``EngineError`` with advice
     of the engine   ``EngineError``: a missing package, a model that cannot be loaded, a broken device
 
-A new engine is one module with a class like ``transformers.TransformersEngine``, the record of its options in
+A new engine is a module with a class like ``transformers.TransformersEngine``, the record of its options in
 ``settings``, and its line in ``_ENGINES``.
 """
 
@@ -28,7 +28,7 @@ Finish = Literal["stop", "length", "error"]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One prompt about one picture. ``key`` names the request in its completion. ``prompt`` has ``<image>`` where the
+    """A prompt about a picture. ``key`` names the request in its completion. ``prompt`` has ``<image>`` where the
     picture stands. ``size``: the picture's annotated (width, height), (0, 0) where unknown.
     """
 

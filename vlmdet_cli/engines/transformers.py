@@ -10,11 +10,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from vlmdet_cli.core.answers import Token
+from vlmdet_cli.core.model_hash import model_folder_hash
 from vlmdet_cli.data.image_files import Unreadable, open_upright
 from vlmdet_cli.engines import Completion, EngineSettings, Request
 from vlmdet_cli.engines.batches import BatchedAnswers, Sized
 from vlmdet_cli.engines.failures import BadPicture, engine_errors
-from vlmdet_cli.engines.model_hash import model_hash
 from vlmdet_cli.engines.settings import TransformersOptions
 from vlmdet_cli.errors import EngineError
 
@@ -37,8 +37,8 @@ class TransformersEngine:
         options = _options(settings)
         return {
             "name": "transformers",
-            "model": model_hash(settings.model),
-            "adapter": model_hash(settings.adapter) if settings.adapter else None,
+            "model": model_folder_hash(settings.model),
+            "adapter": model_folder_hash(settings.adapter) if settings.adapter else None,
             "dtype": options.dtype,
             "attention": options.attention,
         }

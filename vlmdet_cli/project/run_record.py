@@ -44,7 +44,7 @@ class DatasetRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The base model. ``hash``: of its weights (``core.files.model_hash``), "" where they are not on this machine."""
+    """The base model. ``hash``: of its weights (``core.model_hash``), "" where they are not on this machine."""
 
     name: str
     hash: str = ""

@@ -1,10 +1,6 @@
-"""What ``infer`` works on: pictures named on the command line or a prepared split, and the model to ask.
+"""What ``infer`` works on: pictures named on the command line or a prepared split, and the model to ask."""
 
-A model is asked as it was trained: its pixel limit, system prompt and dialect come from what is recorded beside it
-(``project.runs.trained_settings``); today's project file speaks only for a model of which nothing is recorded.
-"""
-
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,54 +14,18 @@ from vlmdet_cli.data import dataset
 from vlmdet_cli.data.image_files import IMAGE_SUFFIXES, Unreadable, upright_size
 from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow, read_answers
 from vlmdet_cli.errors import DataError, UsageError
-from vlmdet_cli.models import registry
-from vlmdet_cli.models.family import Family
 from vlmdet_cli.project import SPLITS, Format, Infer, Project
-from vlmdet_cli.project.runs import ResultFolder, Run, runs, trained_settings
+from vlmdet_cli.project.runs import ResultFolder
 from vlmdet_cli.prompts.detection import CLASSES
 from vlmdet_cli.prompts.object_rows import texts
 from vlmdet_cli.prompts.questions import kind_of
 from vlmdet_cli.stages import chunks
 from vlmdet_cli.stages.infer import InferResult, OnProgress, infer, parse
-from vlmdet_cli.stages.merge import merged_model
+from vlmdet_cli.stages.infer_model import AskedAs, InferRequest, ModelChoice, asked_as, choose_model
 from vlmdet_cli.stages.prepare import read_split
 
 GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none
 _PREPARE_AGAIN = "Run `vlmdet prepare` and `vlmdet augment` again."
-
-
-class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The command line of ``infer``; what is empty or None comes from the project."""
-
-    images: Sequence[Path] = ()
-    model: Path | None = None
-    adapter: Path | None = None
-    run: str = ""
-    split: str = ""
-    name: str = ""
-    output: Path | None = None
-
-
-class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The model to ask. ``results``: the folder of its answers, None where there is no project. ``prefix``: what comes
-    before the split in its answers' default name. ``run``: the run whose model or checkpoint it is.
-    """
-
-    model: Path
-    adapter: Path | None = None
-    results: ResultFolder | None = None
-    prefix: str = ""
-    run: Run | None = None
-    warning: str = ""
-
-
-class AskedAs(msgspec.Struct, frozen=True, kw_only=True):
-    """In which form the model is asked and answers."""
-
-    family: Family
-    dialect: str
-    max_pixels: int | None
-    system: str | None
 
 
 class InferJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,9 +59,9 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
     split = request.split or settings.split
     if split not in SPLITS:
         raise UsageError(f"No such split: {split}", hint=f"There are {', '.join(SPLITS)}.")
-    choice = _choose_model(loaded, request)
-    asked_as = _asked_as(loaded, choice)
-    engine = _engine(settings, choice, asked_as)
+    choice = choose_model(loaded, request)
+    asked = asked_as(loaded, choice)
+    engine = _engine(settings, choice, asked)
     warnings = [choice.warning]
     categories, data = None, None
     if request.images:
@@ -111,8 +71,8 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
         loaded = loaded or project()
         rows, categories = _split_rows(loaded, split)
         data = file_hash(loaded.subset(split))
-        warnings.append(_dialect_warning(loaded, asked_as))
-    meta = _meta(settings, choice, asked_as, engine, split=None if request.images else split, data=data)
+        warnings.append(_dialect_warning(loaded, asked))
+    meta = _meta(settings, choice, asked, engine, split=None if request.images else split, data=data)
     file = request.output or (choice.results or ResultFolder(Path())).answers(request.name or f"{choice.prefix}{split}")
     return InferJob(
         rows=rows,
@@ -123,15 +83,15 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
     )
 
 
-def _engine(settings: Infer, choice: ModelChoice, asked_as: AskedAs) -> engines.Engine:
+def _engine(settings: Infer, choice: ModelChoice, asked: AskedAs) -> engines.Engine:
     return engines.create(
         settings.engine,
         engines.EngineSettings(
             model=choice.model,
             adapter=choice.adapter,
-            family=asked_as.family,
-            max_pixels=asked_as.max_pixels,
-            system=asked_as.system,
+            family=asked.family,
+            max_pixels=asked.max_pixels,
+            system=asked.system,
             device=settings.device,
             batch=settings.batch,
             scores=settings.scores,
@@ -143,7 +103,7 @@ def _engine(settings: Infer, choice: ModelChoice, asked_as: AskedAs) -> engines.
 def _meta(
     settings: Infer,
     choice: ModelChoice,
-    asked_as: AskedAs,
+    asked: AskedAs,
     engine: engines.Engine,
     *,
     split: str | None,
@@ -155,83 +115,15 @@ def _meta(
         engine=identity,
         model={"name": str(choice.model), "hash": identity.get("model")},
         adapter=adapter,
-        family=asked_as.family.name,
-        dialect=asked_as.dialect,
-        max_pixels=asked_as.max_pixels,
+        family=asked.family.name,
+        dialect=asked.dialect,
+        max_pixels=asked.max_pixels,
         max_tokens=settings.max_tokens,
-        system=asked_as.system,
+        system=asked.system,
         scores=settings.scores,
         split=split,
         data=data,
         run=choice.run.name if choice.run else None,
-    )
-
-
-# --- the model -----------------------------------------------------------------------------------------------
-
-
-def _choose_model(project: Project | None, request: InferRequest) -> ModelChoice:
-    """A model folder by name, an adapter on its base model, or the merged model of a run."""
-    if request.adapter is not None:
-        return _adapter(project, request, request.adapter)
-    if request.model is not None:
-        run = project.run(request.run) if project and request.run else None
-        results = run or (project.results if project else None)
-        model = _model_folder(request.model)
-        return ModelChoice(model=model, results=results, run=run, prefix=f"{model.absolute().name}-")
-    if project is None:
-        raise UsageError("No model is named", hint="Name a folder with --model, or a project with -p.")
-    run = project.run(request.run)
-    model, warning = merged_model(run)
-    return ModelChoice(model=model, results=run, run=run, warning=warning)
-
-
-def _adapter(project: Project | None, request: InferRequest, adapter: Path) -> ModelChoice:
-    if not (adapter / "adapter_config.json").is_file():
-        raise UsageError(f"No LoRA adapter: {adapter}", hint="An adapter folder holds adapter_config.json.")
-    run = _run_of(project, adapter) if project else None
-    if project and request.run:
-        run = project.run(request.run)
-    results = run or (project.results if project else None)
-    model = _model_folder(request.model or _base_model(project, adapter))
-    return ModelChoice(model=model, adapter=adapter, results=results, run=run, prefix=f"{adapter.absolute().name}-")
-
-
-def _run_of(project: Project, checkpoint: Path) -> Run | None:
-    """The run that a checkpoint lies in."""
-    parents = set(checkpoint.resolve().parents)
-    return next((run for run in runs(project.runs) if run.folder.resolve() in parents), None)
-
-
-def _base_model(project: Project | None, adapter: Path) -> Path | None:
-    """The model that an adapter was trained on: as recorded, where that is a folder here, else the project's."""
-    trained = trained_settings(adapter)
-    if trained and trained.model and Path(trained.model).is_dir():
-        return Path(trained.model)
-    return Path(project.model(project.config.train.model)) if project else None
-
-
-def _model_folder(model: Path | None) -> Path:
-    if model is None or not (model / "config.json").is_file():
-        raise UsageError(f"No model folder: {model}", hint="A model folder holds config.json and weights.")
-    return model
-
-
-def _asked_as(project: Project | None, choice: ModelChoice) -> AskedAs:
-    """What is recorded of the model's training; where nothing is, what the project file says, else the family."""
-    family = registry.family_of(str(choice.model))
-    trained = trained_settings(choice.adapter or choice.model)
-    format_ = project.config.format if project else Format()
-    flags = project.config.train.swift if project else {}
-    if trained is not None:
-        dialect, max_pixels, system = trained.dialect, trained.max_pixels, trained.system
-    else:
-        limit, prompt = flags.get("max_pixels"), flags.get("system")
-        dialect = ""
-        max_pixels = limit if isinstance(limit, int) else family.pixel_limit(choice.model)
-        system = prompt if isinstance(prompt, str) else None
-    return AskedAs(
-        family=family, dialect=dialect or format_.dialect or family.dialect, max_pixels=max_pixels, system=system
     )
 
 
@@ -270,7 +162,7 @@ def _prompt(project: Project | None) -> str:
     if CLASSES not in phrase:
         return phrase
     if project is None:
-        raise UsageError("The prompt names classes, and there is no project to tell them", hint="Name one with -p.")
+        raise UsageError("The prompt names classes, and no project says which", hint="Name one with -p.")
     return phrase.replace(CLASSES, ", ".join(read_split(project, "train").categories))
 
 
@@ -307,11 +199,11 @@ def _split_row(project: Project, row: dict[str, Any], images: dict[str, dataset.
     )
 
 
-def _dialect_warning(project: Project, asked_as: AskedAs) -> str:
+def _dialect_warning(project: Project, asked: AskedAs) -> str:
     rows = project.config.format.dialect
-    if not rows or rows == asked_as.dialect:
+    if not rows or rows == asked.dialect:
         return ""
-    return f"the rows are written in {rows}, and the model was trained to answer in {asked_as.dialect}."
+    return f"the rows are written in {rows}, and the model was trained to answer in {asked.dialect}."
 
 
 # --- the result ----------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ _SMALL = (
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 
 
-def model_hash(folder: Path) -> str:
+def model_folder_hash(folder: Path) -> str:
     """32 hexadecimal digits. Raises ``OSError`` for a file that cannot be read."""
     digest = blake2b(digest_size=16)
     for path in (folder / name for name in _SMALL):

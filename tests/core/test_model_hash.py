@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmdet_cli.engines.model_hash import WINDOW, model_hash, sampled_bytes
+from vlmdet_cli.core.model_hash import WINDOW, model_folder_hash, sampled_bytes
 
 TENSOR = 64 * WINDOW
 
@@ -27,9 +27,9 @@ def test_a_copy_has_the_same_hash_and_another_training_has_another(tmp_path: Pat
     first = write_model(tmp_path / "a", {"x": bytes(TENSOR), "y": bytes(TENSOR)})
     copy = Path(shutil.copytree(first, tmp_path / "b"))
     (copy / "vlmdet.json").write_text("{}")
-    assert model_hash(copy) == model_hash(first)
+    assert model_folder_hash(copy) == model_folder_hash(first)
     trained = write_model(tmp_path / "c", {"x": bytes(TENSOR), "y": b"\1" * TENSOR})
-    assert model_hash(trained) != model_hash(first)
+    assert model_folder_hash(trained) != model_folder_hash(first)
 
 
 @pytest.mark.parametrize("position", [0, TENSOR // 2, TENSOR - 1])
@@ -37,7 +37,7 @@ def test_a_number_changed_at_either_end_or_in_the_middle_of_a_tensor_shows(tmp_p
     data = bytearray(TENSOR)
     data[position] = 1
     hashes = {
-        model_hash(write_model(tmp_path / name, {"x": bytes(TENSOR), "y": bytes(values)}))
+        model_folder_hash(write_model(tmp_path / name, {"x": bytes(TENSOR), "y": bytes(values)}))
         for name, values in (("a", bytes(TENSOR)), ("b", data))
     }
     assert len(hashes) == 2
@@ -45,7 +45,7 @@ def test_a_number_changed_at_either_end_or_in_the_middle_of_a_tensor_shows(tmp_p
 
 def test_other_settings_are_another_model(tmp_path: Path) -> None:
     first, second = write_model(tmp_path / "a", {}, act="silu"), write_model(tmp_path / "b", {}, act="gelu")
-    assert model_hash(first) != model_hash(second)
+    assert model_folder_hash(first) != model_folder_hash(second)
 
 
 def test_a_fraction_of_a_large_file_is_read(tmp_path: Path) -> None:
@@ -60,5 +60,5 @@ def test_a_broken_weights_file_has_a_hash_of_its_content(tmp_path: Path, data: b
     hashes = []
     for tail in (b"1", b"2"):
         (folder / "model.safetensors").write_bytes(data + tail)
-        hashes.append(model_hash(folder))
+        hashes.append(model_folder_hash(folder))
     assert hashes[0] != hashes[1]
