@@ -228,10 +228,10 @@ def test_the_protocol_of_present_classes_is_one_flag_and_never_mixed_up(cli: Cli
     done = cli("compare", "all.json", "present.json")
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: The reports were not measured alike\n  classes: all in all.json, present in present.json\nhint: "
-        "Evaluate all against the same truth with the same settings, or see them all the same with --force.\n"
+        "error: The reports have different protocols\n  classes: all in all.json, present in present.json\nhint: "
+        "Evaluate all against the same truth with the same settings, or compare them anyway with --force.\n"
     )
-    assert "not measured alike: classes" in cli("compare", "all.json", "present.json", "--force").stdout
+    assert "protocols differ: classes" in cli("compare", "all.json", "present.json", "--force").stdout
 
 
 # --- comparison ----------------------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ def test_csv_has_a_row_a_class_and_markdown_is_harmless(cli: Cli) -> None:
     ]
     shown = cli("eval", *files, "--markdown", "--fail-under", "f1=0.1").stdout
     assert "| F1 | 0.667 |" in shown
-    assert "- ✅ f1 = 0.667, wanted ≥ 0.1" in shown
+    assert "- ✅ f1 = 0.667, required ≥ 0.1" in shown
     assert "<img" not in shown
     assert r"&lt;img src=x&gt;\|\*y\*" in shown
     assert cli("eval", *files, "--csv", "--json").exit_code == 2

@@ -20,13 +20,14 @@ def per_class_csv(report: "Report") -> str:
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["class", *CLASS_COLUMNS])
-    for name, one in report.per_class.items():
-        writer.writerow([_formula_free(name), *("" if one.get(c) is None else one[c] for c in CLASS_COLUMNS)])
+    for name, score in report.per_class.items():
+        values = [score.get(column) for column in CLASS_COLUMNS]
+        writer.writerow([_formula_free(name), *("" if value is None else value for value in values)])
     return out.getvalue()
 
 
 def _formula_free(name: str) -> str:
-    """A name that a spreadsheet would run as a formula gets a quote before it."""
+    """The name, with a quote before it where a spreadsheet would run it as a formula."""
     return f"'{name}" if name[:1] in {"=", "+", "-", "@"} else name
 
 
@@ -41,20 +42,20 @@ def markdown(report: "Report", gates: Sequence["Gate"]) -> str:
         "|---|---|---|",
     ]
     for name, key in (("F1", "f1"), ("precision", "precision"), ("recall", "recall"), ("mean IoU", "mean_iou")):
-        low_high = intervals.get(key)
-        shown = f"{low_high[0]:.3f} – {low_high[1]:.3f}" if low_high else "–"
-        lines.append(f"| {name} | {_number(overall[key])} | {shown} |")
+        limits = intervals.get(key)
+        interval = f"{limits[0]:.3f} – {limits[1]:.3f}" if limits else "–"
+        lines.append(f"| {name} | {_number(overall[key])} | {interval} |")
     lines.append(f"| macro F1 | {_number(overall['macro_f1'])} | – |")
     lines.append(f"| COCO AP (scores: {report.coco['score_source']}) | {_number(report.coco['AP'])} | – |")
     if gates:
         lines.append("")
     for gate in gates:
         sign = "✅" if gate.passed else "❌"
-        lines.append(f"- {sign} {_cell(gate.name)} = {_number(gate.value)}, wanted ≥ {gate.wanted:g}")
+        lines.append(f"- {sign} {_cell(gate.name)} = {_number(gate.value)}, required ≥ {gate.minimum:g}")
     lines += ["", "<details><summary>By class</summary>", ""]
     lines += ["| class | P | R | F1 | found | false | missed |", "|---|---|---|---|---|---|---|"]
-    for name, one in report.per_class.items():
-        cells = (*(_number(one[key]) for key in ("precision", "recall", "f1")), one["tp"], one["fp"], one["fn"])
+    for name, score in report.per_class.items():
+        cells = (*(_number(score[key]) for key in ("precision", "recall", "f1")), score["tp"], score["fp"], score["fn"])
         lines.append(f"| {_cell(name)} | {' | '.join(map(str, cells))} |")
     lines += ["", "</details>"]
     return "\n".join(lines)
@@ -65,7 +66,7 @@ def _number(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that is no markup: nothing in it ends a cell or opens a tag."""
+    """Text without markup: nothing in it ends a cell or opens a tag."""
     plain = safe(text).replace("\n", " ")
     for char in "\\`*_[]|":
         plain = plain.replace(char, f"\\{char}")
@@ -80,8 +81,8 @@ def junit(gates: Sequence["Gate"]) -> str:
         f'<testsuites><testsuite name="vlmdet eval" tests="{len(gates)}" failures="{failed}">',
     ]
     for gate in gates:
-        name = escape(safe(f"{gate.name} >= {gate.wanted:g}"))
-        said = f"{_number(gate.value)} is under {gate.wanted:g}"
-        inner = "" if gate.passed else f'<failure message="{said}"/>'
+        name = escape(safe(f"{gate.name} >= {gate.minimum:g}"))
+        message = f"{_number(gate.value)} is under {gate.minimum:g}"
+        inner = "" if gate.passed else f'<failure message="{message}"/>'
         lines.append(f'<testcase classname="vlmdet.eval" name="{name}">{inner}</testcase>')
     return "\n".join([*lines, "</testsuite></testsuites>"])

@@ -12,7 +12,14 @@ from vlmdet_cli.core.files import write_json, write_text
 from vlmdet_cli.core.settings import Classes, Duplicates, ScoreSource
 from vlmdet_cli.errors import UsageError
 
-AnswersName = Annotated[str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="infer.split")]
+AnswersName = Annotated[str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="the split")]
+AnsweredSplit = Annotated[
+    str,
+    typer.Option("--split", metavar="SPLIT", help="The split that was answered.", show_default="as the answers state"),
+]
+AnsweringRun = Annotated[
+    str, typer.Option("--run", metavar="NAME", help="The run that answered.", show_default="the latest done")
+]
 
 
 def infer(
@@ -84,6 +91,8 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="Answers, detection JSON, COCO results or swift's result file.")
     ] = None,
     name: AnswersName = "",
+    split: AnsweredSplit = "",
+    run: AnsweringRun = "",
     iou: Annotated[float | None, typer.Option(metavar="IOU", help="IoU threshold.", show_default="eval.iou")] = None,
     classes: Annotated[
         Classes | None,
@@ -126,9 +135,7 @@ def evaluate(
         raise UsageError("--json, --csv and --markdown are three forms of one result", hint="Choose one.")
     job = eval_inputs.eval_job(
         session.project,
-        truth=truth,
-        predictions=predictions,
-        name=name,
+        eval_inputs.EvalRequest(truth=truth, predictions=predictions, name=name, split=split, run=run),
         iou=iou,
         classes=classes,
         duplicates=duplicates,
@@ -159,6 +166,8 @@ def viz(
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the pictures.")] = None,
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the drawings.")] = None,
     name: AnswersName = "",
+    split: AnsweredSplit = "",
+    run: AnsweringRun = "",
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Number of pictures to draw.", show_default="viz.pictures")
     ] = None,
@@ -169,11 +178,11 @@ def viz(
     """
     from vlmdet_cli.stages import viz as stage
     from vlmdet_cli.stages import viz_inputs
+    from vlmdet_cli.stages.eval_inputs import EvalRequest
 
     session: Session = context.obj
-    job = viz_inputs.viz_job(
-        session.project, truth=truth, predictions=predictions, images=images, output=output, name=name
-    )
+    request = EvalRequest(truth=truth, predictions=predictions, name=name, split=split, run=run)
+    job = viz_inputs.viz_job(session.project, request, images=images, output=output)
     with session.output.progress() as bars:
         result = stage.draw(
             job.truth,
@@ -191,14 +200,22 @@ def viz(
 
 def compare(
     context: typer.Context,
-    reports: Annotated[list[Path], typer.Argument(metavar="REPORT", help="Reports of `vlmdet eval`.")],
-    force: Annotated[bool, typer.Option("--force", metavar="", help="Compare reports whose protocols differ.")] = False,
+    reports: Annotated[
+        list[str], typer.Argument(metavar="RUN|FILE", help="Runs of the project, or reports of `vlmdet eval`.")
+    ],
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of the runs' report.", show_default="infer.split")
+    ] = "",
+    force: Annotated[bool, typer.Option("--force", metavar="", help="Even if their protocols differ.")] = False,
 ) -> None:
-    """Compare reports side by side."""
+    """Compare reports side by side.
+
+    Example: vlmdet compare run-001 run-002
+    """
     from vlmdet_cli.stages import compare as stage
 
     session: Session = context.obj
-    result = stage.compare(reports, force=force)
+    result = stage.compare(stage.find_reports(session.project, reports, name), force=force)
     session.output.result(result, *report_tables.compare(result))
 
 

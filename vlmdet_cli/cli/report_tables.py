@@ -35,7 +35,7 @@ def report(result: "Report", gates: "Iterable[Gate]") -> Views:
         word, sign = ("passed", "≥") if gate.passed else ("MISSED", "<")
         value = "undefined" if gate.value is None else f"{gate.value:.4f}"
         yield Text(
-            f"gate {word}: {safe(gate.name)} = {value} {sign} {gate.wanted:g}", "green" if gate.passed else "red"
+            f"gate {word}: {safe(gate.name)} = {value} {sign} {gate.minimum:g}", "green" if gate.passed else "red"
         )
 
 
@@ -146,7 +146,7 @@ def compare(result: "Comparison") -> Views:
     pictures, objects = result.protocol["pictures"], result.protocol["objects"]
     title = f"Detection at IoU {result.protocol['iou']:.2f}: {pictures:,} pictures, {objects:,} objects"
     for text in result.differs:
-        yield Text.assemble(("not measured alike: ", "yellow"), safe(text))
+        yield Text.assemble(("protocols differ: ", "yellow"), safe(text))
     yield _compared("measure", result.names, result.measures, title)
     yield _compared("F1 of class", result.names, dict(list(result.per_class.items())[:20]), "")
     if result.settings:

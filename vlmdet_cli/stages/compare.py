@@ -1,11 +1,11 @@
-"""compare: reports beside each other. Only numbers of one protocol on the same pictures may stand in one table.
+"""compare: reports side by side. Only numbers of one protocol on the same pictures may stand in one table.
 
 Differences are to the first report, with 95 % intervals of a paired bootstrap: the same pictures are drawn for both.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -13,9 +13,12 @@ import numpy as np
 from vlmdet_cli.core.files import read_json
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.metrics import bootstrap
+from vlmdet_cli.project import Project
 from vlmdet_cli.stages.evaluate import Report
 
-# of the protocol, what must be equal: the rest tells of the predictions, not of how they were measured
+GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none
+
+# of the protocol, what must be equal: the rest describes the predictions, not the measurement
 SAME = (
     "truth_hash", "prompt", "classes", "categories", "matching", "duplicates", "iou", "f1_thresholds", "score_source",
 )  # fmt: skip
@@ -30,6 +33,14 @@ MEASURES = {
     "COCO AP50": ("coco", "AP50"),
 }
 RESAMPLED = {"F1": "f1", "precision": "precision", "recall": "recall", "mean IoU": "mean_iou"}
+
+
+class ReportFile(NamedTuple):
+    """A report on disk. ``label`` is how messages call it; ``name`` stands over its column."""
+
+    label: str
+    name: str
+    path: Path
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -53,21 +64,51 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, list[Any]]
 
 
-def compare(files: Sequence[Path], *, force: bool = False) -> Comparison:
+def find_reports(project: GetProject, given: Sequence[str], name: str = "") -> list[ReportFile]:
+    """Files as they are, and the reports of runs by the run's name; ``name``: of the runs' report, else the split's.
+
+    The project is loaded where something is neither a file nor a path. Raises ``UsageError`` for a run that is not
+    there or has no such report.
+    """
+    return [_file(Path(one)) if _is_path(one) else _of_run(project(), one, name) for one in given]
+
+
+def _is_path(text: str) -> bool:
+    return Path(text).is_file() or Path(text).suffix == ".json" or len(Path(text).parts) != 1
+
+
+def _file(path: Path) -> ReportFile:
+    return ReportFile(str(path), path.stem, path)
+
+
+def _of_run(project: Project, run: str, name: str) -> ReportFile:
+    path = project.run(run).report(name or project.config.infer.split)
+    if not path.is_file():
+        names = sorted(file.stem for file in path.parent.glob("*.json"))
+        raise UsageError(
+            f"The run {run} has no report {path.stem}: {path}",
+            why=f"It has: {', '.join(names) or 'none'}.",
+            hint=f"Name one of them with --name, or run `vlmdet eval --run {run}`.",
+        )
+    return ReportFile(run, run, path)
+
+
+def compare(files: Sequence[ReportFile], *, force: bool = False) -> Comparison:
     """Reports of ``vlmdet eval``. Raises ``UsageError`` for less than two or for different protocols, unless forced."""
     if len(files) < 2:
-        raise UsageError("Nothing to compare", hint="Name two reports or more: vlmdet compare base.json tuned.json")
-    reports = [read_report(path) for path in files]
+        raise UsageError("Nothing to compare", hint="Name two runs or more: vlmdet compare run-001 run-002")
+    labels = [file.label for file in files]
+    reports = [read_report(file.path) for file in files]
     if not force:
-        require_same_protocol(files, reports)
-    trees = [msgspec.to_builtins(one) for one in reports]
+        require_same_protocol(labels, reports)
+    trees = [msgspec.to_builtins(report) for report in reports]
     intervals = _intervals(reports)
-    tasks = dict.fromkeys(kind for one in reports for kind in one.tasks)
+    tasks = dict.fromkeys(kind for report in reports for kind in report.tasks)
     paths = {**MEASURES, **{f"question: {kind}": ("tasks", kind, "accuracy") for kind in tasks}}
     return Comparison(
-        names=_short_names(files),
+        names=_column_names(files),
         protocol={name: reports[0].protocol[name] for name in (*SAME, "truth", "pictures", "objects")},
-        differs=tuple(_differences(files, reports)),
+        differs=tuple(_differences(labels, reports)),
         measures={name: _row(trees, path, intervals.get(name, [])) for name, path in paths.items()},
         per_class=_per_class(trees),
         settings=_settings(reports),
@@ -91,27 +132,28 @@ def read_report(path: Path) -> Report:
     return report
 
 
-def require_same_protocol(files: Sequence[Path], reports: Sequence[Report]) -> None:
-    """Raise ``UsageError`` with every difference to the first report's protocol."""
-    differ = list(_differences(files, reports))
-    if differ:
+def require_same_protocol(labels: Sequence[str], reports: Sequence[Report]) -> None:
+    """Raise ``UsageError`` with every difference to the first report's protocol; ``labels`` name the reports."""
+    differences = list(_differences(labels, reports))
+    if differences:
         raise UsageError(
-            "The reports were not measured alike",
-            why=differ,
-            hint="Evaluate all against the same truth with the same settings, or see them all the same with --force.",
+            "The reports have different protocols",
+            why=differences,
+            hint="Evaluate all against the same truth with the same settings, or compare them anyway with --force.",
         )
 
 
-def _differences(files: Sequence[Path], reports: Sequence[Report]) -> Iterator[str]:
+def _differences(labels: Sequence[str], reports: Sequence[Report]) -> Iterator[str]:
     first = reports[0].protocol
-    for path, one in zip(files[1:], reports[1:], strict=True):
+    for label, report in zip(labels[1:], reports[1:], strict=True):
         for name in SAME:
-            if one.protocol[name] == first[name]:
+            here, there = first[name], report.protocol[name]
+            if here == there:
                 continue
             if name == "truth_hash":
-                yield f"pictures or objects: {_truth(first)} in {files[0]}, {_truth(one.protocol)} in {path}"
+                yield f"pictures or objects: {_truth(first)} in {labels[0]}, {_truth(report.protocol)} in {label}"
             else:
-                yield f"{name}: {_plain(first[name])} in {files[0]}, {_plain(one.protocol[name])} in {path}"
+                yield f"{name}: {_plain(here)} in {labels[0]}, {_plain(there)} in {label}"
 
 
 def _truth(protocol: dict[str, Any]) -> str:
@@ -124,22 +166,24 @@ def _plain(value: Any) -> str:
 
 def _intervals(reports: Sequence[Report]) -> dict[str, list[list[float] | None]]:
     """For each resampled measure the intervals of the differences to the first; nothing where pictures differ."""
-    columns = [one.pictures for one in reports]
-    whole = all(set(one) == set(bootstrap.COLUMNS) for one in columns)
-    sizes = {len(one["tp"]) for one in columns} if whole else set()
-    if len(sizes) != 1 or sizes == {0} or len({one.protocol["truth_hash"] for one in reports}) != 1:
+    columns = [report.pictures for report in reports]
+    whole = all(set(table) == set(bootstrap.COLUMNS) for table in columns)
+    sizes = {len(table["tp"]) for table in columns} if whole else set()
+    if len(sizes) != 1 or sizes == {0} or len({report.protocol["truth_hash"] for report in reports}) != 1:
         return {}
-    counts = [np.column_stack([one[name] for name in bootstrap.COLUMNS]) for one in columns]
+    counts = [np.column_stack([table[name] for name in bootstrap.COLUMNS]) for table in columns]
     seed = int(reports[0].intervals.get("seed", 0))
     drawn = [bootstrap.measures(sums) for sums in bootstrap.resampled(counts, seed)]
     return {
-        name: [bootstrap.interval(one[key] - drawn[0][key]) for one in drawn[1:]] for name, key in RESAMPLED.items()
+        name: [bootstrap.interval(values[key] - drawn[0][key]) for values in drawn[1:]]
+        for name, key in RESAMPLED.items()
     }
 
 
 def _row(trees: Sequence[Any], path: Sequence[str], intervals: list[list[float] | None]) -> Row:
     values = [_at(tree, path) for tree in trees]
-    differences = [None if None in {one, values[0]} else one - values[0] for one in values[1:]]  # type: ignore[operator]
+    first = values[0]
+    differences = [None if value is None or first is None else value - first for value in values[1:]]
     return Row(values, differences, intervals or [None] * len(differences))
 
 
@@ -151,16 +195,18 @@ def _at(tree: Any, path: Sequence[str]) -> float | None:
 
 def _per_class(trees: Sequence[Any]) -> dict[str, Row]:
     classes = [pair for tree in trees for pair in tree["per_class"].items()]
-    names = dict.fromkeys(name for name, one in classes if one["tp"] + one["fn"])
+    names = dict.fromkeys(name for name, score in classes if score["tp"] + score["fn"])
     rows = {name: _row(trees, ("per_class", name, "f1"), []) for name in names}
     return dict(sorted(rows.items(), key=lambda pair: -max((abs(d or 0.0) for d in pair[1].differences), default=0)))
 
 
 def _settings(reports: Sequence[Report]) -> dict[str, list[Any]]:
     """Dotted keys of the reports' settings whose values are not all the same."""
-    flat = [dict(_flat(one.config or {})) for one in reports]
-    rows = {key: [one.get(key) for one in flat] for key in dict.fromkeys(key for one in flat for key in one)}
-    return {key: values for key, values in rows.items() if any(one != values[0] for one in values)}
+    flat = [dict(_flat(report.config or {})) for report in reports]
+    rows = {
+        key: [settings.get(key) for settings in flat] for key in dict.fromkeys(key for keys in flat for key in keys)
+    }
+    return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -171,7 +217,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _short_names(files: Sequence[Path]) -> tuple[str, ...]:
-    """File names without ending where they tell the reports apart, else the paths."""
-    stems = tuple(path.stem for path in files)
-    return stems if len(set(stems)) == len(stems) else tuple(map(str, files))
+def _column_names(files: Sequence[ReportFile]) -> tuple[str, ...]:
+    """Names of runs, and file names without ending; the whole paths where those do not tell the reports apart."""
+    names = tuple(file.name for file in files)
+    return names if len(set(names)) == len(names) else tuple(file.label for file in files)

@@ -1,18 +1,40 @@
-"""What ``eval`` compares: two files named on the command line, or those of the project."""
+"""What ``eval`` compares: two files named on the command line, or answers of the project and the truth they belong to.
+
+The truth belongs to the answers: answers state to which prepared split they are, and the hash of its ground-truth file.
+Another split is refused, and so is a ground truth that has changed since. Answers that do not state it are measured
+against the split of the project's settings; then what their rows hold of the truth must fit it.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from vlmdet_cli.core.files import file_hash
-from vlmdet_cli.errors import UsageError
+from vlmdet_cli.data.settings import SPLITS
+from vlmdet_cli.engines.answers import meta_path, read_meta
+from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.project import Eval, Project
 from vlmdet_cli.project.runs import ResultFolder
+from vlmdet_cli.stages import shards
 from vlmdet_cli.stages.evaluate import EvalProtocol
 
 GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none
+
+
+class EvalRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The command line of ``eval`` and ``viz``; what is empty or None comes from the project.
+
+    ``name`` is that of the answers file; ``split`` the one whose truth is meant, and the name's default; ``run`` the
+    run whose answers are meant.
+    """
+
+    truth: Path | None = None
+    predictions: Path | None = None
+    name: str = ""
+    split: str = ""
+    run: str = ""
 
 
 class EvalJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,26 +45,37 @@ class EvalJob(msgspec.Struct, frozen=True, kw_only=True):
     report: Path | None
 
 
-def eval_job(
-    project: GetProject, *, truth: Path | None, predictions: Path | None, name: str, **overrides: Any
-) -> EvalJob:
-    """The two files to compare; both named, or the missing one from the project.
+class AnsweredSplit(NamedTuple):
+    """The prepared split that predictions belong to, and whether they state it themselves."""
 
-    ``overrides``: fields of the protocol that are used in place of the settings, where they are not None.
+    name: str
+    stated: bool
+
+
+def eval_job(project: GetProject, request: EvalRequest, **overrides: Any) -> EvalJob:
+    """The two files to compare, and how.
+
+    ``overrides``: fields of the protocol that are used in place of the settings, where they are not None. Raises
+    ``UsageError`` for what is not there, ``DataError`` for answers that do not belong to the truth.
     """
     chosen = {key: value for key, value in overrides.items() if value is not None}
-    if truth and predictions:
+    if request.truth and request.predictions:
         protocol = eval_protocol(Eval(), **chosen)
-        return EvalJob(truth=truth, predictions=predictions, protocol=protocol, gates=(), report=None)
+        return EvalJob(truth=request.truth, predictions=request.predictions, protocol=protocol, gates=(), report=None)
     loaded = project()
-    results = results_with(loaded, name or loaded.config.infer.split)
-    truth = truth or prepared_truth(loaded)
-    predictions = predictions or _answers(results, name or loaded.config.infer.split)
-    context = {"seed": loaded.config.project.seed, "config": _settings(loaded, predictions)}
+    name = answers_name(loaded, request)
+    results = results_with(loaded, name, request.run)
+    predictions = request.predictions or _answers(results, name)
+    chosen |= {"seed": loaded.config.project.seed, "config": _settings(loaded, predictions)}
+    truth = request.truth
+    if truth is None:
+        split = split_of(loaded, predictions, request.split)
+        truth = truth_of(loaded, predictions, split)
+        chosen |= {"rows_must_fit": not split.stated}
     return EvalJob(
         truth=truth,
         predictions=predictions,
-        protocol=eval_protocol(loaded.config.eval, **context, **chosen),
+        protocol=eval_protocol(loaded.config.eval, **chosen),
         gates=loaded.config.eval.fail_under,
         report=results.report(predictions.stem),
     )
@@ -57,25 +90,76 @@ def eval_protocol(settings: Eval, **chosen: Any) -> EvalProtocol:
 def _settings(project: Project, predictions: Path) -> dict[str, Any]:
     """The project's settings and whose answers these are: what a comparison tells runs apart by."""
     settings: dict[str, Any] = msgspec.to_builtins(project.config)
-    meta = predictions.with_suffix(".meta.json")
+    meta = meta_path(predictions)
     return settings | {"answered_by": file_hash(meta)[:12] if meta.is_file() else None}
 
 
-def prepared_truth(project: Project) -> Path:
-    split = project.config.infer.split
-    if not project.subset(split).is_file():
-        raise UsageError(f"The split {split} is not prepared: {project.subset(split)}", hint="Run `vlmdet prepare`.")
-    return project.subset(split)
+# --- answers -------------------------------------------------------------------------------------------------
 
 
-def results_with(project: Project, name: str) -> ResultFolder:
-    """The latest done run, if it has answers ``name`` or the models that are no run have none; else theirs."""
-    run = project.results_of()
-    return run if run.answers(name).is_file() or not project.results.answers(name).is_file() else project.results
+def answers_name(project: Project, request: EvalRequest) -> str:
+    """The name of the answers file: as named, else the split."""
+    return request.name or request.split or project.config.infer.split
+
+
+def results_with(project: Project, name: str, run: str = "") -> ResultFolder:
+    """The run ``run``; else the latest done run, if it has answers ``name`` or the models that are no run have none;
+    else theirs.
+    """
+    results = project.results_of(run)
+    if run or results.answers(name).is_file() or not project.results.answers(name).is_file():
+        return results
+    return project.results
 
 
 def _answers(results: ResultFolder, name: str) -> Path:
     path = results.answers(name)
     if not path.is_file():
-        raise UsageError(f"No answers: {path}", hint="Run `vlmdet infer` first, or name a file with --predictions.")
+        names = sorted(file.stem for file in path.parent.glob("*.jsonl"))
+        there = f"There are: {', '.join(names)}." if names else "Run `vlmdet infer` first."
+        raise UsageError(f"No answers: {path}", hint=f"{there} A file is named with --predictions.")
+    return path
+
+
+# --- truth ---------------------------------------------------------------------------------------------------
+
+
+def split_of(project: Project, predictions: Path, split: str = "") -> AnsweredSplit:
+    """The split that predictions state; of others ``split``, else the one of their name or of the settings.
+
+    Raises ``DataError`` where they state another one than ``split``.
+    """
+    meta = read_meta(predictions)
+    if meta is None or meta.split is None:
+        own = predictions.stem if predictions.stem in SPLITS else project.config.infer.split
+        return AnsweredSplit(split or own, stated=False)
+    if split and split != meta.split:
+        raise DataError(
+            f"The answers are to the split {meta.split}, not {split}: {predictions}",
+            hint=f"Leave out --split, or run `vlmdet infer --split {split}`.",
+        )
+    return AnsweredSplit(meta.split, stated=True)
+
+
+def truth_of(project: Project, predictions: Path, split: AnsweredSplit) -> Path:
+    """The ground-truth file of the split. Raises ``DataError`` where it is not the one that predictions state."""
+    truth = prepared_truth(project, split.name)
+    meta = read_meta(predictions) if split.stated else None
+    if meta and meta.data is not None and meta.data != file_hash(truth):
+        raise DataError(
+            f"The answers are to another ground truth than is prepared: {predictions}",
+            why=f"The split {split.name} has changed since: {truth}",
+            hint="Run `vlmdet infer` again: it asks only what is new. Or name the earlier truth with --truth.",
+        )
+    return truth
+
+
+def prepared_truth(project: Project, split: str) -> Path:
+    """The ground-truth file of a split, put together from shards where it was prepared in shards."""
+    if split not in SPLITS:
+        raise UsageError(f"No such split: {split}", hint=f"There are {', '.join(SPLITS)}.")
+    shards.join(project, questions=False)
+    path = project.subset(split)
+    if not path.is_file():
+        raise UsageError(f"The split {split} is not prepared: {path}", hint="Run `vlmdet prepare`.")
     return path

@@ -24,6 +24,7 @@ from vlmdet_cli.metrics.matching import IN_CROWD, LEFT_OUT_REASONS, Match
 from vlmdet_cli.metrics.sweep import sweep
 from vlmdet_cli.metrics.tasks import tasks
 from vlmdet_cli.stages import predictions as reader
+from vlmdet_cli.stages.answers_fit import require_fit
 from vlmdet_cli.stages.eval_boxes import EvalBoxes, eval_boxes
 from vlmdet_cli.stages.prediction_files import Predictions
 
@@ -36,7 +37,8 @@ class EvalProtocol(msgspec.Struct, frozen=True, kw_only=True):
     """IoU threshold, which classes count in a picture, whether exact repeats count, where scores come from, the
     dialect of raw text (empty: as the file says or shows), and the seed of the bootstrap.
 
-    ``config`` is what the report keeps of the project's settings; ``notes`` what it tells the user besides.
+    ``config`` is what the report keeps of the project's settings. ``rows_must_fit``: whether what the rows of answers
+    hold of the truth must fit it, see ``answers_fit``.
     """
 
     iou: float = 0.5
@@ -46,7 +48,7 @@ class EvalProtocol(msgspec.Struct, frozen=True, kw_only=True):
     dialect: str = ""
     seed: int = 0
     config: dict[str, Any] | None = None
-    notes: tuple[str, ...] = ()
+    rows_must_fit: bool = False
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +79,7 @@ def evaluate(truth_file: Path, predictions_file: Path, settings: EvalProtocol | 
     if not 0 < settings.iou <= 1:
         raise UsageError(f"The IoU threshold must lie above 0 and up to 1: {settings.iou}")
     truth = ground_truth.read(truth_file)
-    predictions = reader.read(predictions_file, truth, settings.scores, settings.dialect)
+    predictions = read_predictions(predictions_file, truth, settings)
     boxes = eval_boxes(truth, predictions, settings.classes, settings.duplicates)
     measured = detection(boxes.predictions, boxes.objects, boxes.names, settings.iou, boxes.areas)
     coco = _coco(truth, boxes, measured.match)
@@ -106,8 +108,16 @@ def evaluate(truth_file: Path, predictions_file: Path, settings: EvalProtocol | 
         ledger=_ledger(truth, predictions, boxes, measured.match),
         config=settings.config,
         pictures={name: values.round(6).tolist() for name, values in zip(bootstrap.COLUMNS, counts.T, strict=True)},
-        notes=[*settings.notes, *predictions.notes],
+        notes=predictions.notes,
     )
+
+
+def read_predictions(file: Path, truth: Truth, settings: EvalProtocol) -> Predictions:
+    """Predictions as the protocol says. Raises ``DataError`` where rows of answers must fit the truth and do not."""
+    predictions = reader.read(file, truth, settings.scores, settings.dialect)
+    if settings.rows_must_fit:
+        require_fit(predictions, truth)
+    return predictions
 
 
 def _coco(truth: Truth, boxes: EvalBoxes, match: Match) -> CocoResult:

@@ -35,9 +35,8 @@ from vlmdet_cli.drawing.sheet import LINE_STYLES, MAX_TILES, STATE_NAMES, Tile, 
 from vlmdet_cli.errors import DataError, first_few
 from vlmdet_cli.metrics.matching import match, overlapping
 from vlmdet_cli.stages.eval_boxes import eval_boxes
-from vlmdet_cli.stages.evaluate import EvalProtocol
+from vlmdet_cli.stages.evaluate import EvalProtocol, read_predictions
 from vlmdet_cli.stages.prediction_files import Predictions
-from vlmdet_cli.stages.predictions import read as read_predictions
 
 INDEX, SHEET, CURVE, PANELS = "index.html", "sheet.jpg", "curve.png", "panels"
 _OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 90, "subsampling": 0}, "PNG": {"optimize": True}}
@@ -93,7 +92,7 @@ def draw(  # noqa: PLR0913  (the command's options, by name)
     annotated = read_truth(truth)
     _check(annotated, images)
     log = read_log(curve) if curve else None
-    predicted = read_predictions(predictions, annotated, dialect=protocol.dialect) if predictions else None
+    predicted = read_predictions(predictions, annotated, protocol) if predictions else None
     marked = gallery.judge(
         annotated.pictures,
         _matched(annotated, predicted, protocol) if predicted else None,

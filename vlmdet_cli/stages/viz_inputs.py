@@ -7,7 +7,14 @@ import msgspec
 
 from vlmdet_cli.project import Project, Viz, runs
 from vlmdet_cli.project.runs import ResultFolder, Run
-from vlmdet_cli.stages.eval_inputs import eval_protocol, prepared_truth, results_with
+from vlmdet_cli.stages.eval_inputs import (
+    EvalRequest,
+    answers_name,
+    eval_protocol,
+    results_with,
+    split_of,
+    truth_of,
+)
 from vlmdet_cli.stages.evaluate import EvalProtocol
 
 GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none
@@ -25,38 +32,34 @@ class VizJob(msgspec.Struct, frozen=True, kw_only=True):
     curve: Path | None
 
 
-def viz_job(
-    project: GetProject,
-    *,
-    truth: Path | None,
-    predictions: Path | None,
-    images: Path | None,
-    output: Path | None,
-    name: str,
-) -> VizJob:
-    """The files and settings to draw with. The project is loaded where ``truth`` or ``images`` is not named."""
-    if truth and images:
-        settings = Viz()
+def viz_job(project: GetProject, request: EvalRequest, *, images: Path | None, output: Path | None) -> VizJob:
+    """The files and settings to draw with. The project is loaded where truth or ``images`` is not named.
+
+    The truth belongs to the answers, as for ``eval``.
+    """
+    if request.truth and images:
         return VizJob(
-            truth=truth,
-            predictions=predictions,
+            truth=request.truth,
+            predictions=request.predictions,
             images=images,
             output=output or Path("viz"),
-            settings=settings,
+            settings=Viz(),
             protocol=EvalProtocol(),
             curve=None,
         )
     loaded = project()
-    name = name or loaded.config.infer.split
-    split = loaded.config.infer.split
-    results = results_with(loaded, name)
+    name = answers_name(loaded, request)
+    results = results_with(loaded, name, request.run)
+    answers = results.answers(name)
+    predictions = request.predictions or (answers if answers.is_file() else None)
+    belongs = split_of(loaded, predictions or answers, request.split)
     return VizJob(
-        truth=truth or prepared_truth(loaded),
-        predictions=predictions or (path if (path := results.answers(name)).is_file() else None),
-        images=images or loaded.images(split),
+        truth=request.truth or truth_of(loaded, predictions or answers, belongs),
+        predictions=predictions,
+        images=images or loaded.images(belongs.name),
         output=output or results.viz(name),
         settings=loaded.config.viz,
-        protocol=eval_protocol(loaded.config.eval),
+        protocol=eval_protocol(loaded.config.eval, rows_must_fit=not (request.truth or belongs.stated)),
         curve=_curve(loaded, results),
     )
 
