@@ -95,6 +95,26 @@ def test_the_dialect_of_rows_follows_the_family_unless_it_is_named(cli: Cli) -> 
     assert answers[2] == "cat<loc_0><loc_0><loc_500><loc_500>"
 
 
+@pytest.mark.parametrize("name", registry.names())
+def test_a_family_writes_objects_rows_in_its_own_dialect_and_in_others_that_have_the_form(name: str) -> None:
+    family = registry.get(name)
+    assert family.dialect in family.objects_environments or not dialects.get(family.dialect).objects_form
+    assert all(dialects.get(dialect).objects_form for dialect in family.objects_environments)
+
+
+def test_objects_rows_in_a_dialect_that_the_models_template_does_not_write_are_refused(cli: Cli) -> None:
+    write_project(Path(), {"a.jpg": [("cat", (0, 0, 32, 24))]})
+    sets = ("--set", "format.rows=objects", "--set", "format.dialect=internvl")
+    done = cli("prepare", *sets)
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "error: Rows with `objects` cannot be written in the dialect internvl\n"
+        "  ms-swift's template of qwen2_vl writes: qwen2_vl, qwen3_vl.\n"
+        'hint: Set format.rows = "text", or another format.dialect.\n',
+    )
+    assert not Path("out/data").exists()
+
+
 def test_the_chat_form_of_qwen2_vl() -> None:
     request = (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"

@@ -348,7 +348,7 @@ def test_rows_of_test_pictures_stay_as_they_are(cli: Cli) -> None:
 # --- swift's own form ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dialect", [name for name in dialects.names() if dialects.get(name).objects_form])
+@pytest.mark.parametrize("dialect", QWEN2_VL.objects_environments)
 def test_rows_in_swifts_form_are_the_same_text_when_filled(cli: Cli, dialect: str) -> None:
     questions = ["count", "full", "partial", "none", "region", "class", "largest", "left"]
     write_project(

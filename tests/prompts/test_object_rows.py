@@ -145,8 +145,8 @@ def test_rows_of_others_read_as_swift_reads_them() -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (row_of("<bbox>", "<bbox>", bbox=[[1, 2, 3, 4]]), "2 times <bbox> in the text, and 1 to put there"),
-        (row_of("?", "<bbox>", bbox=[[1, 2, 3, 4]] * 2), "1 times <bbox> in the text, and 2 to put there"),
+        (row_of("<bbox>", "<bbox>", bbox=[[1, 2, 3, 4]]), "2 times <bbox> in the text, and 1 for it"),
+        (row_of("?", "<bbox>", bbox=[[1, 2, 3, 4]] * 2), "1 times <bbox> in the text, and 2 for it"),
         (row_of("?", "<bbox>", ref=["cat"], bbox=[[1, 2, 3, 4]]), "0 times <ref-object> in the text, and 1"),
         (row_of("?", "<bbox>", bbox=[[1, 2]]), r"no box of four numbers: \[1, 2\]"),
         (row_of("?", "<bbox>", bbox=[[1, 2, 3, "4"]]), "no box of four numbers"),
@@ -163,7 +163,7 @@ def test_a_row_that_cannot_be_filled_is_told(row: dict[str, Any], reason: str) -
 
 
 def test_texts_that_hold_a_place_by_chance_are_told() -> None:
-    with pytest.raises(ValueError, match="2 times <bbox> in the text, and 1 to put there"):
+    with pytest.raises(ValueError, match="2 times <bbox> in the text, and 1 for it"):
         object_rows.placed("7.jpg", "<image>Write <bbox>", "<bbox>", [("", PERSON)], QWEN2)
 
 

@@ -43,8 +43,8 @@ def test_size_and_categories_of_the_command_line_hold_for_all_lines_that_say_not
         (("nope.txt",), "", 3, "error: Cannot read the answers: nope.txt\n  No such file or directory.\nhint: Check "
                                "the path.\n"),
         (("--size", "640"), "", 2, "error: Not a picture size: 640\nhint: A size is WIDTHxHEIGHT, such as 640x480.\n"),
-        (("--dialect", "qwen2vl"), "", 2, "error: No such dialect: qwen2vl\nhint: Did you mean qwen2_vl? There are: "
-         "qwen2_vl, qwen2_5_vl, qwen3_vl, internvl, paligemma, florence2.\n"),
+        (("--dialect", "qwen2vl"), "", 2, "error: No such dialect: qwen2vl: did you mean qwen2_vl?\n"
+         "hint: There are: qwen2_vl, qwen2_5_vl, qwen3_vl, internvl, paligemma, florence2.\n"),
         ((), 'x\n{"a": 1}\n', 3, "error: Line 2 is no answer\n  It has neither `text` nor `response`.\nhint: A line is "
                                  "plain text, or an object with `text` or `response` and, if known, `size` and "
                                  "`categories`.\n"),

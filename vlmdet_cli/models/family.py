@@ -5,13 +5,15 @@ in tokens. A new family is a module with a subclass of ``Family`` and a line in 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from vlmdet_cli.core.boxes import Boxes
+from vlmdet_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,7 +29,8 @@ class Family(ABC):
     in ``models.dialects``. ``system_prompt``: the one that ms-swift's template puts first by default, None where there
     is none. ``end_tokens``: those that end an answer. ``image_token``: the token that stands for a picture in
     ``request_text``. ``special_tokens``: those of the texts of rows, ``end_tokens`` and ``image_token`` included.
-    ``token_side``: pixels across one picture token.
+    ``token_side``: pixels across one picture token. ``objects_environments``: the dialects that ms-swift's template can
+    write the boxes of ``objects`` rows in, each with the environment variables that select it.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Family(ABC):
     image_token: str
     special_tokens: tuple[str, ...]
     token_side: int
+    objects_environments: ClassVar[Mapping[str, Mapping[str, str]]]
 
     @abstractmethod
     def request_text(self, question: str, system: str | None = None) -> str:
@@ -75,6 +79,19 @@ class Family(ABC):
     def swift_flags(self) -> dict[str, str]:
         """The flags by which ms-swift recognises a model folder of the family."""
         return {"model_type": self.swift_model_type, "template": self.swift_template}
+
+    def objects_environment(self, dialect: str) -> dict[str, str]:
+        """The variables under which ms-swift writes ``objects`` rows in that dialect.
+
+        Raises ``UsageError`` where its template of the family cannot.
+        """
+        if dialect not in self.objects_environments:
+            raise UsageError(
+                f"Rows with `objects` cannot be written in the dialect {dialect}",
+                why=f"ms-swift's template of {self.name} writes: {', '.join(self.objects_environments)}.",
+                hint='Set format.rows = "text", or another format.dialect.',
+            )
+        return dict(self.objects_environments[dialect])
 
     def trained_size(self, size_wh: tuple[int, int], max_pixels: int | None) -> tuple[int, int]:
         """``trained_sizes`` of one picture."""

@@ -7,8 +7,9 @@ The chat form is that of ms-swift's template ``qwen2_vl``:
     <|im_start|>assistant\nANSWER<|im_end|>
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vlmdet_cli.core.boxes import Boxes
 from vlmdet_cli.core.files import read_json
@@ -41,6 +42,10 @@ class Qwen2VLFamily(Family):
         image_token,
     )
     token_side = 28  # 2 x 2 patches of 14 x 14 pixels
+    objects_environments: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "qwen2_vl": {"QWENVL_BBOX_FORMAT": "legacy"},
+        "qwen3_vl": {"QWENVL_BBOX_FORMAT": "new"},  # the same thousandths, as JSON
+    }
 
     def request_text(self, question: str, system: str | None = None) -> str:
         if IMAGE_TAG not in question:

@@ -27,11 +27,11 @@ from vlmdet_cli.core import boxes
 from vlmdet_cli.core.annotations import ImageId
 from vlmdet_cli.data.dataset import Column, Dataset
 from vlmdet_cli.models.dialects import Dialect
-from vlmdet_cli.models.dialects.base import Ints
+from vlmdet_cli.models.dialects.base import FrameBox
 from vlmdet_cli.prompts.settings import Format
 
 CLASSES = "{classes}"
-LabelledBox = tuple[str, Ints]  # a label and a box in whole numbers of the dialect's frame
+LabelledBox = tuple[str, FrameBox]  # a label and a box in whole numbers of the dialect's frame
 
 
 class RowPlan(NamedTuple):
@@ -69,7 +69,7 @@ class AnswerBoxes(NamedTuple):
     def labelled_boxes(self, plan: RowPlan) -> list[LabelledBox]:
         """The plan's targets as (label, box in whole numbers of the frame)."""
         indices = self.indices(plan)
-        rows: list[Ints] = self.frame_boxes[list(indices)].tolist()  # dialects take lists of four as well as tuples
+        rows: list[FrameBox] = self.frame_boxes[list(indices)].tolist()  # dialects take lists of four as well as tuples
         return [(self.labels[index], row) for index, row in zip(indices, rows, strict=True)]
 
 
@@ -90,7 +90,7 @@ def answer_boxes(data: Dataset, dialect: Dialect, order: str) -> AnswerBoxes:
     label_indices, frame_boxes = data.label[targets[sort]], frame_boxes[sort]
     labels = [data.labels[index] for index in label_indices.tolist()]
     starts = np.searchsorted(image, np.arange(len(data.images) + 1)).tolist()
-    texts = dialect.objects(labels, frame_boxes)
+    texts = dialect.object_texts(labels, frame_boxes)
     return AnswerBoxes(label_indices, labels, frame_boxes, pixel_boxes[sort], starts, texts)
 
 

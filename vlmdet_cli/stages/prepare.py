@@ -121,6 +121,7 @@ def _check_format(project: Project) -> None:
     dialect = dialects.get(project.dialect_name)
     if format_.rows == "objects":
         object_rows.check(dialect)
+        project.family.objects_environment(project.dialect_name)
     asks_for_classes = format_.ask != "all" or format_.too_long == "split"
     wrong = [text for text in format_.class_prompts if CLASSES not in text]
     if asks_for_classes and wrong:

@@ -20,7 +20,7 @@ from vlmdet_cli.core.memory import no_collection
 from vlmdet_cli.core.rows import InstructionRow, QuestionKind
 from vlmdet_cli.data.dataset import Dataset, image_hashes
 from vlmdet_cli.models.dialects import Dialect
-from vlmdet_cli.models.dialects.base import BOX_PLACE
+from vlmdet_cli.models.dialects.base import BOX_PLACEHOLDER
 from vlmdet_cli.project import Augment
 from vlmdet_cli.prompts import object_rows, questions
 from vlmdet_cli.prompts.base import NoQuestion
@@ -123,8 +123,8 @@ def _objects_row(question: InstructionRow, dialect: Dialect, size_wh: list[float
         text = dialect.render_box(question.area, (size_wh[0], size_wh[1]))
         in_answer = answer.count(text) if question.objects is None else 0
         boxes += [("", question.area)] * (prompt.count(text) + in_answer)
-        prompt = prompt.replace(text, BOX_PLACE)
-        answer = answer.replace(text, BOX_PLACE) if question.objects is None else answer
+        prompt = prompt.replace(text, BOX_PLACEHOLDER)
+        answer = answer.replace(text, BOX_PLACEHOLDER) if question.objects is None else answer
     if question.objects is not None:
         answer, answer_boxes = object_rows.detection(question.objects, dialect)
         boxes += answer_boxes

@@ -8,9 +8,7 @@ Boxes are pixels where the picture's size is known, else the numbers that the di
 relative to ``root``, else to a folder above the file that has it, else to the folder at hand.
 """
 
-import functools
 import os
-import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -35,7 +33,6 @@ WHAT = "rows"
 FIRST = 5  # rows that are shown where none is named
 KINDS: tuple[Kind, ...] = ("detection", *QUESTION_KINDS)
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-_SAMPLE = (123, 234, 345, 456)  # a box whose numbers are found again in any way to write it
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -299,23 +296,8 @@ class _Reader(msgspec.Struct, frozen=True):
 
 def areas(question: str, dialect: Dialect, size_wh: tuple[int, int] | None) -> list[Box]:
     """The boxes that stand in a question, in pixels; in the dialect's own numbers where no size is given."""
-    pattern, order = _written(dialect)
-    found = []
-    for match in pattern.finditer(question):
-        x1, y1, x2, y2 = (float(match[place]) for place in order)
-        box = (x1, y1, x2, y2)
-        found.append(box if size_wh is None else dialect.to_pixels(box, size_wh))
-    return found
-
-
-@functools.lru_cache(maxsize=16)
-def _written(dialect: Dialect) -> tuple["re.Pattern[str]", tuple[int, ...]]:
-    """How the dialect writes a box, as a pattern, and in which of its groups left, top, right and bottom stand."""
-    numbers = "|".join(map(str, _SAMPLE))
-    text = dialect.write_box(_SAMPLE)
-    values = re.findall(numbers, text)
-    pattern = re.compile(r"(\d{1,6})".join(map(re.escape, re.split(rf"0*(?:{numbers})", text))))
-    return pattern, tuple(values.index(str(one)) + 1 for one in _SAMPLE)
+    boxes: list[Box] = [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in dialect.find_boxes(question)]
+    return boxes if size_wh is None else [dialect.to_pixels(box, size_wh) for box in boxes]
 
 
 # --- the drawing ---------------------------------------------------------------------------------------------

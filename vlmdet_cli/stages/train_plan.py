@@ -12,7 +12,7 @@ import msgspec
 
 from vlmdet_cli.core.files import file_hash
 from vlmdet_cli.errors import UsageError
-from vlmdet_cli.models import dialects, registry
+from vlmdet_cli.models import registry
 from vlmdet_cli.project import Project, runs
 from vlmdet_cli.project.run_record import DatasetRecord, ModelRecord, RunRecord, TrainedSettings
 from vlmdet_cli.stages.train_rows import dataset_of
@@ -153,7 +153,7 @@ def _plan(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: Pat
     visible = arguments.visible_gpus(train.gpus)
     env = arguments.environment(root_images=project.output, visible=visible, processes=train.nproc_per_node, cpu=cpu)
     if project.config.format.rows == "objects":
-        env |= dialects.get(project.dialect_name).swift_environment
+        env |= project.family.objects_environment(project.dialect_name)
     return Plan(
         command=swift.Command((swift.program(), *argv), env),
         run=run,

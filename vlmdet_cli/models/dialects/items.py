@@ -1,6 +1,6 @@
-"""The neutral stream of items that every dialect's scanner yields, and the rules that judge it.
+"""The items that every dialect's scanner yields, and the rules that judge them.
 
-The rules are the same for all dialects: corners in order, values inside the frame, no boxes without area, duplicates
+The rules are the same for all dialects: corners in order, numbers inside the frame, no boxes without area, duplicates
 and loops, known labels, the health of the answer.
 """
 
@@ -8,21 +8,22 @@ import bisect
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from vlmdet_cli.core.annotations import Box
-from vlmdet_cli.core.answers import Detection, Health, Problem, Token
+from vlmdet_cli.core.answers import Detection, Health, ParsedDetections, Problem, Token
 
 Size = tuple[float, float]
 Span = tuple[int, int]
-LOOP = 5  # so many identical boxes in a row are a loop
+LOOP = 5  # identical boxes in a row that are a loop
+SHORT = 80  # characters of a problem's text
 
 
 class Item(NamedTuple):
-    """What a scanner found: a box under a label (numbers of the frame, as written), or a problem and its text.
+    """A scanned box with its label (numbers of the frame, as written), or a problem and its text.
 
-    ``spans``: where in the text the label and the box stand, as (start, end) in characters.
+    ``spans``: (start, end) of the label and of the box in characters of the text.
     """
 
     label: str
@@ -40,18 +41,18 @@ def problem_item(kind: str, text: str) -> Item:
     return Item("", None, kind, text)
 
 
-def box_scores(tokens: Sequence[Token], spans: Sequence[tuple[Span, Span]]) -> list[float | None]:
-    """A score between 0 and 1 for each (label, box) span of a text that is the tokens put together.
+def box_scores(tokens: Sequence[Token], spans: Sequence[tuple[Span, Span]]) -> list[float]:
+    """A score between 0 and 1 for each (label, box) span of the text that the tokens make up.
 
-    The probability of the label's tokens, times the mean (geometric) probability of the four coordinates:
-    ``exp(sum of the label's log-probabilities + sum of the coordinates' / 4)``. A label is right or wrong as a
-    whole; a coordinate may be off by some thousandths, and the box is right all the same.
+    The score is the probability of the label's tokens, times the geometric mean of the probabilities of the four
+    coordinates: ``exp(sum of the label's log-probabilities + sum of the coordinates' / 4)``. A label is right or wrong
+    as a whole; a coordinate may be off by some thousandths, and the box is right all the same.
     """
     ends = list(itertools.accumulate(len(text) for text, _ in tokens))
-    sums = [0.0, *itertools.accumulate(probability for _, probability in tokens)]
+    sums = [0.0, *itertools.accumulate(log_probability for _, log_probability in tokens)]
 
     def total(span: Span) -> float:
-        """Of all tokens that touch a span."""
+        """The sum over all tokens that touch a span."""
         first, last = bisect.bisect_right(ends, span[0]), bisect.bisect_left(ends, span[1])
         return sums[min(last + 1, len(tokens))] - sums[first]
 
@@ -59,6 +60,7 @@ def box_scores(tokens: Sequence[Token], spans: Sequence[tuple[Span, Span]]) -> l
 
 
 def spellings(categories: Sequence[str] | None) -> Mapping[str, str] | None:
+    """Each category's name by its form without case and superfluous spaces; the first of equal ones."""
     return None if categories is None else {_key(name): name for name in reversed(categories)}
 
 
@@ -66,90 +68,105 @@ def _key(label: str) -> str:
     return " ".join(label.split()).casefold()
 
 
-def health(found: Sequence[Detection], problems: Sequence[Problem]) -> Health:
-    if not problems:
-        return "ok" if found else "empty"
-    return "partial" if found else "unparsed"
-
-
 def short(text: str) -> str:
-    return text if len(text) <= 80 else text[:79] + "…"
+    return text if len(text) <= SHORT else text[: SHORT - 1] + "…"
 
 
-class Judge:
-    """Takes items one by one and keeps what is good, with a named problem for what is not."""
+class DetectionCollector:
+    """Keeps the good boxes of an answer, and a named problem for each bad one."""
 
     def __init__(self, frame: Size, spelling: Mapping[str, str] | None) -> None:
-        self.found: list[tuple[str, Box]] = []
-        self.spans: list[tuple[Span, Span]] = []
-        self.problems: list[Problem] = []
+        self._counts = Counter[tuple[str, Box]]()  # of each label and box, in the order of their first appearance
+        self._spans: list[tuple[Span, Span]] = []
+        self._problems: list[Problem] = []
         self._frame = frame
         self._spelling = spelling
-        self._times = Counter[tuple[str, Box]]()
-        self._run: tuple[str, Box] | None = None
-        self._again = 0
-        self._known_before = False
+        self._names: dict[str, tuple[str, bool]] = {}  # of written labels: a long one may have many boxes
+        self._previous: tuple[str, Box] | None = None
+        self._repeats = 0  # of the previous box, in a row
+        self._previous_is_known = False  # whether the previous box stood somewhere before its row of repeats
 
-    @property
-    def repeats(self) -> tuple[int, ...]:
-        """How many more times each box of ``found`` came; empty where none came twice."""
-        again = tuple(self._times[one] - 1 for one in self.found)
-        return again if any(again) else ()
-
-    def take(self, item: Item) -> None:
+    def add(self, item: Item) -> None:
         if item.box is None:
             self._note(item.problem, item.text)
             return
-        text = f"{item.label} {item.box}"
-        box = self._inside(_ordered(item.box), item.box, text)
-        if box is not None:
-            self._keep(self._named(item.label), box, text, item.spans)
-
-    def _inside(self, box: Box, written: Box, text: str) -> Box | None:
-        wide, high = self._frame
-        clamped = (_clamp(box[0], wide), _clamp(box[1], high), _clamp(box[2], wide), _clamp(box[3], high))
+        ordered = _ordered(item.box)
+        clamped = self._clamped(ordered)
+        text = f"{short(item.label)} {item.box}"
         if clamped[0] >= clamped[2] or clamped[1] >= clamped[3]:
             self._note("degenerate", text)
-            return None
-        if box != written:
+            return
+        if ordered != item.box:
             self._note("inverted", text)
-        if clamped != box:
+        if clamped != ordered:
             self._note("out_of_range", text)
-        return clamped
+        self._keep(item, clamped, text)
 
-    def _named(self, label: str) -> str:
-        label = label.strip()
-        return label if self._spelling is None else self._spelling.get(_key(label), label)
+    def parsed(
+        self, text: str, tokens: Sequence[Token], to_pixels: Callable[[Box], Box] | None = None
+    ) -> ParsedDetections:
+        """The result after the last item; ``text`` is the whole answer. Without ``to_pixels`` boxes stay as written."""
+        self._end_repeats()
+        if not self._counts and not self._problems:
+            self._note("unparsed", text)
+        scores = box_scores(tokens, self._spans) if tokens else [None] * len(self._counts)
+        convert = to_pixels or _with_integers
+        detections = tuple(
+            Detection(label, convert(box), score) for (label, box), score in zip(self._counts, scores, strict=True)
+        )
+        repeats = tuple(count - 1 for count in self._counts.values())
+        return ParsedDetections(
+            detections, tuple(self._problems), _health(detections, self._problems), repeats if any(repeats) else ()
+        )
 
-    def _keep(self, label: str, box: Box, text: str, spans: tuple[Span, Span]) -> None:
-        one = (label, box)
-        self._times[one] += 1
-        if one == self._run:
-            self._again += 1
+    def _clamped(self, box: Box) -> Box:
+        width, height = self._frame
+        return (_clamp(box[0], width), _clamp(box[1], height), _clamp(box[2], width), _clamp(box[3], height))
+
+    def _name(self, label: str) -> tuple[str, bool]:
+        """The category's spelling of a written label, and whether there is such a category."""
+        if label not in self._names:
+            name = label.strip()
+            category = name if self._spelling is None else self._spelling.get(_key(name))
+            self._names[label] = (name, False) if category is None else (category, True)
+        return self._names[label]
+
+    def _keep(self, item: Item, box: Box, text: str) -> None:
+        name, known = self._name(item.label)
+        labelled_box = (name, box)
+        self._counts[labelled_box] += 1
+        if labelled_box == self._previous:
+            self._repeats += 1
             return
-        self.end_run()
-        self._run, self._known_before = one, self._times[one] > 1
-        if self._known_before:
+        self._end_repeats()
+        self._previous, self._previous_is_known = labelled_box, self._counts[labelled_box] > 1
+        if self._previous_is_known:
             return
-        self.found.append(one)
-        self.spans.append(spans)
-        if self._spelling is not None and _key(label) not in self._spelling:
+        self._spans.append(item.spans)
+        if not known:
             self._note("unknown_label", text)
 
-    def end_run(self) -> None:
+    def _end_repeats(self) -> None:
         """Judge the identical boxes in a row that have just ended: none, some duplicates, or a loop."""
-        if self._run is None:
+        if self._previous is None:
             return
-        more, text = self._again + self._known_before, f"{self._run[0]} {self._run[1]}"
-        if self._again + 1 >= LOOP:
-            self._note("loop", f"{text}, {self._again + 1} times")
+        label, box = self._previous
+        text = f"{short(label)} {box}"
+        if self._repeats + 1 >= LOOP:
+            self._note("loop", f"{text}, {self._repeats + 1} times")
         else:
-            for _ in range(more):
+            for _ in range(self._repeats + self._previous_is_known):
                 self._note("duplicate", text)
-        self._run, self._again = None, 0
+        self._previous, self._repeats = None, 0
 
     def _note(self, kind: str, text: str) -> None:
-        self.problems.append(Problem(kind, short(text)))
+        self._problems.append(Problem(kind, short(text)))
+
+
+def _health(detections: Sequence[Detection], problems: Sequence[Problem]) -> Health:
+    if not problems:
+        return "ok" if detections else "empty"
+    return "partial" if detections else "unparsed"
 
 
 def _ordered(box: Box) -> Box:
@@ -157,5 +174,11 @@ def _ordered(box: Box) -> Box:
     return (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
 
 
-def _clamp(value: float, most: float) -> float:
-    return 0.0 if value < 0 or math.isnan(value) else min(value, most)
+def _clamp(value: float, limit: float) -> float:
+    return 0.0 if value < 0 or math.isnan(value) else min(value, limit)
+
+
+def _with_integers(box: Box) -> Box:
+    """Whole numbers as integers, so that they are written as they were read."""
+    x1, y1, x2, y2 = (int(value) if value == int(value) else value for value in box)
+    return (x1, y1, x2, y2)

@@ -6,61 +6,77 @@ object, so that one bad object or a cut tail costs no other.
 """
 
 import functools
+import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from vlmdet_cli.core.boxes import Boxes
-from vlmdet_cli.models.dialects.base import BOX_PLACE, END_OF_TURN, REF_PLACE, Dialect, Ints
+from vlmdet_cli.models.dialects.base import BOX_PLACEHOLDER, REF_PLACEHOLDER, Dialect, FrameBox
 from vlmdet_cli.models.dialects.items import Item, Size, Span, box_item, problem_item
 from vlmdet_cli.models.image_sizes import trained_size, trained_sizes
 
-_STRING = r'"(?:[^"\\]|\\.)*"'
-_OBJECT = re.compile(rf"\{{(?:[^{{}}\"]|{_STRING})*\}}")
+SIDE = 28  # the sides of Qwen2.5-VL's resized pictures are multiples of this
+# where an object begins: no JSON string holds this, for its quotes would be escaped
+_OBJECT = re.compile(r'\{(?=\s*"[\w -]*"\s*:)')
 _NUMBERS = re.compile(r'"bbox(?:_2d)?"\s*:\s*(\[[^\[\]]*\])')
-_LABEL = re.compile(rf'"label"\s*:\s*({_STRING})')
-SIDE = 28  # the sides of the resized picture are multiples of this
+_LABEL = re.compile(r'"label"\s*:\s*("(?:[^"\\]|\\.)*")')
 _FENCE = re.compile(r"```(?:json)?")
 
 
 class JsonList(Dialect):
-    """A list of objects; a box is written behind its label's key in each of them."""
+    """A list of objects, each with a box and a label."""
 
     name, empty = "qwen3_vl", "[]"
-    objects_group = False
-    swift_environment: ClassVar[Mapping[str, str]] = {"QWENVL_BBOX_FORMAT": "new"}  # else as Qwen2-VL writes
+    concatenated = objects_group = False
+    box_pattern = re.compile(r"\[(?P<x1>[0-9]{1,6}), (?P<y1>[0-9]{1,6}), (?P<x2>[0-9]{1,6}), (?P<y2>[0-9]{1,6})\]")
 
     def as_ref(self, label: str) -> str:
         """The label inside a JSON string's quotes."""
         return _escaped(label)
 
-    def write_box(self, ints: Ints) -> str:
-        x1, y1, x2, y2 = ints
+    def write_box(self, box: FrameBox) -> str:
+        x1, y1, x2, y2 = box
         return f"[{x1}, {y1}, {x2}, {y2}]"
 
-    def write(self, objects: Sequence[tuple[str, Ints]], *, group: bool = False) -> str:
-        del group  # an object has one label and one box
-        return _listed([(self.write_box(box), self.as_ref(label)) for label, box in objects])
+    def write_object(self, label: str, box: FrameBox) -> str:
+        return _object(self.write_box(box), self.as_ref(label))
 
-    def places(self, counts: Sequence[int]) -> str:
-        return _listed([(BOX_PLACE, REF_PLACE)] * len(counts))
+    def write(self, objects: Sequence[tuple[str, FrameBox]], *, group: bool = False) -> str:
+        del group  # an object has one label and one box
+        return f"[{', '.join([self.write_object(label, box) for label, box in objects])}]"
+
+    def placeholders(self, counts: Sequence[int]) -> str:
+        return f"[{', '.join([_object(BOX_PLACEHOLDER, REF_PLACEHOLDER)] * len(counts))}]"
 
     def is_empty(self, text: str) -> bool:
-        return super().is_empty(_FENCE.sub("", END_OF_TURN.split(text, maxsplit=1)[0]))
+        return super().is_empty(_FENCE.sub("", text))
 
     def scan(self, text: str) -> Iterator[Item]:
-        text = END_OF_TURN.split(text, maxsplit=1)[0]
-        end = 0
-        for match in _OBJECT.finditer(text):
-            end = match.end()
-            yield _read(match[0], match.start()) or problem_item("unparsed", match[0])
-        yield from _tail(text, end)
+        starts = [match.start() for match in _OBJECT.finditer(text)]
+        before, rest = text[: starts[0]] if starts else text, ""
+        yield from _stray(before, last=not starts)
+        for start, end in itertools.pairwise([*starts, len(text)]):
+            segment, last = text[start:end], end == len(text)  # an object, and what follows it
+            numbers, label = _NUMBERS.search(segment), _LABEL.search(segment)
+            item = _item(numbers, label, start) if numbers and label else None
+            if item is not None:
+                yield item
+            closed = segment.find("}", max(match.end() if match else 0 for match in (numbers, label))) + 1
+            if not closed and last:
+                yield problem_item("truncated", segment)
+            elif item is None and (closed or numbers or label):  # else the opening brace around a list of objects
+                yield problem_item("unparsed", segment[:closed] or segment)
+            rest = segment[closed:] if closed else "]"
+            yield from _stray(rest, last=last)
+        if starts and "[" in before and not {"]", "{"} & set(rest):  # the list's end is missing
+            yield problem_item("truncated", rest.strip() or text[-20:])
 
 
 class ResizedJsonList(JsonList):
-    """The same in pixels of the resized picture. ``max_pixels``: shrunk to that before, as ms-swift's option does."""
+    """The same in pixels of the resized picture. ``max_pixels``: ms-swift's limit of training, 0 for none."""
 
     name = "qwen2_5_vl"
 
@@ -71,18 +87,14 @@ class ResizedJsonList(JsonList):
         return ResizedJsonList(max_pixels)
 
     def frame(self, size_wh: Size | None) -> Size:
-        if size_wh is None:
-            return (math.inf, math.inf)
-        return trained_size(size_wh, self._max_pixels, SIDE)
+        return (math.inf, math.inf) if size_wh is None else trained_size(size_wh, self._max_pixels, SIDE)
 
     def frames(self, sizes_wh: Any) -> Boxes:
         return trained_sizes(sizes_wh, self._max_pixels, SIDE)
 
 
-def _listed(pairs: Sequence[tuple[str, str]]) -> str:
-    """The list of (box, label) pairs, both as they stand in it."""
-    objects = [f'{{"bbox_2d": {box}, "label": "{label}"}}' for box, label in pairs]
-    return f"[{', '.join(objects)}]"
+def _object(box: str, label: str) -> str:
+    return f'{{"bbox_2d": {box}, "label": "{label}"}}'
 
 
 @functools.lru_cache(maxsize=4096)
@@ -90,40 +102,31 @@ def _escaped(label: str) -> str:
     return json.dumps(label, ensure_ascii=False)[1:-1]
 
 
-def _tail(text: str, at: int) -> Iterator[Item]:
-    """What stands behind the last whole object: a cut one, or the list's end, or its lack."""
-    rest = text[at:]
-    if "{" in rest:
-        start = at + rest.index("{")
-        found = _read(text[start:], start)
-        if found is not None:
-            yield found
-        yield problem_item("truncated", text[start:])
-    elif at and "[" in text[:at].partition("{")[0] and "]" not in rest:
-        yield problem_item("truncated", rest.strip() or text[max(at - 20, 0) : at])
+def _stray(text: str, *, last: bool) -> Iterator[Item]:
+    """Text between objects: a problem where it has an opening brace; ``last``: at the answer's end."""
+    brace = text.find("{")
+    if brace >= 0:
+        yield problem_item("truncated" if last and "}" not in text[brace:] else "unparsed", text[brace:].strip())
 
 
-def _read(text: str, at: int) -> Item | None:
-    """One object's label and box, whether or not its own end is there; None if either is not whole."""
-    numbers, label = _NUMBERS.search(text), _LABEL.search(text)
-    if numbers is None or label is None:
-        return None
+def _item(numbers: "re.Match[str]", label: "re.Match[str]", start: int) -> Item | None:
+    """The box of an object's two fields, None where either is wrong."""
     try:
         values, name = json.loads(numbers[1]), json.loads(label[1])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if len(values) != 4 or not all(map(_is_number, values)) or not name.strip():
         return None
     x1, y1, x2, y2 = map(float, values)
-    return box_item(name, (x1, y1, x2, y2), _span(label, at), _span(numbers, at))
+    return box_item(name, (x1, y1, x2, y2), _span(label, start), _span(numbers, start))
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < 1e9
 
 
-def _span(match: "re.Match[str]", at: int) -> Span:
-    return (at + match.start(1), at + match.end(1))
+def _span(match: "re.Match[str]", start: int) -> Span:
+    return (start + match.start(1), start + match.end(1))
 
 
 QWEN2_5_VL = ResizedJsonList()

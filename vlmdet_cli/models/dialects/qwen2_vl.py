@@ -1,199 +1,117 @@
 """Qwen2-VL: ``<|object_ref_start|>L<|object_ref_end|><|box_start|>(x1,y1),(x2,y2)<|box_end|>``, thousandths.
 
-The scanner takes the special tokens whole, stripped or half there. Between tokens a label is what stands before
-a box; ``(…)`` without digits and commas is part of a label, so ``phone (red)(1,2),(3,4)`` reads as one would.
+The scanner takes the special tokens whole, stripped or in part. Between tokens a label is what stands before a box;
+``(…)`` without digits and commas is part of a label, so ``phone (red)(1,2),(3,4)`` has the label ``phone (red)``.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator
 
-from vlmdet_cli.models.dialects.base import END_OF_TURN, Dialect, Ints
-from vlmdet_cli.models.dialects.items import Item, Span, box_item, problem_item
-
-if TYPE_CHECKING:
-    from vlmdet_cli.core.boxes import WholeBoxes
+from vlmdet_cli.models.dialects.base import Dialect, FrameBox
+from vlmdet_cli.models.dialects.items import Item, problem_item
+from vlmdet_cli.models.dialects.tags import TagScanner
 
 REF, REF_END, BOX, BOX_END = "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"
-_TO_BOX = f"{REF_END}{BOX}("
+_REF_END_BOX = f"{REF_END}{BOX}"
+_SEPARATORS = " \t\r\n,;:."
 
-_N = r"\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*"
-_WHOLE = re.compile(rf"\s*\({_N},{_N}\)\s*,\s*\({_N},{_N}\)\s*")
-_NO_BRACKET = re.compile(rf"\s*\({_N},{_N}\)\s*,\s*\({_N},{_N}")
+_NUMBER = r"\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*"
+_BOX = re.compile(rf"\s*\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)\s*")
+_BOX_WITHOUT_BRACKET = re.compile(rf"\s*\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}")
 # bracketed groups of numbers, joined by commas: a box or a bad one
 _GROUP = r"\([\s\d.+-]*,[\s\d.,+-]*\)"
 _GROUPS = re.compile(rf"{_GROUP}(?:\s*,\s*(?:{_GROUP}|\([\s\d.+-]*\)))*")
 # a box that the text's end cuts: one corner and a comma, or an open bracket
-_OPEN_TAIL = re.compile(r"\([\s\d.,+-]*\)\s*,\s*$|(?:\([\s\d.,+-]*\)\s*,\s*)?\([\s\d.,+-]*$")
-_TOKENS = re.compile(r"(<\|(?:object_ref|box|quad)_(?:start|end)\|>)")
-_HALF_TOKEN = re.compile(r"<(?:\|[a-z_]*\|?)?$")
-# a label of words and its boxes, whole and without a space too many
+_CUT_BOX = re.compile(r"\([\s\d.,+-]*\)\s*,\s*$|(?:\([\s\d.,+-]*\)\s*,\s*)?\([\s\d.,+-]*$")
+_CUT_TOKEN = re.compile(r"<(?:\|[a-z_]*\|?)?$")
+# labels of words with their boxes, whole and without a superfluous space
 _CORNER = r"\([0-9]{1,4},[0-9]{1,4}\)"
-_PLAIN = re.compile(
+_WELL_FORMED = re.compile(
     r"<\|object_ref_start\|>(\w+(?:[ -]\w+)*)<\|object_ref_end\|>"
     rf"((?:<\|box_start\|>{_CORNER},{_CORNER}<\|box_end\|>)+)"
 )
-_NUMBER = re.compile(r"[0-9]+")
-_BLANK = " \t\r\n,;:."
+_DIGITS = re.compile(r"[0-9]+")
 
 
 class Qwen2VL(Dialect):
     """The dialect of Qwen2-VL."""
 
     name = "qwen2_vl"
-    swift_environment: ClassVar[Mapping[str, str]] = {"QWENVL_BBOX_FORMAT": "legacy"}
+    box_pattern = re.compile(
+        r"<\|box_start\|>\((?P<x1>[0-9]{1,6}),(?P<y1>[0-9]{1,6})\),\((?P<x2>[0-9]{1,6}),(?P<y2>[0-9]{1,6})\)<\|box_end\|>"
+    )
 
     def write_ref(self, ref: str) -> str:
         return f"{REF}{ref}{REF_END}"
 
-    def write_box(self, ints: Ints) -> str:
-        x1, y1, x2, y2 = ints
+    def write_box(self, box: FrameBox) -> str:
+        x1, y1, x2, y2 = box
         return f"{BOX}({x1},{y1}),({x2},{y2}){BOX_END}"
 
-    def write(self, objects: Sequence[tuple[str, Ints]], *, group: bool = False) -> str:
-        if group or not objects:
-            return super().write(objects, group=group)
-        # the same in one piece a box: most rows of a large data set are made here
-        return "".join([
-            f"{REF}{label}{_TO_BOX}{x1},{y1}),({x2},{y2}){BOX_END}" for label, (x1, y1, x2, y2) in objects
-        ])  # fmt: skip
+    def write_object(self, label: str, box: FrameBox) -> str:
+        x1, y1, x2, y2 = box  # in one piece, for a large data set has a million objects
+        return f"{REF}{label}{_REF_END_BOX}({x1},{y1}),({x2},{y2}){BOX_END}"
 
-    def objects(self, labels: Sequence[str], ints: "WholeBoxes") -> list[str] | None:
-        import orjson
-
-        if not len(ints):
-            return []
-        # all corners are written as one list, [[531,61],[771,896],…], and cut apart
-        text = orjson.dumps(ints.reshape(-1, 2), option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].decode()
-        corners = iter(text.split("],["))
-        return [
-            f"{REF}{label}{_TO_BOX}{first}),({second}){BOX_END}"
-            for label, first, second in zip(labels, corners, corners, strict=True)
-        ]
-
-    def plain(self, text: str) -> list[tuple[str, Ints]] | None:
-        found, end = list[tuple[str, Ints]](), 0
-        for match in _PLAIN.finditer(text):
+    def well_formed(self, text: str) -> list[tuple[str, FrameBox]] | None:
+        pairs, end = list[tuple[str, FrameBox]](), 0
+        for match in _WELL_FORMED.finditer(text):
             if match.start() != end:
                 return None
             end = match.end()
             label, boxes = match.groups()
-            numbers = list(map(int, _NUMBER.findall(boxes)))
-            found += [(label, box) for box in zip(*[iter(numbers)] * 4, strict=True)]
-        return found if not text[end:].strip() else None
+            numbers = list(map(int, _DIGITS.findall(boxes)))
+            pairs += [(label, box) for box in zip(*[iter(numbers)] * 4, strict=True)]
+        return pairs if not text[end:].strip() else None
 
     def scan(self, text: str) -> Iterator[Item]:
-        text = END_OF_TURN.split(text, maxsplit=1)[0]
-        half = _HALF_TOKEN.search(text)
-        scanner = _Scanner(cut=half is not None)
-        pieces, at = _TOKENS.split(text[: half.start()] if half else text), 0
-        for number, piece in enumerate(pieces):
-            if number % 2:
-                yield from scanner.token(piece)
-            elif piece:
-                yield from scanner.text(piece, at, last=number == len(pieces) - 1)
-            at += len(piece)
-        yield from scanner.end()
+        cut = _CUT_TOKEN.search(text)
+        return _Scanner().items(text[: cut.start()] if cut else text, cut=cut is not None)
 
 
-class _Scanner:
-    """Where in the syntax a text stands: in a label, in a box, or between them."""
+class _Scanner(TagScanner):
+    tags = re.compile(r"(<\|(?:object_ref|box|quad)_(?:start|end)\|>)")
+    label_tag, box_tag = REF, BOX
 
-    def __init__(self, *, cut: bool) -> None:
-        self._cut = cut
-        self._place = ""  # "ref", "box" or between
-        self._label: str | None = None
-        self._label_span: Span = (0, 0)
-        self._used = True  # whether the label has a box, or a problem in a box's place
-        self._content = ""
-        self._start = 0  # of the content in the text
-
-    def token(self, token: str) -> Iterator[Item]:
-        """A special token: what was open before it is closed, whether or not its own end came."""
-        if self._place == "box":
-            yield from self._close_box(cut=False)
-        elif self._place == "ref":
-            yield from self._close_label()
-        self._place, self._content = {REF: "ref", BOX: "box"}.get(token, ""), ""
-
-    def text(self, text: str, at: int, *, last: bool) -> Iterator[Item]:
-        """A piece between special tokens that begins at ``at``."""
-        if self._place:
-            self._content, self._start = text, at
-        else:
-            yield from self._between(text, at, last=last)
-
-    def end(self) -> Iterator[Item]:
-        """The text's end: what is still open was cut."""
-        if self._place == "box":
-            yield from self._close_box(cut=True)
-        elif self._place == "ref":
-            yield problem_item("truncated", self._content or REF)
-        elif not self._used:
-            yield problem_item("truncated", self._label or "")
-        elif self._cut:
-            yield problem_item("truncated", "a token cut in the middle")
-
-    def _close_label(self) -> Iterator[Item]:
-        yield from self._new_label(self._content.strip(), self._start, len(self._content))
-
-    def _new_label(self, label: str, at: int, length: int) -> Iterator[Item]:
-        if not self._used:
-            yield problem_item("unparsed", self._label or "")
-        self._label, self._used, self._label_span = label, False, (at, at + length)
-
-    def _close_box(self, *, cut: bool) -> Iterator[Item]:
-        content = self._content
-        whole = _WHOLE.fullmatch(content) or (_NO_BRACKET.fullmatch(content) if cut else None)
-        if whole is None:
-            self._used = True
+    def boxes(self, content: str, start: int, *, cut: bool) -> Iterator[Item]:
+        match = _BOX.fullmatch(content) or (_BOX_WITHOUT_BRACKET.fullmatch(content) if cut else None)
+        if match is None:
             yield problem_item("truncated" if cut else "unparsed", content or BOX)
             return
-        yield self._box(whole, self._start)
+        yield self.box(match, start)
         if cut:
             yield problem_item("truncated", content)
 
-    def _box(self, match: "re.Match[str]", at: int) -> Item:
-        self._used = True
-        if not self._label:
-            return problem_item("unparsed", match[0])
-        x1, y1, x2, y2 = map(float, match.groups())
-        return box_item(self._label, (x1, y1, x2, y2), self._label_span, (at + match.start(), at + match.end()))
-
-    def _between(self, text: str, at: int, *, last: bool) -> Iterator[Item]:
-        """Text outside tokens: labels and boxes of an answer without its tokens, or mere separators."""
-        tail = _OPEN_TAIL.search(text) if last else None
-        text = text[: tail.start()] if tail else text
-        place = 0
+    def between(self, text: str, start: int, *, last: bool) -> Iterator[Item]:
+        """Labels and boxes of an answer without its tokens, or mere separators."""
+        cut_box = _CUT_BOX.search(text) if last else None
+        text, end = text[: cut_box.start()] if cut_box else text, 0
         for groups in _GROUPS.finditer(text):
-            yield from self._plain(text[place : groups.start()], at + place)
-            place = groups.end()
-            whole = _WHOLE.fullmatch(groups[0])
-            if whole:
-                yield self._box(whole, at + groups.start())
-            else:
-                self._used = True
-                yield problem_item("unparsed", groups[0])
-        yield from self._plain(text[place:], at + place, last=last and tail is None)
-        if tail:
-            yield from self._tail(tail[0], at + tail.start())
+            yield from self._words(text[end : groups.start()], start + end)
+            end = groups.end()
+            self.label_waits = False
+            match = _BOX.fullmatch(groups[0])
+            yield self.box(match, start + groups.start()) if match else problem_item("unparsed", groups[0])
+        yield from self._words(text[end:], start + end, last=last and cut_box is None)
+        if cut_box:
+            yield from self._cut_box(cut_box[0], start + cut_box.start())
 
-    def _plain(self, text: str, at: int, *, last: bool = False) -> Iterator[Item]:
-        label = text.strip(_BLANK) if not last else text.strip()
-        if not label.strip(_BLANK):
+    def _words(self, text: str, start: int, *, last: bool = False) -> Iterator[Item]:
+        """A label without its tokens, or the prose that ends an answer."""
+        label = text.strip(_SEPARATORS)
+        if not label:
             return
-        if last and (label[-1] in ".!?" or self._label is None):
-            self._used = True
-            yield problem_item("unparsed", label)
+        if last and (text.rstrip()[-1] in ".!?" or not self.label):
+            self.label_waits = False
+            yield problem_item("unparsed", text.strip())
         else:
-            yield from self._new_label(label.strip(_BLANK), at, len(text))
+            yield from self.new_label(label, start, len(text))
 
-    def _tail(self, text: str, at: int) -> Iterator[Item]:
+    def _cut_box(self, text: str, start: int) -> Iterator[Item]:
         """A box that the text's end cuts: kept if only its last bracket is missing."""
-        whole = _NO_BRACKET.fullmatch(text)
-        if whole:
-            yield self._box(whole, at)
-        self._used = True
+        self.label_waits = False
+        match = _BOX_WITHOUT_BRACKET.fullmatch(text)
+        if match:
+            yield self.box(match, start)
         yield problem_item("truncated", text)
 
 
