@@ -13,6 +13,7 @@ from vlmdet_cli.project.run_record import RunRecord
 from vlmdet_cli.training import arguments
 
 TABLES = ("data", "subset", "format", "augment", "train")  # of the settings, what a training depends on
+ELSEWHERE = ("train.gpus", "train.device", "data.workers")  # where it runs, not what it is
 
 
 class RunRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,9 +96,10 @@ def _values(record: RunRecord) -> Iterator[tuple[str, Any]]:
     values = dict(_flat(settings))
     for name, value in arguments.parse(record.arguments).items():
         values[f"train.{name}" if f"train.{name}" in values else f"train.swift.{name}"] = value
-    yield from values.items()
+    yield from ((key, value) for key, value in values.items() if key not in ELSEWHERE)
     yield "dataset", record.dataset.hash[:8]
-    yield "base model", record.model.hash[:8]
+    if record.model.hash:
+        yield "base model", record.model.hash[:8]
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -20,7 +20,7 @@ from vlmdet_cli import __version__
 from vlmdet_cli.core.files import whole_file
 from vlmdet_cli.core.locks import Process, lock, this_process
 from vlmdet_cli.errors import DataError, EngineError, UsageError, first_few
-from vlmdet_cli.project import Config, Project, runs
+from vlmdet_cli.project import Project, runs
 from vlmdet_cli.project.run_record import Resume, RunRecord, RunState, write_record
 from vlmdet_cli.stages import train_plan
 from vlmdet_cli.stages.train_plan import Plan, TrainOptions
@@ -104,7 +104,7 @@ class Training:
     def run(self, on_step: Report) -> TrainResult:
         run = self._planned.run
         with whole_file(run.folder / "vlmdet.toml") as temporary:
-            temporary.write_bytes(tomli_w.dumps(_settings(self._project.config)).encode())
+            temporary.write_bytes(tomli_w.dumps(_settings(self._project)).encode())
         write_record(run.folder, self._record)
         watcher = Watcher(run.folder, on_step)
         try:
@@ -147,14 +147,15 @@ class Training:
     def _end(self, state: RunState, watcher: Watcher) -> RunRecord:
         """Write how the training ended, and what swift says that it was."""
         record, run, last = self._record, self._planned.run, watcher.last
-        file = run.swift_arguments()
+        file, checkpoints = run.swift_arguments(), run.checkpoints()
+        steps = [record.steps, *([last.step] if last else []), *map(runs.step_of, checkpoints[-1:])]
         ended = msgspec.structs.replace(
             record,
             state=state,
             exit_code=self._exit_code,
             ended=_now(),
             seconds=round((record.seconds or 0.0) + time.monotonic() - self._started, 1),
-            steps=last.step if last else record.steps,
+            steps=max(steps),
             loss=last.loss if last else record.loss,
             model=train_plan.model_record(self._project, self._planned),  # a hub's model is cached by now
             trained=runs.with_arguments(record.trained, file) if file else record.trained,
@@ -183,9 +184,10 @@ def _go_on(run: runs.Run) -> str:
     return f"`vlmdet train --resume` goes on from {checkpoints[-1].name}."
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    """The settings as plain values, without what is not set: TOML has no null."""
-    plain: dict[str, Any] = msgspec.to_builtins(config)
+def _settings(project: Project) -> dict[str, Any]:
+    """The settings as resolved, in plain values, without what is not set: TOML has no null."""
+    plain: dict[str, Any] = msgspec.to_builtins(project.config)
+    plain["format"]["dialect"] = project.dialect_name
     plain["data"] = {name: value for name, value in plain["data"].items() if value is not None}
     return plain
 
@@ -206,7 +208,7 @@ def _record(project: Project, planned: Plan, rows: int) -> RunRecord:
         process=this_process(),
         dataset=train_plan.dataset_record(project, planned, rows),
         model=train_plan.model_record(project, planned),
-        settings=_settings(project.config),
+        settings=_settings(project),
         trained=train_plan.trained_settings(project, planned),
     )
     if planned.checkpoint is None:
