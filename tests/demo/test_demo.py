@@ -3,6 +3,7 @@
 The demo runs once for all tests of this module, by the very script that ``make demo`` runs.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -261,11 +263,33 @@ def test_a_bad_picture_is_recorded_and_the_others_go_on(demo: tuple[Path, str], 
     assert all(one["error"] for one in made[1:])
 
 
-def start(cwd: Path, *arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "vlmdet_cli", *arguments]
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+@contextlib.contextmanager
+def started(cwd: Path, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+    """A vlmdet at work; what is left of it and its children ends with the test.
+
+    It heeds SIGINT although this process may ignore it, as the background job of a plain shell does.
+    """
+    script = (
+        "import signal;signal.signal(signal.SIGINT, signal.default_int_handler);from vlmdet_cli.cli import main;main()"
     )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *arguments], cwd=cwd, env=environment(), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        for member in [*children_of(process.pid), process]:
+            with contextlib.suppress(psutil.Error):
+                member.kill()
+        process.communicate()
+
+
+def children_of(pid: int) -> list[psutil.Process]:
+    try:
+        return list(psutil.Process(pid).children(recursive=True))
+    except psutil.Error:
+        return []
 
 
 def until(condition: Any, seconds: float = 120) -> None:
@@ -278,10 +302,9 @@ def until(condition: Any, seconds: float = 120) -> None:
 def test_inference_killed_half_way_goes_on_and_ends_with_the_same_bytes(demo: tuple[Path, str]) -> None:
     folder, _ = demo
     file = folder / "out" / "runs" / "run-001" / "answers" / "again.jsonl"
-    process = start(folder, "infer", "--name", "again", "--set", "infer.batch=8")
-    until(lambda: file.exists() and file.stat().st_size > 0)
-    process.kill()
-    process.communicate()
+    with started(folder, "infer", "--name", "again", "--set", "infer.batch=8") as process:
+        until(lambda: file.exists() and file.stat().st_size > 0)
+        process.kill()
     stopped = file.read_bytes()
     vlmdet(folder, "infer", "--name", "again", "--set", "infer.batch=8")
     vlmdet(folder, "infer", "--name", "whole", "--set", "infer.batch=8")
@@ -291,47 +314,63 @@ def test_inference_killed_half_way_goes_on_and_ends_with_the_same_bytes(demo: tu
 
 def test_an_interrupted_training_ends_swift_and_resumes(demo: tuple[Path, str], tmp_path: Path) -> None:
     folder = _copy(demo[0], tmp_path)
-    sets = (
-        "--set",
-        "train.save_steps=5",
-        "--set",
-        "train.swift.save_only_model=false",
-        "--set",
-        "train.logging_steps=1",
-    )
-    process = start(folder, "train", *sets, "--", "--max_steps", "400")
-    until(lambda: list((folder / "out" / "runs").glob("run-002/*/checkpoint-5/trainer_state.json")), 240)
-    children = _family(process.pid)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    settings = ("train.save_steps=5", "train.swift.save_only_model=false", "train.logging_steps=1")
+    sets = [part for setting in settings for part in ("--set", setting)]
+    with started(folder, "train", *sets, "--", "--max_steps", "400") as process:
+        until(lambda: list((folder / "out" / "runs").glob("run-002/*/checkpoint-5/trainer_state.json")), 240)
+        children = children_of(process.pid)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert re.search(r"error: Interrupted\nhint: `vlmdet train --resume` goes on from checkpoint-\d+\.\n$", err), err
     assert len(children) >= 1
-    assert not any(_runs(pid) for pid in children)
-    state = json.loads((folder / "out" / "runs" / "run-002" / "run.json").read_text())["state"]
-    assert state == "interrupted"
-    made = json.loads(vlmdet(folder, "train", "--resume", "--json", *sets, "--", "--max_steps", "12").stdout)
-    assert made["steps"] == 12
-    assert Path(made["run"]).name == "run-002"
-    log = (folder / "out" / "runs" / "run-002" / "swift.log").read_text()
-    assert re.search(r"resume_from_checkpoint='?\S*run-002\S*checkpoint-\d+", log)
+    assert not any(child.is_running() for child in children)
+    run = runs.find_run(folder / "out" / "runs", "run-002")
+    assert run.record.state == "interrupted"
+    assert run.record.exit_code != 0
+    refused = vlmdet(folder, "train", "--resume", *sets, "--", "--max_steps", "12", code=2)
+    assert "  train.swift.max_steps: 400 → 12\n" in refused.stderr
+    last = runs.step_of(run.latest_checkpoint()) + 3
+    again = ("train", "--resume", "--force", "--json", *sets, "--", "--max_steps", str(last))
+    result = json.loads(vlmdet(folder, *again).stdout)
+    assert result["steps"] == last
+    assert Path(result["run"]) == run.folder
+    record = runs.find_run(folder / "out" / "runs").record
+    assert (record.name, record.exit_code) == ("run-002", 0)
+    assert [resume.state for resume in record.resumes] == ["interrupted"]
+    assert record.resumes[0].changed == {"train.swift.max_steps": ("400", str(last))}
+    assert re.search(r"resume_from_checkpoint='?\S*run-002\S*checkpoint-\d+", run.log.read_text())
+
+
+def test_two_runs_side_by_side_are_trained_merged_and_asked_as_they_were_told(
+    demo: tuple[Path, str], tmp_path: Path
+) -> None:
+    """One with a flag after ``--``, which no later command is told again."""
+    folder = _copy(demo[0], tmp_path)
+    steps = ("--", "--max_steps", "3")
+    with (
+        started(folder, "train", "--run", "small-pictures", *steps, "--max_pixels", "6272") as first,
+        started(folder, "train", "--set", "train.lora_rank=8", *steps) as second,
+    ):
+        assert [process.wait(timeout=600) for process in (first, second)] == [0, 0]
+    pixels = {}
+    for name in ("small-pictures", "run-002"):
+        run = runs.find_run(folder / "out" / "runs", name)
+        assert (run.record.state, run.record.exit_code, run.record.steps) == ("done", 0, 3)
+        vlmdet(folder, "merge", "--run", name)
+        vlmdet(folder, "infer", "--run", name, "--set", "infer.questions=false")
+        pixels[name] = json.loads(run.answers("test").with_suffix(".meta.json").read_text())["max_pixels"]
+        assert (trained := runs.trained_settings(run.merged))
+        assert (trained.max_pixels, trained.template) == (pixels[name], "vlmdet_demo")
+    assert pixels == {"small-pictures": 6272, "run-002": 12544}
+    listed = {run["name"]: run["differs"] for run in json.loads(vlmdet(folder, "runs", "--json").stdout)["runs"]}
+    assert listed["small-pictures"]["train.swift.max_pixels"] == "6272"
+    assert listed["run-002"]["train.lora_rank"] == 8
 
 
 def _copy(demo: Path, to: Path) -> Path:
     """A project that is moved still trains: rows name no machine."""
     return Path(shutil.copytree(demo, to / "moved"))
-
-
-def _family(pid: int) -> list[int]:
-    children = [int(one) for file in Path(f"/proc/{pid}/task").glob("*/children") for one in file.read_text().split()]
-    return [*children, *(one for child in children for one in _family(child))]
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_flag_that_swift_does_not_know_shows_its_words_and_its_log(demo: tuple[Path, str], tmp_path: Path) -> None:
@@ -340,6 +379,8 @@ def test_a_flag_that_swift_does_not_know_shows_its_words_and_its_log(demo: tuple
     assert done.stderr.splitlines()[1].startswith("error: swift sft failed: exit code 1")
     assert "no_such_flag" in done.stderr
     assert "The whole log: " in done.stderr
+    record = runs.find_run(folder / "out" / "runs", "run-002").record
+    assert (record.state, record.exit_code, record.steps) == ("failed", 1, 0)
     assert runs.find_run(folder / "out" / "runs").name == "run-001"
 
 

@@ -44,7 +44,7 @@ class DatasetRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The base model. ``hash``: of its weights (``core.model_hash``), "" where they are not on this machine."""
+    """The base model. ``hash``: of its content (``core.model_hash``), "" where it is not on this machine."""
 
     name: str
     hash: str = ""

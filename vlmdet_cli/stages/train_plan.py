@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 
 from vlmdet_cli.core.files import file_hash
+from vlmdet_cli.core.model_hash import model_folder_hash
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models import registry
 from vlmdet_cli.project import Project, runs
 from vlmdet_cli.project.run_record import DatasetRecord, ModelRecord, RunRecord, TrainedSettings
 from vlmdet_cli.stages.train_rows import dataset_of
 from vlmdet_cli.training import arguments, swift
-from vlmdet_cli.training.base_model import model_hash
+from vlmdet_cli.training.hub_cache import cached_folder
 from vlmdet_cli.training.settings import Flag, Train
 
 Changes = dict[str, tuple[Any, Any]]
@@ -200,7 +201,9 @@ def dataset_record(project: Project, planned: Plan, rows: int) -> DatasetRecord:
 def model_record(project: Project, planned: Plan) -> ModelRecord:
     """The base model under the project file's name, or as a flag after ``--`` names it."""
     model, written = planned.flags["model"], project.config.train.model
-    return ModelRecord(name=written if model == project.model(written) else model, hash=model_hash(model))
+    folder = Path(model) if Path(model).is_dir() else cached_folder(model)
+    name = written if model == project.model(written) else model
+    return ModelRecord(name=name, hash=model_folder_hash(folder) if folder else "")
 
 
 def _changes(project: Project, record: RunRecord, planned: Plan) -> Iterator[tuple[str, tuple[Any, Any]]]:
