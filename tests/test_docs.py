@@ -98,7 +98,7 @@ def test_the_help_of_every_command_fits_80_columns_and_has_the_global_options(na
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("name", sorted(commands() - {"compare", "doctor"}))
+@pytest.mark.parametrize("name", sorted(commands() - {"doctor"}))
 def test_the_example_in_the_help_of_a_command_has_only_options_that_exist(name: str) -> None:
     text = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "80", "TERM": "dumb"}).stdout
     (example,) = re.findall(r"Example: vlmdet (.*)", text)

@@ -170,7 +170,7 @@ def test_eval_works_after_a_sharded_prepare(cli: Cli, asked: list[EngineSettings
 
 
 @pytest.mark.usefixtures("asked")
-def test_runs_are_compared_by_name(cli: Cli) -> None:
+def test_runs_and_models_beside_them_are_compared_by_name(cli: Cli) -> None:
     prepare(cli)
     for name in ("run-001", "run-002"):
         trained_run(Path("out"), name)
@@ -185,6 +185,10 @@ def test_runs_are_compared_by_name(cli: Cli) -> None:
     mixed = json.loads(cli("compare", "run-001", "out/runs/run-002/reports/test.json", "--json").stdout)
     assert mixed["names"] == ["run-001", "test"]
     assert cli("compare", "run-001", "run-009").exit_code == 2
+    Path("out/reports").mkdir()
+    Path("out/reports/base.json").write_text(Path("out/runs/run-002/reports/test.json").read_text())
+    beside = json.loads(cli("compare", "base", "run-001", "--json").stdout)
+    assert beside["names"] == ["base", "run-001"]
     infer(cli, "--run", "run-001", "--split", "val")
     evaluate(cli, "--run", "run-001", "--name", "val")
     done = cli("compare", "run-001", "run-002", "--name", "val")

@@ -201,16 +201,16 @@ def viz(
 def compare(
     context: typer.Context,
     reports: Annotated[
-        list[str], typer.Argument(metavar="RUN|FILE", help="Runs of the project, or reports of `vlmdet eval`.")
+        list[str], typer.Argument(metavar="RUN|NAME|FILE", help="Runs, names given to eval, or report files.")
     ],
     name: Annotated[
         str, typer.Option(metavar="NAME", help="Name of the runs' report.", show_default="infer.split")
     ] = "",
-    force: Annotated[bool, typer.Option("--force", metavar="", help="Even if their protocols differ.")] = False,
+    force: Annotated[bool, typer.Option("--force", metavar="", help="Compare reports whose protocols differ.")] = False,
 ) -> None:
     """Compare reports side by side.
 
-    Example: vlmdet compare run-001 run-002
+    Example: vlmdet compare base run-001
     """
     from vlmdet_cli.stages import compare as stage
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The whole job on the embedded demo: seven commands, then the base model beside the tuned one.
+# All steps on the embedded demo: seven commands, then the comparison of the base model and the tuned one.
 set -eu
 folder=${1:-demo}
 vlmdet init --demo "$folder"
@@ -10,9 +10,9 @@ for step in prepare augment train merge infer eval viz; do
     vlmdet "$step"
 done
 echo
-echo "=== the base model beside the tuned one"
+echo "=== the base model and the tuned one"
 vlmdet infer --quiet --model model --name base
 vlmdet eval --quiet --name base
-vlmdet compare out/reports/base.json out/runs/run-001/reports/test.json
+vlmdet compare base run-001
 echo
 echo "Pictures: $folder/out/runs/run-001/viz/test/index.html"

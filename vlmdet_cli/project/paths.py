@@ -1,5 +1,6 @@
 """A loaded project: its settings, and the path of every artefact."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,3 +116,6 @@ class Project(msgspec.Struct, frozen=True):
             return requested
         model = Path(self.model(self.config.train.model))
         return self.family.pixel_limit(model) if model.is_dir() else None
+
+
+GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none

@@ -3,7 +3,7 @@
 Differences are to the first report, with 95 % intervals of a paired bootstrap: the same pictures are drawn for both.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +13,8 @@ import numpy as np
 from vlmdet_cli.core.files import read_json
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.metrics import bootstrap
-from vlmdet_cli.project import Project
+from vlmdet_cli.project import GetProject, Project, runs
 from vlmdet_cli.stages.evaluate import Report
-
-GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none
 
 # of the protocol, what must be equal: the rest describes the predictions, not the measurement
 SAME = (
@@ -65,12 +63,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_reports(project: GetProject, given: Sequence[str], name: str = "") -> list[ReportFile]:
-    """Files as they are, and the reports of runs by the run's name; ``name``: of the runs' report, else the split's.
+    """The report of each of ``given``: a file, a run's name, or the name of a report of a model that is no run.
 
-    The project is loaded where something is neither a file nor a path. Raises ``UsageError`` for a run that is not
-    there or has no such report.
+    ``name`` is that of the runs' report, by default ``infer.split``. The project is loaded where something is neither a
+    file nor a path. Raises ``UsageError`` for a name that is neither, and for a run without such a report.
     """
-    return [_file(Path(one)) if _is_path(one) else _of_run(project(), one, name) for one in given]
+    return [_file(Path(text)) if _is_path(text) else _by_name(project(), text, name) for text in given]
 
 
 def _is_path(text: str) -> bool:
@@ -79,6 +77,14 @@ def _is_path(text: str) -> bool:
 
 def _file(path: Path) -> ReportFile:
     return ReportFile(str(path), path.stem, path)
+
+
+def _by_name(project: Project, text: str, name: str) -> ReportFile:
+    """The report of the run that ``text`` names, else the report of that name beside the runs."""
+    beside = project.results.report(text)
+    if beside.is_file() and text not in {run.name for run in runs.runs(project.runs)}:
+        return ReportFile(text, text, beside)
+    return _of_run(project, text, name)
 
 
 def _of_run(project: Project, run: str, name: str) -> ReportFile:

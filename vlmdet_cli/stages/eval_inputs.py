@@ -5,7 +5,6 @@ Another split is refused, and so is a ground truth that has changed since. Answe
 against the split of the project's settings; then what their rows hold of the truth must fit it.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +14,10 @@ from vlmdet_cli.core.files import file_hash
 from vlmdet_cli.data.settings import SPLITS
 from vlmdet_cli.engines.answers import meta_path, read_meta
 from vlmdet_cli.errors import DataError, UsageError
-from vlmdet_cli.project import Eval, Project
+from vlmdet_cli.project import Eval, GetProject, Project
 from vlmdet_cli.project.runs import ResultFolder
 from vlmdet_cli.stages import shards
 from vlmdet_cli.stages.evaluate import EvalProtocol
-
-GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none
 
 
 class EvalRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """What ``infer`` works on: pictures named on the command line or a prepared split, and the model to ask."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from vlmdet_cli.data import dataset
 from vlmdet_cli.data.image_files import IMAGE_SUFFIXES, Unreadable, upright_size
 from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow, read_answers
 from vlmdet_cli.errors import DataError, UsageError
-from vlmdet_cli.project import SPLITS, Format, Infer, Project
+from vlmdet_cli.project import SPLITS, Format, GetProject, Infer, Project
 from vlmdet_cli.project.runs import ResultFolder
 from vlmdet_cli.prompts.detection import CLASSES
 from vlmdet_cli.prompts.object_rows import texts
@@ -24,7 +24,6 @@ from vlmdet_cli.stages.infer import InferResult, OnProgress, infer, parse
 from vlmdet_cli.stages.infer_model import AskedAs, InferRequest, ModelChoice, asked_as, choose_model
 from vlmdet_cli.stages.prepare import read_split
 
-GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none
 _PREPARE_AGAIN = "Run `vlmdet prepare` and `vlmdet augment` again."
 
 

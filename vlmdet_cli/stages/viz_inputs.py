@@ -1,11 +1,10 @@
 """The input of ``viz``: files named on the command line, or a prepared split with its answers and its run's curve."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from vlmdet_cli.project import Project, Viz, runs
+from vlmdet_cli.project import GetProject, Project, Viz, runs
 from vlmdet_cli.project.runs import ResultFolder, Run
 from vlmdet_cli.stages.eval_inputs import (
     EvalRequest,
@@ -16,8 +15,6 @@ from vlmdet_cli.stages.eval_inputs import (
     truth_of,
 )
 from vlmdet_cli.stages.evaluate import EvalProtocol
-
-GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none
 
 
 class VizJob(msgspec.Struct, frozen=True, kw_only=True):
