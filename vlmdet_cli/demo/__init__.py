@@ -1,7 +1,8 @@
-"""The embedded demo: a made COCO data set of a little street, and a tiny Qwen2-VL that has never seen it.
+"""The embedded demo: a synthetic COCO data set of street objects, and a tiny Qwen2-VL that has never seen them.
 
-``worlds`` draws pictures (numpy and Pillow), ``tiny`` and ``pretrain`` made the weights in ``model/``,
-``plugin.py`` makes them known to swift. Writing the demo needs no network and no torch.
+``worlds`` draws the pictures, ``object_drawings`` the objects in them. ``model/`` holds the weights, which ``pretrain``
+trains with the architecture of ``tiny``; ``plugin.py`` registers the model with ms-swift. Writing the demo needs no
+network and no torch.
 """
 
 import shutil
@@ -12,7 +13,7 @@ COUNTS = {"train": 1200, "val": 60, "test": 120}
 
 
 def write_demo(folder: Path, seed: int = 0) -> None:
-    """Pictures, annotations, model and plug-in below ``folder``; the same bytes for the same seed."""
+    """Write pictures, annotations, model and plug-in below ``folder``; the same bytes for the same seed."""
     from vlmdet_cli.demo.worlds import STREET, write_coco
 
     write_coco(folder, STREET, COUNTS, seed)

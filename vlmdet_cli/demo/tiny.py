@@ -1,38 +1,39 @@
 """A tiny Qwen2-VL: the real architecture, processor, chat format and special tokens, with a small vocabulary.
 
-Torch and transformers are imported inside the functions; only the pretraining script comes here. The tokenizer
-is byte-level BPE behind Qwen2's own pre-tokenizer, so any text goes through it unharmed; the words of the
-instruction rows are one token each. Ids are small, so swift needs the plug-in beside this module.
+The tokenizer is byte-level BPE behind Qwen2's own pre-tokenizer, so any text survives it; each word of the instruction
+rows is a single token. The ids of special tokens differ from those of Qwen2-VL, so ms-swift needs ``plugin.py``.
+
+Only the pretraining script uses this module. torch and transformers are imported inside the functions.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vlmdet_cli.demo.worlds import SHAPES
-from vlmdet_cli.prompts import region_tasks as space
+from vlmdet_cli.models.qwen2_vl import QWEN2_VL
+from vlmdet_cli.prompts import region_tasks
 
-SPECIALS = (
+SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
     "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
     "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
-# what rows may name beside shapes: each word is one token
+# labels that rows may have besides shapes: each word is one token
 OTHER_NAMES = ("traffic light", "stop sign", "tennis ball", "hot dog", "traffic cone", "gift box")
 PROMPT = "Draw the bounding box of objects"
-SYSTEM = "You are a helpful assistant."
 MAX_PIXELS = 112 * 112
 HIDDEN, LAYERS, HEADS, KEY_VALUE_HEADS, INNER = 128, 4, 4, 2, 352
 VISION, VISION_LAYERS, VISION_HEADS = 128, 3, 4
-# A picture is 4 x 4 tokens: with the usual base and shares its rows and columns would turn by a hundredth of a radian
-# and not be told apart. So the base is low, and time, which a picture does not have, gets one frequency of sixteen.
+# A picture is 4 x 4 tokens. With the usual base of 1,000,000 the rotary angles of neighbouring rows and columns differ
+# by a hundredth of a radian, too little to tell them apart. So the base is low, and time, which a picture does not
+# have, gets one of the sixteen frequencies.
 ROPE_THETA, ROPE_SECTION = 30.0, (1, 6, 9)
-SPREAD = 0.06  # of the first weights: the usual 0.02 is for widths of a thousand and more
+INITIAL_DEVIATION = 0.06  # of the random weights; the usual 0.02 suits hidden sizes of a thousand and more
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\n"
-    + SYSTEM
+    + str(QWEN2_VL.system_prompt)
     + "<|im_end|>\n{% endif %}<|im_start|>{{ m['role'] }}\n"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
     "{% if c['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in c %}{{ c['text'] }}"
@@ -42,7 +43,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> Any:
-    """A Qwen2 tokenizer whose merges are learnt from the rows' own words, specials first in the vocabulary."""
+    """A Qwen2 tokenizer with merges learnt from the words of the rows; special tokens have the first ids."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
@@ -67,20 +68,22 @@ def build_tokenizer() -> Any:
     )
     raw.train_from_iterator(_corpus(), trainer)
     model = json.loads(raw.to_str())["model"]
-    vocabulary = {name: number for number, name in enumerate(SPECIALS)}
+    vocabulary = {name: number for number, name in enumerate(SPECIAL_TOKENS)}
     for name in sorted(model["vocab"], key=model["vocab"].get):
         vocabulary.setdefault(name, len(vocabulary))
-    made = Qwen2Tokenizer(vocab=vocabulary, merges=[tuple(pair) for pair in model["merges"]])
-    made.add_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS], special_tokens=True)
-    made.model_max_length = 2048
-    return made
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[tuple(pair) for pair in model["merges"]])
+    specials = [AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS]
+    tokenizer.add_tokens(specials, special_tokens=True)
+    tokenizer.model_max_length = 2048
+    return tokenizer
 
 
 def _corpus() -> list[str]:
-    """The rows' words, in each form that rows have them in."""
-    names = [*(thing.name for thing in SHAPES.things), *OTHER_NAMES]
-    texts = [space.COUNT, space.FULL, space.PARTIAL, space.NONE, space.FULL_ANSWER]
-    texts += [space.PARTIAL_ANSWER, space.NONE_ANSWER, PROMPT, SYSTEM, "system\n", "user\n", "assistant\n"]
+    """The words of the rows, with the spaces and line ends that surround them there."""
+    names = [*(category.name for category in SHAPES.categories), *OTHER_NAMES]
+    texts = [region_tasks.COUNT, region_tasks.FULL, region_tasks.PARTIAL, region_tasks.NONE]
+    texts += [region_tasks.FULL_ANSWER, region_tasks.PARTIAL_ANSWER, region_tasks.NONE_ANSWER]
+    texts += [PROMPT, str(QWEN2_VL.system_prompt), "system\n", "user\n", "assistant\n"]
     texts += ["No objects.", "),(", "% is visible.", '".', *names, *(f' "{name}" {name}: 1\n' for name in names)]
     return [
         text.replace("<image>", "").replace("{area}", "").replace("{label}", "").replace("{percent}", "")
@@ -89,6 +92,7 @@ def _corpus() -> list[str]:
 
 
 def build_processor(tokenizer: Any) -> Any:
+    """Qwen2-VL's processor with small pictures."""
     from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 
     size = {"shortest_edge": 28 * 28 * 4, "longest_edge": MAX_PIXELS}
@@ -104,20 +108,20 @@ def build_model(tokenizer: Any) -> Any:
     """The model with random weights."""
     from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIALS}
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}
     text = {
         "vocab_size": len(tokenizer), "hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS, "num_key_value_heads": KEY_VALUE_HEADS, "max_position_embeddings": 2048,
         "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA, "mrope_section": list(ROPE_SECTION)},
         "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"],
-        "tie_word_embeddings": True, "initializer_range": SPREAD,
+        "tie_word_embeddings": True, "initializer_range": INITIAL_DEVIATION,
     }  # fmt: skip
     vision = {
         "depth": VISION_LAYERS, "embed_dim": VISION, "hidden_size": HIDDEN, "num_heads": VISION_HEADS, "mlp_ratio": 3,
-        "initializer_range": SPREAD,
+        "initializer_range": INITIAL_DEVIATION,
     }  # fmt: skip
     config = Qwen2VLConfig(
-        initializer_range=SPREAD,
+        initializer_range=INITIAL_DEVIATION,
         text_config=text,
         vision_config=vision,
         tie_word_embeddings=True,
@@ -137,7 +141,7 @@ def build_model(tokenizer: Any) -> Any:
 
 
 def save(model: Any, processor: Any, folder: Path) -> None:
-    """The model folder as it ships: half-precision weights, read back in any precision."""
+    """Write the model folder as it ships, with half-precision weights."""
     import torch
 
     halves = {name: value.to(torch.float16) for name, value in model.state_dict().items()}
@@ -146,26 +150,22 @@ def save(model: Any, processor: Any, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def chat(prompt: str, picture_tokens: int) -> str:
-    """One row's text up to the answer."""
-    pads = "<|image_pad|>" * picture_tokens
-    return (
-        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<|vision_start|>{pads}<|vision_end|>"
-        f"{prompt}<|im_end|>\n<|im_start|>assistant\n"
-    )
+def request_text(prompt: str, image_tokens: int) -> str:
+    """A row's text up to the answer, with the picture's tokens."""
+    return QWEN2_VL.request_text(prompt).replace(QWEN2_VL.image_token, QWEN2_VL.image_token * image_tokens)
 
 
 def patches(pictures: Any) -> Any:
-    """Pictures ``(N, 112, 112, 3)`` uint8 as Qwen2-VL's patch rows ``(N * 64, 1176)`` float32, two frames alike.
+    """Pictures ``(N, 112, 112, 3)`` uint8 as Qwen2-VL's patch rows ``(N * 64, 1176)`` float32, two equal frames.
 
-    The order is the image processor's: 2 x 2 blocks of 14 x 14 patches, so that a block becomes one token.
+    The order is that of the image processor: blocks of 2 x 2 patches of 14 x 14 pixels, since a block becomes a token.
     """
     import torch
 
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])
-    spread = torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711])
     count, side = pictures.shape[0], pictures.shape[1]
-    values = (torch.from_numpy(pictures.copy()).float() / 255 - mean) / spread
+    values = (torch.from_numpy(pictures.copy()).float() / 255 - mean) / deviation
     blocks = side // 28
     values = values.permute(0, 3, 1, 2).reshape(count, 3, blocks, 2, 14, blocks, 2, 14)
     values = values.permute(0, 2, 5, 3, 6, 1, 4, 7)  # N, block row, block column, row, column, channel, y, x
@@ -173,10 +173,6 @@ def patches(pictures: Any) -> Any:
     return values.reshape(count * blocks * blocks * 4, 3 * 2 * 14 * 14).contiguous()
 
 
-def parameters(model: Any) -> int:
-    return sum(one.numel() for one in model.parameters())
-
-
-def words_whole(tokenizer: Any, words: Sequence[str]) -> list[str]:
-    """Those of ``words`` that are not one token."""
-    return [word for word in words if len(tokenizer.tokenize(word)) != 1]
+def count_parameters(model: Any) -> int:
+    """The number of weights."""
+    return sum(weights.numel() for weights in model.parameters())
