@@ -128,7 +128,7 @@ def test_a_phrase_that_must_name_classes_and_does_not_is_told(cli: Cli, sets: tu
     done = cli("prepare", *given)
     assert (done.exit_code, done.stderr) == (
         2, "error: format.class_prompt does not name the classes\n  Find them\n"
-        "hint: Put {classes} where they shall stand.\n",
+        "hint: Put {classes} where they belong.\n",
     )  # fmt: skip
 
 
@@ -310,7 +310,7 @@ def test_rows_over_the_limit_are_treated_as_wanted_and_accounted_for(
 def test_rows_over_the_limit_stop_all_where_that_is_wanted(cli: Cli) -> None:
     done = long_row(cli, "stop", 420)
     assert done.exit_code == 3
-    assert done.stderr.startswith("error: Rows are or may be longer than train.max_length = 420 tokens: 1 ")
+    assert done.stderr.startswith("error: 1 rows are or may be longer than train.max_length = 420 tokens\n")
     assert list(Path("out").rglob("*.json*")) == []
 
 
