@@ -20,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from vlmdet_cli.core.memory import keep_freed_memory
 from vlmdet_cli.errors import EngineError
 
 Chunk = TypeVar("Chunk")
@@ -139,6 +140,7 @@ def _write_here(
     work: Work[Chunk, Result], chunks: Sequence[Chunk], opened: Sequence[BinaryIO], on_chunk: Callable[[int], None]
 ) -> list[Result]:
     """The whole job in this process."""
+    keep_freed_memory()
     results = list[Result]()
     for chunk in chunks:
         contents, result = work(chunk)
@@ -165,6 +167,7 @@ def _append(part: Path, target: BinaryIO) -> None:
 
 def _begin_worker() -> None:
     """Make a worker ready: it ends with its parent, which alone handles Ctrl-C."""
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
