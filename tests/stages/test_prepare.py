@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +287,80 @@ def test_names_in_subfolders_stay_there(cli: Cli) -> None:
         "data/subset/images/train/y/1.jpg",
     ]
     assert picture(Path("other"), "z.jpg").is_file()
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_any_number_of_workers_writes_the_same_bytes(cli: Cli, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    write_project(Path(), {f"{n}.jpg": [("cat", (n, n, 9, 9)), ("dog", (2, 30 - n, 9, 9))] for n in range(20)})
+    monkeypatch.setattr("vlmdet_cli.stages.chunks.CHUNK_PICTURES", 3)
+
+    def written(count: int) -> dict[str, bytes]:
+        for command in ("prepare", "augment"):
+            done = cli(command, "--set", f"data.workers={count}", "--set", f"project.output=out{count}")
+            assert (done.exit_code, done.stderr) == (0, "")
+        files = sorted(Path(f"out{count}").rglob("*.json*"))
+        return {path.relative_to(f"out{count}").as_posix(): path.read_bytes() for path in files}
+
+    assert written(workers) == written(1)
+
+
+def files_of(folder: str) -> dict[str, bytes]:
+    """The content of every file below a folder, but for locks."""
+    paths = [path for path in Path(folder).rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path): path.read_bytes() for path in paths}
+
+
+def test_rows_that_are_too_long_stop_before_anything_of_the_last_run_is_replaced(cli: Cli) -> None:
+    write_project(Path(), {f"{n}.jpg": [("cat", (n, n, 9, 9))] for n in range(6)})
+    assert cli("prepare", "--set", "data.split.test=0.4").exit_code == 0
+    before = files_of("out")
+    # other pictures, of which those of the last split, test, have rows that are too long for train
+    write_project(Path(), {f"new{n}.jpg": [("dog", (n, m, 5, 5)) for m in range(30)] for n in range(6)})
+    done = cli(
+        "prepare", "--set", "data.split.test=0.4", "--set", "format.too_long=stop", "--set", "train.max_length=600"
+    )
+    assert done.exit_code == 3
+    assert done.stderr.splitlines()[0] == "error: 4 rows are or may be longer than train.max_length = 600 tokens"
+    assert files_of("out") == before
+
+
+def test_pictures_of_the_last_run_stay_where_new_ones_cannot_be_imported(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> dict[str, int]:
+        raise OSError(28, "No space left on device")
+
+    write_project(Path(), THREE)
+    assert cli("prepare").exit_code == 0
+    before = files_of("out")
+    write_project(Path(), {"new.jpg": [("cat", (0, 0, 9, 9))]})
+    monkeypatch.setattr("vlmdet_cli.stages.split_images.materialize_all", fail)
+    assert cli("prepare").exit_code == 3
+    assert files_of("out") == before
+
+
+def kill_worker(*_: object) -> Any:
+    """The work of a process that the system kills."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("command", "work"), [("prepare", "chunks.detection_chunk"), ("augment", "augment.question_chunk")]
+)
+def test_a_killed_worker_ends_the_command_and_leaves_what_was_there(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str, work: str
+) -> None:
+    write_project(Path(), {f"{n}.jpg": [("cat", (n, n, 9, 9))] for n in range(20)})
+    assert cli("prepare").exit_code == cli("augment").exit_code == 0
+    before = files_of("out")
+    monkeypatch.setattr("vlmdet_cli.stages.chunks.CHUNK_PICTURES", 3)
+    monkeypatch.setattr(f"vlmdet_cli.stages.{work}", kill_worker)
+    done = cli(command, "--set", "data.workers=2")
+    assert (done.exit_code, done.stdout, done.stderr) == (
+        4,
+        "",
+        "error: A worker process was killed\n  Most likely the machine ran out of memory.\n"
+        "hint: Lower data.workers (1 uses no other process), or free memory, and run the same command again.\n",
+    )
+    assert files_of("out") == before

@@ -292,48 +292,6 @@ def test_a_link_of_an_earlier_source_is_never_written_through(cli: Cli) -> None:
     assert sorted(path.name for path in Path("two/images").iterdir()) == ["a.jpg", "b.jpg"]
 
 
-def test_one_process_and_two_write_the_same_bytes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_project(Path(), {f"{n}.jpg": [("cat", (n, n, 9, 9)), ("dog", (2, 30 - n, 9, 9))] for n in range(20)})
-    monkeypatch.setattr("vlmdet_cli.stages.chunks.CHUNK_PICTURES", 3)
-
-    def made(workers: int) -> dict[str, bytes]:
-        for command in ("prepare", "augment"):
-            done = cli(command, "--set", f"data.workers={workers}", "--set", f"project.output=out{workers}")
-            assert (done.exit_code, done.stderr) == (0, "")
-        files = sorted(path for path in Path(f"out{workers}").rglob("*.json*"))
-        return {path.relative_to(f"out{workers}").as_posix(): path.read_bytes() for path in files}
-
-    assert made(1) == made(2)
-
-
-def test_shards_put_together_with_cat_are_the_whole(cli: Cli) -> None:
-    write_project(Path(), {f"{n}.jpg": [("cat", (n, n, 9, 9))] for n in range(30)}, "[augment]\nquestion_ratio = 4\n")
-    assert cli("prepare").exit_code == cli("augment").exit_code == 0
-    whole = {name: Path(name).read_bytes() for name in ("out/data/coco_final_train.jsonl", "out/augment/train.jsonl")}
-    ledgers = []
-    for shard in ("1/3", "2/3", "3/3"):
-        done = cli("prepare", "--shard", shard, "--json")
-        assert (done.exit_code, done.stderr) == (0, "")
-        ledgers.append(ledger(done)["pictures"])
-        assert cli("augment", "--shard", shard).exit_code == 0
-    assert sum(one["kept"] for one in ledgers) == 30
-    assert {one["in"] for one in ledgers} == {30}
-    for name, content in whole.items():
-        parts = [Path(name.replace("out/", f"out/shards/{n}-of-3/")).read_bytes() for n in (1, 2, 3)]
-        assert all(parts)
-        assert sorted(b"".join(parts).splitlines()) == sorted(content.splitlines())
-    assert len(list(Path("out/data/subset/images/train").iterdir())) == 30
-
-
-@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "-1/3"])
-def test_a_shard_that_is_none_is_told(cli: Cli, shard: str) -> None:
-    write_project(Path(), TWO)
-    done = cli("prepare", "--shard", shard)
-    assert (done.exit_code, done.stderr) == (
-        2, f"error: No such shard: {shard}\nhint: Name it as I/N, from 1/N to N/N.\n"
-    )  # fmt: skip
-
-
 def boxes(data: Dataset) -> dict[str, list[tuple[str, list[float]]]]:
     found: dict[str, list[tuple[str, list[float]]]] = {one.file_name: [] for one in data.images}
     for image, label, box in zip(data.image.tolist(), data.label.tolist(), data.xywh.tolist(), strict=True):

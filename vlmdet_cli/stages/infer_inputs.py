@@ -19,7 +19,7 @@ from vlmdet_cli.project.runs import ResultFolder
 from vlmdet_cli.prompts.detection import CLASSES
 from vlmdet_cli.prompts.object_rows import texts
 from vlmdet_cli.prompts.questions import kind_of
-from vlmdet_cli.stages import chunks
+from vlmdet_cli.stages import chunks, shards
 from vlmdet_cli.stages.infer import InferResult, OnProgress, infer, parse
 from vlmdet_cli.stages.infer_model import AskedAs, InferRequest, ModelChoice, asked_as, choose_model
 from vlmdet_cli.stages.prepare import read_split
@@ -167,6 +167,7 @@ def _prompt(project: Project | None) -> str:
 
 def _split_rows(project: Project, split: str) -> tuple[list[InferRow], tuple[str, ...]]:
     """A prepared split's rows, detection first, then the questions; and its categories."""
+    shards.join(project, questions=project.config.infer.questions)
     data = read_split(project, split)
     images = {project.image_row(split, image.file_name): image for image in data.images}
     files = [project.rows(split)]

@@ -108,7 +108,7 @@ def read_split(project: Project, split: str) -> Dataset:
 
     Raises ``UsageError``, which names the command to run, where it is not prepared.
     """
-    shards.join(project)
+    shards.join(project, questions=False)
     path = project.subset(split)
     if not path.is_file():
         command = "vlmdet prepare" + (f" --shard {project.shard[0]}/{project.shard[1]}" if project.shard else "")

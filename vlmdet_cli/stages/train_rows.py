@@ -18,7 +18,7 @@ from vlmdet_cli.errors import DataError, UsageError, counted, first_few
 from vlmdet_cli.project import Project
 from vlmdet_cli.prompts import lengths
 from vlmdet_cli.prompts.object_rows import texts
-from vlmdet_cli.stages import chunks
+from vlmdet_cli.stages import chunks, shards
 
 BATCH = 2000  # rows whose tokens are counted at once
 Row = dict[str, Any]
@@ -35,6 +35,7 @@ class RowCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 def dataset_of(project: Project) -> Path:
     """The mixed file where ``augment`` has written one of the present data, else the detection rows."""
+    shards.join(project)
     mixed, rows = project.train_file, project.rows("train")
     if not mixed.is_file():
         return rows
