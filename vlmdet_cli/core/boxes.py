@@ -58,9 +58,9 @@ def overlap_sides(first: Any, second: Any) -> tuple[npt.NDArray[np.float64], npt
     Boxes ``(..., 4)`` broadcast. Each coordinate is an array of its own: numpy takes several times as long along an
     axis of two or four.
     """
-    one, two = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    width = np.minimum(one[..., 2], two[..., 2]) - np.maximum(one[..., 0], two[..., 0])
-    height = np.minimum(one[..., 3], two[..., 3]) - np.maximum(one[..., 1], two[..., 1])
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
+    height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
     return width, height
 
 
@@ -80,9 +80,9 @@ def pairwise_intersection(first: Any, second: Any) -> npt.NDArray[np.float64]:
 
 def contains(outer: Any, inner: Any) -> npt.NDArray[np.bool_]:
     """``(N,)``: whether each of N boxes holds all of the box at the same index of the other N, borders included."""
-    one, two = as_boxes(outer), as_boxes(inner)
-    low = (one[:, 0] <= two[:, 0]) & (one[:, 1] <= two[:, 1])
-    high = (two[:, 2] <= one[:, 2]) & (two[:, 3] <= one[:, 3])
+    holder, held = as_boxes(outer), as_boxes(inner)
+    low = (holder[:, 0] <= held[:, 0]) & (holder[:, 1] <= held[:, 1])
+    high = (held[:, 2] <= holder[:, 2]) & (held[:, 3] <= holder[:, 3])
     inside: npt.NDArray[np.bool_] = low & high
     return inside
 

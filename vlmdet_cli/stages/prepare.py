@@ -249,7 +249,7 @@ def _write_report(
         ]
         for selection in selections
     }
-    made = data_report(
+    report = data_report(
         {selection.split: selection.data for selection in selections},
         tokens,
         limit=project.config.train.max_length,
@@ -257,8 +257,8 @@ def _write_report(
         duplicates=duplicates.find_duplicates(pictures, lambda done, total: progress("duplicates", done, total)),
         rows_by_kind=count_kinds(project.train_file) if project.train_file.is_file() else None,
     )
-    write_json(project.data_report, made)
-    return made
+    write_json(project.data_report, report)
+    return report
 
 
 def _write_yolo(project: Project, selections: Sequence[SplitSelection]) -> None:
