@@ -1,4 +1,4 @@
-"""prepare from what users have: several sources, other names, wrong entries, pictures that need mending, shards."""
+"""prepare from what users have: several sources, other names, wrong entries, pictures that need fixing."""
 
 import json
 from pathlib import Path
@@ -27,10 +27,10 @@ def answers(split: str = "train") -> dict[str, str]:
 
 
 def coco_folder(folder: str, pictures: dict[str, Boxes], **document: Any) -> None:
-    made = coco_document(pictures, **document)
-    for one in made["images"]:
-        picture(Path(folder) / "images", one["file_name"], (one["width"], one["height"]))
-    (Path(folder) / "annotations.json").write_text(json.dumps(made))
+    content = coco_document(pictures, **document)
+    for image in content["images"]:
+        picture(Path(folder) / "images", image["file_name"], (image["width"], image["height"]))
+    (Path(folder) / "annotations.json").write_text(json.dumps(content))
 
 
 def project(data: str, more: str = "") -> None:
@@ -38,10 +38,10 @@ def project(data: str, more: str = "") -> None:
 
 
 def ledger(done: Any, split: str = "train") -> dict[str, Any]:
-    made: dict[str, Any] = json.loads(done.stdout)["splits"][split]["ledger"]
-    for line in made.values():
+    accounts: dict[str, Any] = json.loads(done.stdout)["splits"][split]["ledger"]
+    for line in accounts.values():
         assert line["in"] == line["kept"] + sum(line["dropped"].values())
-    return made
+    return accounts
 
 
 SEVERAL = """
@@ -65,9 +65,9 @@ def test_sources_are_joined_their_categories_mapped_and_ids_that_both_have_kept_
     project(SEVERAL)
     done = cli("prepare", "--json")
     assert (done.exit_code, done.stderr) == (0, "")
-    made = answers()
-    assert list(made) == ["one/a.jpg", "one/b.jpg", "two/a.jpg"]
-    assert made["two/a.jpg"] == ("<|object_ref_start|>cat<|object_ref_end|><|box_start|>(0,0),(500,500)<|box_end|>")
+    texts = answers()
+    assert list(texts) == ["one/a.jpg", "one/b.jpg", "two/a.jpg"]
+    assert texts["two/a.jpg"] == ("<|object_ref_start|>cat<|object_ref_end|><|box_start|>(0,0),(500,500)<|box_end|>")
     assert json.loads(done.stdout)["splits"]["train"]["categories"] == {"cat": 2, "dog": 1}
     assert ledger(done)["boxes"] == {"in": 4, "kept": 3, "dropped": {"other category": 1}}
     assert Path("out/data/subset/images/train/two/a.jpg").samefile("two/images/a.jpg")
@@ -97,8 +97,8 @@ def test_sources_need_names_that_differ_and_stay_in_their_folder(cli: Cli, names
     )  # fmt: skip
 
 
-def spoilt() -> None:
-    """Annotations with one wrong entry of each kind, beside two good pictures with a box each."""
+def write_wrong_entries() -> None:
+    """Annotations with a wrong entry of each kind, and two good pictures with a box each."""
     document = coco_document({**TWO, "c.jpg": [("cat", (0, 0, 9, 9)), ("dog", (1, 1, 5, 5))], "d.jpg": []})
     document["images"][2]["width"] = "64"
     document["images"] += [{"id": 1, "file_name": "again.jpg", "width": 64, "height": 48}]
@@ -117,13 +117,13 @@ def spoilt() -> None:
     Path("annotations.json").write_text(json.dumps(document))
 
 
-def test_wrong_entries_are_left_out_where_that_is_wanted_each_with_its_reason_and_place(cli: Cli) -> None:
+def test_wrong_entries_are_left_out_with_skip_each_with_its_reason_and_place(cli: Cli) -> None:
     write_project(Path(), {**TWO, "d.jpg": []}, "[subset]\nempty = 1\n")
-    spoilt()
+    write_wrong_entries()
     done = cli("prepare", "--json", "--set", "data.on_error=skip")
     assert (done.exit_code, done.stderr) == (0, "")
-    made = ledger(done)
-    assert made["pictures"] == {
+    accounts = ledger(done)
+    assert accounts["pictures"] == {
         "in": 8,
         "kept": 3,
         "dropped": {
@@ -134,7 +134,7 @@ def test_wrong_entries_are_left_out_where_that_is_wanted_each_with_its_reason_an
             "width and height must be positive": 1,
         },
     }
-    assert made["boxes"] == {
+    assert accounts["boxes"] == {
         "in": 10,
         "kept": 2,
         "dropped": {
@@ -148,7 +148,7 @@ def test_wrong_entries_are_left_out_where_that_is_wanted_each_with_its_reason_an
     }
     listed = lines("out/data/skipped_train.jsonl")
     assert len(listed) == 11
-    assert "annotations.json: annotations[8]: object missing required field bbox" in [one["where"] for one in listed]
+    assert "annotations.json: annotations[8]: object missing required field bbox" in [row["where"] for row in listed]
     assert listed[-1] == {
         "thing": "boxes",
         "reason": "bbox lies outside the picture",
@@ -158,7 +158,7 @@ def test_wrong_entries_are_left_out_where_that_is_wanted_each_with_its_reason_an
 
 def test_wrong_entries_stop_all_by_default_counted_and_nothing_is_written(cli: Cli) -> None:
     write_project(Path(), {**TWO, "d.jpg": []})
-    spoilt()
+    write_wrong_entries()
     done = cli("prepare")
     assert done.exit_code == 3
     assert done.stderr.startswith("error: The annotation file has 11 wrong entries: ")
@@ -166,7 +166,7 @@ def test_wrong_entries_stop_all_by_default_counted_and_nothing_is_written(cli: C
     assert not Path("out").exists()
 
 
-def unusable() -> None:
+def spoil_pictures() -> None:
     """Pictures that cannot be used, one of each kind, and one that can."""
     Path("images/zero.jpg").write_bytes(b"")
     Path("images/text.jpg").write_text("no picture")
@@ -181,13 +181,13 @@ def unusable() -> None:
 BAD = ("zero", "text", "cut", "loop", "gone", "size")
 
 
-def test_pictures_that_cannot_be_used_are_left_out_where_that_is_wanted(cli: Cli) -> None:
+def test_pictures_that_cannot_be_used_are_left_out_with_skip(cli: Cli) -> None:
     write_project(Path(), {f"{name}.jpg": [("cat", (0, 0, 9, 9))] for name in ("good", *BAD)})
-    unusable()
+    spoil_pictures()
     done = cli("prepare", "--json", "--set", "data.on_error=skip")
     assert (done.exit_code, done.stderr) == (0, "")
-    made = ledger(done)
-    assert made["pictures"] == {
+    accounts = ledger(done)
+    assert accounts["pictures"] == {
         "in": 7,
         "kept": 1,
         "dropped": {
@@ -199,14 +199,14 @@ def test_pictures_that_cannot_be_used_are_left_out_where_that_is_wanted(cli: Cli
             "size differs from the annotations": 1,
         },
     }
-    assert made["boxes"] == {"in": 7, "kept": 1, "dropped": {"picture dropped": 6}}
+    assert accounts["boxes"] == {"in": 7, "kept": 1, "dropped": {"picture dropped": 6}}
     assert list(answers()) == ["good.jpg"]
     assert len(lines("out/data/skipped_train.jsonl")) == 6
 
 
 def test_pictures_that_cannot_be_used_stop_all_by_default(cli: Cli, tmp_path: Path) -> None:
     write_project(Path(), {f"{name}.jpg": [("cat", (0, 0, 9, 9))] for name in ("good", *BAD)})
-    unusable()
+    spoil_pictures()
     done = cli("prepare")
     assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr == (
@@ -224,14 +224,14 @@ def turned(path: Path) -> None:
     Image.new("RGB", (48, 64), (200, 30, 30)).save(path, exif=exif)
 
 
-def test_a_turned_picture_gets_upright_and_sixteen_bits_become_eight(cli: Cli) -> None:
+def test_a_turned_picture_is_written_upright_and_sixteen_bits_become_eight(cli: Cli) -> None:
     write_project(Path(), {"turned.jpg": [("cat", (0, 0, 64, 24))], "deep.png": [("cat", (0, 0, 9, 9))]})
     turned(Path("images/turned.jpg"))
     Image.new("I;16", (64, 48), 30000).save("images/deep.png")
     done = cli("prepare", "--json")
     assert done.exit_code == 0
-    made = json.loads(done.stdout)["splits"]["train"]
-    assert (made["linked"], made["mended"]) == (0, 2)
+    result = json.loads(done.stdout)["splits"]["train"]
+    assert (result["linked"], result["mended"]) == (0, 2)
     with Image.open("out/data/subset/images/train/turned.jpg") as image:
         assert (image.size, image.getexif().get(0x0112, 1)) == ((64, 48), 1)
     with Image.open("out/data/subset/images/train/deep.png") as image:
@@ -242,7 +242,7 @@ def test_a_turned_picture_gets_upright_and_sixteen_bits_become_eight(cli: Cli) -
     assert Path("out/data/subset/images/train/turned.jpg").read_bytes() == before
 
 
-def test_a_linked_folder_holds_no_mended_pictures(cli: Cli) -> None:
+def test_a_linked_folder_holds_no_fixed_pictures(cli: Cli) -> None:
     write_project(Path(), {"turned.jpg": [("cat", (0, 0, 64, 24))]})
     turned(Path("images/turned.jpg"))
     done = cli("prepare", "--set", "data.images=folder")
@@ -268,7 +268,7 @@ def test_the_image_folder_can_be_linked_as_one_and_is_never_cleaned(cli: Cli) ->
     assert sorted(path.name for path in Path("images").iterdir()) == ["a.jpg", "b.jpg", "other.jpg"]
 
 
-def test_several_image_folders_can_be_linked_and_brought_back(cli: Cli) -> None:
+def test_several_image_folders_can_be_linked_and_unlinked_again(cli: Cli) -> None:
     coco_folder("one", TWO)
     coco_folder("two", TWO)
     project('images = "folder"\n' + SEVERAL.partition("[data.categories]")[0])
@@ -292,19 +292,22 @@ def test_a_link_of_an_earlier_source_is_never_written_through(cli: Cli) -> None:
     assert sorted(path.name for path in Path("two/images").iterdir()) == ["a.jpg", "b.jpg"]
 
 
+ALL_FORMATS = ("--set", "format.extra_formats=['yolo']", "--set", "format.rows=objects")
+
+
 def boxes(data: Dataset) -> dict[str, list[tuple[str, list[float]]]]:
-    found: dict[str, list[tuple[str, list[float]]]] = {one.file_name: [] for one in data.images}
+    """The label and rounded box (xywh) of each object, by file name."""
+    by_name: dict[str, list[tuple[str, list[float]]]] = {image.file_name: [] for image in data.images}
     for image, label, box in zip(data.image.tolist(), data.label.tolist(), data.xywh.tolist(), strict=True):
-        found[data.images[image].file_name].append((data.labels[label], [round(value, 3) for value in box]))
-    return {name: sorted(ones) for name, ones in found.items()}
+        by_name[data.images[image].file_name].append((data.labels[label], [round(value, 3) for value in box]))
+    return {name: sorted(rows) for name, rows in by_name.items()}
 
 
 @pytest.mark.parametrize("form", ["coco", "detections", "yolo", "swift_rows"])
 def test_what_prepare_writes_reads_back_to_the_same_boxes(cli: Cli, form: str) -> None:
     objects = [("cat", (8.25, 12.5, 16, 24)), ("dog", (0, 0, 8, 8)), ("cat", (1, 2, 30.75, 40))]
     write_project(Path(), {"a.jpg": objects, "b.jpg": objects[:1]})
-    sets = [part for one in ("format.extra_formats=['yolo']", "format.rows=objects") for part in ("--set", one)]
-    assert cli("prepare", *sets).exit_code == 0
+    assert cli("prepare", *ALL_FORMATS).exit_code == 0
     images = Path("out")
     named = {
         "coco": (Path("out/data/subset/train.json"), Path("out/data/subset/images/train")),
@@ -316,7 +319,7 @@ def test_what_prepare_writes_reads_back_to_the_same_boxes(cli: Cli, form: str) -
     issues: list[Any] = []
     read = boxes(formats.read(annotations, folder, "train", issues))
     assert issues == []
-    assert {name.rpartition("/")[2]: found for name, found in read.items()} == {
+    assert {name.rpartition("/")[2]: rows for name, rows in read.items()} == {
         "a.jpg": sorted((name, list(map(float, box))) for name, box in objects),
         "b.jpg": [("cat", [8.25, 12.5, 16.0, 24.0])],
     }
@@ -325,8 +328,7 @@ def test_what_prepare_writes_reads_back_to_the_same_boxes(cli: Cli, form: str) -
 @pytest.mark.parametrize("form", ["yolo", "detections", "swift_rows"])
 def test_a_project_can_start_from_what_another_wrote(cli: Cli, form: str) -> None:
     write_project(Path(), TWO)
-    sets = [part for one in ("format.extra_formats=['yolo']", "format.rows=objects") for part in ("--set", one)]
-    assert cli("prepare", *sets).exit_code == 0
+    assert cli("prepare", *ALL_FORMATS).exit_code == 0
     expected = answers()
     source = {
         "yolo": 'annotations = "out/data/yolo"',
@@ -344,7 +346,7 @@ def test_a_project_can_start_from_what_another_wrote(cli: Cli, form: str) -> Non
     assert again["a.jpg"].startswith("<|object_ref_start|>cat<|object_ref_end|><|box_start|>(125,250),(375,750)")
 
 
-def test_annotations_of_no_known_form_are_told(cli: Cli, tmp_path: Path) -> None:
+def test_annotations_of_no_known_format_are_an_error(cli: Cli, tmp_path: Path) -> None:
     write_project(Path(), TWO)
     Path("notes.txt").write_text("hello\n")
     done = cli("prepare", "--set", "data.train.annotations=notes.txt")
