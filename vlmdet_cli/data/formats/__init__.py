@@ -35,7 +35,7 @@ def _module(name: str) -> Any:
 
 
 def recognise(annotations: Path) -> str:
-    """The format of a file or folder, by its content. Raises ``DataError`` for what does not exist or is of no format."""
+    """The format of a file or folder, by its content. Raises ``DataError`` where it does not exist or has none."""
     if not annotations.exists():
         raise DataError(f"Cannot read the annotation file: {annotations}", why="No such file or directory.",
                         hint="Check the path.")  # fmt: skip

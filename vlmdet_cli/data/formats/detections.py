@@ -1,4 +1,7 @@
-"""Detection JSON, ``[{"image_path": "a.jpg", "object": {"person": [[x1, y1, x2, y2]]}}]`` in pixels, to a ``Dataset``."""
+"""Detection JSON to a ``Dataset``; in an array, or a row a line. Boxes are in pixels:
+
+[{"image_path": "a.jpg", "object": {"person": [[x1, y1, x2, y2]]}}]
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
