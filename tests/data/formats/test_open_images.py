@@ -120,3 +120,13 @@ def test_what_open_images_needs_is_named(tmp_path: Path) -> None:
         read(open_images, write(file, "ImageID,YMin,XMax,YMax\n"), tmp_path / "images")
     with pytest.raises(DataError, match="CSV is wrong"):
         read(open_images, write(file, BOXES_HEAD.encode() + b"\n\xff"), tmp_path / "images")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [(open_images_row(code=" "), "label is empty or not text"), (open_images_row(""), "file name is empty")],
+)
+def test_an_empty_name_is_an_issue_in_a_block_of_numbers_that_are_right(tmp_path: Path, row: str, reason: str) -> None:
+    data, issues = read(open_images, open_images_file(tmp_path, row, open_images_row()), tmp_path / "images")
+    assert reasons(issues) == {("boxes", reason): 1}
+    assert data.labels == ("/m/dog",)
