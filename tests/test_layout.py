@@ -38,10 +38,6 @@ EMPTY_WORDS = {
     "mine",
     "theirs",
 }
-# modules whose names are not reviewed yet
-PENDING = {
-    "stages/parse.py", "stages/show.py",
-}  # fmt: skip
 HEAVY = {"torch", "transformers", "swift", "peft", "torchvision", "qwen_vl_utils", "vllm"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 IN_ROOMS = [path for path in MODULES if path.relative_to(PACKAGE).parts[0].removesuffix(".py") in ROOMS]
@@ -128,7 +124,7 @@ def test_the_engine_and_the_demo_do_import_heavy_packages() -> None:
     assert {"engines/transformers.py", "demo/tiny.py"} <= importers(HEAVY)
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if name_of(path) not in PENDING], ids=name_of)
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_names_say_what_they_name(path: Path) -> None:
     names = {(line, name) for line, name in defined(ast.parse(path.read_text())) if name.strip("_") in EMPTY_WORDS}
     assert not names

@@ -1,8 +1,8 @@
 """parse: raw model text in, one JSON line out for each line in.
 
 A line is plain answer text, or a JSON object with ``text`` or ``response`` and, if known, ``size`` ([width,
-height]), ``dialect`` and ``categories``. A blank line is an empty answer; a line that merely begins like an
-object is answer text. A JSON object of another form is an error that names the line.
+height]), ``dialect``, ``max_pixels`` and ``categories``. A blank line is an empty answer; a line that only begins like
+an object is answer text. A JSON object of another form is an error that names the line.
 """
 
 import sys
@@ -19,11 +19,11 @@ from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.models import dialects
 
 Side = Annotated[float, msgspec.Meta(gt=0)]
-WHAT = "answers"
+HINT = "A line is plain text, or an object with `text` or `response` and, if known, `size` and `categories`."
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One line as an object; what it does not say, the command line says."""
+    """A line as an object; the command line gives the values that it lacks."""
 
     text: str | None = None
     response: str | None = None
@@ -36,19 +36,22 @@ class Line(msgspec.Struct, frozen=True):
 def parse_file(
     file: Path | None, *, dialect: str, size: str = "", categories: Sequence[str] | None = None
 ) -> Iterator[str]:
-    """Lines of a file, or of standard input where it is None or ``-``; ``size`` is ``640x480`` or empty."""
+    """A line of JSON for each line of a file, or of standard input where ``file`` is None or ``-``.
+
+    ``size`` is ``640x480`` or empty. Raises ``UsageError`` for the options, ``DataError`` for the file and its lines.
+    """
     dialects.get(dialect)
     default = Line(size=_size(size), dialect=dialect, categories=list(categories) if categories else None)
     lines: Iterable[bytes] = sys.stdin.buffer
     if file is not None and str(file) != "-":
-        lines = read_bytes(file, WHAT).splitlines()
+        lines = read_bytes(file, "answers").splitlines()
     for number, line in enumerate(lines, 1):
         yield orjson.dumps(as_dict(_parse(line, default, number))).decode()
 
 
 def as_dict(parsed: ParsedDetections) -> dict[str, Any]:
     """``{"object": …, "problems": …, "health": …}``."""
-    problems = [{"kind": one.kind, "text": one.text} for one in parsed.problems]
+    problems = [{"kind": problem.kind, "text": problem.text} for problem in parsed.problems]
     return {"object": parsed.by_label(), "problems": problems, "health": parsed.health}
 
 
@@ -61,27 +64,25 @@ def _size(text: str) -> tuple[float, float] | None:
     return (float(width), float(height))
 
 
-def _parse(line: bytes, default: Line, number: int) -> ParsedDetections:
-    one = _line(line.rstrip(b"\r\n"), number)
-    text = one.text if one.text is not None else one.response or ""
-    dialect = dialects.get(one.dialect or default.dialect or "qwen2_vl", one.max_pixels)
-    return dialect.parse(text, one.size or default.size, one.categories or default.categories)
+def _parse(data: bytes, default: Line, number: int) -> ParsedDetections:
+    line = _line(data.rstrip(b"\r\n"), number)
+    text = line.text if line.text is not None else line.response or ""
+    dialect = dialects.get(line.dialect or default.dialect or "qwen2_vl", line.max_pixels)
+    return dialect.parse(text, line.size or default.size, line.categories or default.categories)
 
 
-def _line(line: bytes, number: int) -> Line:
+def _line(data: bytes, number: int) -> Line:
+    """The ``number``-th line; plain text becomes a line with that ``text``."""
     try:
-        document = orjson.loads(line) if line.lstrip()[:1] == b"{" else None
+        document = orjson.loads(data) if data.lstrip()[:1] == b"{" else None
     except orjson.JSONDecodeError:
         document = None
     if document is None:
-        return Line(text=line.decode("utf-8", "replace"))
+        return Line(text=data.decode("utf-8", "replace"))
     try:
-        one = msgspec.convert(document, Line)
+        line = msgspec.convert(document, Line)
     except msgspec.ValidationError as error:
-        raise DataError(f"Line {number} is no answer", why=f"{error}.", hint=_HINT) from None
-    if one.text is None and one.response is None:
-        raise DataError(f"Line {number} is no answer", why="It has neither `text` nor `response`.", hint=_HINT)
-    return one
-
-
-_HINT = "A line is plain text, or an object with `text` or `response` and, if known, `size` and `categories`."
+        raise DataError(f"Line {number} is no answer", why=f"{error}.", hint=HINT) from None
+    if line.text is None and line.response is None:
+        raise DataError(f"Line {number} is no answer", why="It has neither `text` nor `response`.", hint=HINT)
+    return line
