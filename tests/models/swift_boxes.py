@@ -17,10 +17,10 @@ def templates() -> dict[str, Any]:
     from swift.template.templates import internvl, microsoft, qwen
 
     def template(kind: Any, **values: Any) -> Any:
-        made = kind.__new__(kind)
+        instance = kind.__new__(kind)
         for name, value in {"task_type": "causal_lm", "template_backend": "swift", **values}.items():
-            setattr(made, name, value)
-        return made
+            setattr(instance, name, value)
+        return instance
 
     return {
         "qwen2_vl": template(qwen.Qwen2VLTemplate, bbox_format="legacy"),
@@ -51,12 +51,12 @@ def main(output: str) -> None:
 
     known, out = templates(), []
     for scene in json.load(sys.stdin):
-        image, made = Image.new("L", scene["size"]), {}
+        image, of_dialects = Image.new("L", scene["size"]), {}
         for name, rows in scene["rows"].items():
             shrink = name == "qwen2_5_vl"  # the others' numbers do not depend on it
             shown = fetch_image({"image": rescale_image(image, scene["max_pixels"])}) if shrink else image
-            made[name] = [texts(known[name], row, scene["size"], shown) for row in rows]
-        out.append(made)
+            of_dialects[name] = [texts(known[name], row, scene["size"], shown) for row in rows]
+        out.append(of_dialects)
     Path(output).write_text(json.dumps(out))
 
 

@@ -72,7 +72,7 @@ def test_what_is_rendered_reads_back_to_the_frames_resolution(
     parsed = dialect.parse(dialect.render(objects, size, group=group), size)
     assert kinds(parsed) == []
     assert parsed.health == ("ok" if objects else "empty")
-    read = sorted((one.label, one.box) for one in parsed.detections)
+    read = sorted((detection.label, detection.box) for detection in parsed.detections)
     original = sorted(objects, key=lambda pair: (pair[0], dialect.as_written(pair[1], size)))
     frame = dialect.frame(size)
     for (label, box), (expected, true_box) in zip(read, original, strict=True):
@@ -91,10 +91,10 @@ def written(draw: st.DrawFn, dialect: Dialect, size: tuple[int, int]) -> list[tu
     """Boxes with area in whole numbers of the frame, none twice."""
     sides = [int(min(side, dialect.last)) for side in dialect.frame(size)]
     spans = [st.lists(st.integers(0, side), min_size=2, max_size=2, unique=True).map(sorted) for side in sides]
-    made: dict[tuple[str, FrameBox], None] = {}
+    objects: dict[tuple[str, FrameBox], None] = {}
     for label, (x1, x2), (y1, y2) in draw(st.lists(st.tuples(labels, *spans), max_size=5)):
-        made[(label, (x1, y1, x2, y2))] = None
-    return list(made)
+        objects[(label, (x1, y1, x2, y2))] = None
+    return list(objects)
 
 
 sizes = st.tuples(st.integers(20, 5000), st.integers(20, 5000))
@@ -114,7 +114,7 @@ def test_whole_numbers_of_the_frame_survive_writing_and_reading(
     assert kinds(parsed) == []
     places = dialect.from_frames([box for _, box in objects], [size] * len(objects))
     expected = sorted((label, tuple(box)) for (label, _), box in zip(objects, places.tolist(), strict=True))
-    assert sorted((one.label, one.box) for one in parsed.detections) == expected
+    assert sorted((detection.label, detection.box) for detection in parsed.detections) == expected
     again = dialect.to_frames(places, [size] * len(objects))
     assert [tuple(box) for box in again.tolist()] == [box for _, box in objects]
     assert dialect.render([(label, tuple(box)) for (label, _), box in zip(objects, places, strict=True)], size,
@@ -126,20 +126,20 @@ shares = st.floats(-0.1, 1.1) | st.integers(0, 2000).map(lambda n: n / 2000) | s
 
 
 @st.composite
-def many(draw: st.DrawFn) -> tuple[list[tuple[int, int]], list[list[float]]]:
+def edge_cases(draw: st.DrawFn) -> tuple[list[tuple[int, int]], list[list[float]]]:
     """Sizes of pictures, and a box in pixels of each."""
-    made = draw(st.lists(st.tuples(sizes, shares, shares, st.sampled_from([0, 1e-6, 0.0004, 0.3])), max_size=8))
-    boxes = [[x * w, y * h, (x + thin) * w, (y + thin / 2) * h] for (w, h), x, y, thin in made]
-    return [size for size, *_ in made], boxes
+    drawn = draw(st.lists(st.tuples(sizes, shares, shares, st.sampled_from([0, 1e-6, 0.0004, 0.3])), max_size=8))
+    boxes = [[x * w, y * h, (x + thin) * w, (y + thin / 2) * h] for (w, h), x, y, thin in drawn]
+    return [size for size, *_ in drawn], boxes
 
 
 @pytest.mark.parametrize("name", dialects.names())
 @settings(deadline=None)
-@given(many(), limits)
-def test_many_boxes_at_once_are_what_each_is_alone(
-    name: str, made: tuple[list[tuple[int, int]], list[list[float]]], limit: int | None
+@given(edge_cases(), limits)
+def test_an_array_of_boxes_has_the_results_of_its_boxes_alone(
+    name: str, pictures: tuple[list[tuple[int, int]], list[list[float]]], limit: int | None
 ) -> None:
-    (sizes, boxes), dialect = made, dialects.get(name, limit)
+    (sizes, boxes), dialect = pictures, dialects.get(name, limit)
     pairs = [((x1, y1, x2, y2), size) for (x1, y1, x2, y2), size in zip(boxes, sizes, strict=True)]
     whole = dialect.to_frames(boxes, sizes)
     assert whole.shape == (len(boxes), 4)
@@ -166,9 +166,9 @@ def example() -> Dialect:
     document = Path(__file__).parents[2] / "CONTRIBUTING.md"
     names: dict[str, Any] = {}
     exec(re.findall(r"```python\n(.*?)```", document.read_text("utf-8"), re.DOTALL)[0], names)  # noqa: S102
-    found = names["BRACKETS"]
-    assert isinstance(found, Dialect)
-    return found
+    dialect = names["BRACKETS"]
+    assert isinstance(dialect, Dialect)
+    return dialect
 
 
 @settings(deadline=None)
@@ -179,7 +179,7 @@ def test_the_documented_example_of_a_dialect_reads_what_it_writes(
     (size, objects), dialect = scene, example()
     expected = {(label, dialect.as_written(box, size)) for label, box in objects}
     parsed = dialect.parse(dialect.render(objects, size, group=group), size)
-    assert {(one.label, one.box) for one in parsed.detections} == expected
+    assert {(detection.label, detection.box) for detection in parsed.detections} == expected
     assert set(kinds(parsed)) <= {"duplicate", "loop"}
     cut = dialect.parse("cat[1 2 3 4]dog[5 6", None)
     assert (cut.by_label(), kinds(cut)) == ({"cat": [[1, 2, 3, 4]]}, ["unparsed"])
@@ -230,8 +230,8 @@ def test_the_short_cut_gives_what_the_scanner_gives(
         quick = QWEN2.parse(text, given_size, categories)
         slow = QWEN2.parse(text, given_size, categories, [(text, -1.0)])
         assert [d.label for d in quick.detections] == [d.label for d in slow.detections]
-        for one, other in zip(quick.detections, slow.detections, strict=True):
-            assert one.box == pytest.approx(other.box)
+        for detection, scanned in zip(quick.detections, slow.detections, strict=True):
+            assert detection.box == pytest.approx(scanned.box)
         assert (quick.problems, quick.health) == (slow.problems, slow.health)
 
 

@@ -24,7 +24,7 @@ def test_a_family_names_a_dialect_that_exists(name: str) -> None:
     assert registry.get(name).dialect in dialects.names()
 
 
-def test_an_unknown_family_gets_the_nearest_known_one() -> None:
+def test_an_unknown_family_is_refused_with_the_nearest_known_name() -> None:
     with pytest.raises(UsageError, match=r"qwen2_v: did you mean qwen2_vl\?"):
         registry.get("qwen2_v")
 
@@ -125,7 +125,7 @@ def test_the_chat_form_of_qwen2_vl() -> None:
     assert QWEN2_VL.row_text("<image>Cats?", "No objects.") == f"{request}No objects.<|im_end|>\n"
 
 
-def test_another_system_prompt_replaces_the_familys_and_an_empty_one_removes_it() -> None:
+def test_another_system_prompt_replaces_the_familys_and_an_empty_prompt_removes_it() -> None:
     user = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>?<|im_end|>\n<|im_start|>assistant\n"
     assert QWEN2_VL.request_text("?", "Be brief.") == f"<|im_start|>system\nBe brief.<|im_end|>\n{user}"
     assert QWEN2_VL.request_text("?", "") == user
@@ -137,6 +137,6 @@ def test_a_picture_takes_a_token_for_28_by_28_pixels_of_its_trained_size() -> No
     assert QWEN2_VL.trained_size((640, 480), None) == (644, 476)
 
 
-def test_the_bound_of_a_texts_tokens_counts_a_special_token_as_one_token() -> None:
+def test_the_bound_of_a_texts_tokens_counts_each_special_token_once() -> None:
     assert QWEN2_VL.max_text_tokens("<|box_start|>(1,2)") == 6
     assert QWEN2_VL.max_text_tokens("猫<|im_end|>") == 4

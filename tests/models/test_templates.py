@@ -36,24 +36,24 @@ class Scene(msgspec.Struct):
         return dialects.get(name, self.max_pixels)
 
     def rows(self, name: str) -> list[Row]:
-        """Two detection rows, a row with places in both turns, and one of boxes that nobody clipped or ordered."""
+        """Two detection rows, a row with placeholders in both turns, and a row of boxes that nobody clipped or ordered."""
         dialect = self.dialect(name)
         exact = object_rows.pixels([box for _, box in self.objects], [self.size] * len(self.objects), dialect).tolist()
         pairs = [(label, tuple(box)) for (label, _), box in zip(self.objects, exact, strict=True)]
-        made = [
+        rows = [
             object_rows.placed("a.jpg", "Boxes?", *object_rows.detection(pairs, dialect, group=group), dialect)
             for group in (False, True)
         ]
         ask, answer = "<bbox>, is <ref-object> there?", "No: <bbox> has <ref-object>, <bbox> nothing."
-        made.append(object_rows.placed("a.jpg", ask, answer, [("", pairs[0][1]), pairs[1], pairs[2]], dialect))
+        rows.append(object_rows.placed("a.jpg", ask, answer, [("", pairs[0][1]), pairs[1], pairs[2]], dialect))
         wild: list[tuple[str, Box]] = [(label, (box[2] * 1.3, *box[1:])) for label, box in self.objects]
-        return [*made, object_rows.placed("a.jpg", "?", *object_rows.detection(wild, dialect), dialect)]
+        return [*rows, object_rows.placed("a.jpg", "?", *object_rows.detection(wild, dialect), dialect)]
 
 
 def scenes(count: int) -> list[Scene]:
     """Sizes from tiny to huge, of any shape; some boxes reach the far border, some are thinner than a unit."""
-    draw, made = random.Random(7), list[Scene]()  # noqa: S311
-    while len(made) < count:
+    draw, drawn = random.Random(7), list[Scene]()  # noqa: S311
+    while len(drawn) < count:
         width, height = (int(2 ** draw.uniform(6, 12)) for _ in range(2))
         if max(width, height) / min(width, height) > 100:
             continue
@@ -62,8 +62,8 @@ def scenes(count: int) -> list[Scene]:
             for label in draw.choices(["cat", "stop sign", 'the "big" one', "猫"], k=4)
         ]
         limit = draw.choice([None, 200 * 200, 602_112, 2000 * 1000])
-        made.append(Scene((width, height), limit, objects))
-    return made
+        drawn.append(Scene((width, height), limit, objects))
+    return drawn
 
 
 def _box(draw: random.Random, width: int, height: int) -> Box:
@@ -76,29 +76,29 @@ def _box(draw: random.Random, width: int, height: int) -> Box:
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Scene, dict[str, list[list[str]]]]]:
     """Scenes, each with swift's texts of its rows."""
-    folder, made = tmp_path_factory.mktemp("templates"), scenes(150)
-    given = [{**msgspec.to_builtins(one), "rows": {name: one.rows(name) for name in ABLE}} for one in made]
+    folder, drawn = tmp_path_factory.mktemp("templates"), scenes(150)
+    given = [{**msgspec.to_builtins(scene), "rows": {name: scene.rows(name) for name in ABLE}} for scene in drawn]
     command = [sys.executable, str(SCRIPT), "out.json"]
     done = subprocess.run(command, cwd=folder, input=json.dumps(given), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return list(zip(made, json.loads((folder / "out.json").read_text()), strict=True))
+    return list(zip(drawn, json.loads((folder / "out.json").read_text()), strict=True))
 
 
 @pytest.mark.parametrize("name", ABLE)
 def test_rows_with_objects_read_as_swift_reads_them(
     compared: list[tuple[Scene, dict[str, list[list[str]]]]], name: str
 ) -> None:
-    for scene, theirs in compared:
-        for row, expected in zip(scene.rows(name), theirs[name], strict=True):
+    for scene, swift_texts in compared:
+        for row, expected in zip(scene.rows(name), swift_texts[name], strict=True):
             filled = object_rows.filled(row, scene.dialect(name), scene.size)
-            assert [one["content"] for one in filled["messages"]] == expected, (scene, row)
+            assert [message["content"] for message in filled["messages"]] == expected, (scene, row)
 
 
 @pytest.mark.parametrize("name", ABLE)
 def test_boxes_are_written_as_swift_writes_them(
     compared: list[tuple[Scene, dict[str, list[list[str]]]]], name: str
 ) -> None:
-    for scene, theirs in compared:
+    for scene, swift_texts in compared:
         dialect = scene.dialect(name)
-        for group, (_, answer) in zip((False, dialect.objects_group), theirs[name][:2], strict=True):
+        for group, (_, answer) in zip((False, dialect.objects_group), swift_texts[name][:2], strict=True):
             assert dialect.render(scene.objects, scene.size, group=group) == answer, scene

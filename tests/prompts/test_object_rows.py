@@ -1,4 +1,4 @@
-"""Rows in ms-swift's ``objects`` form: they read as the texts of the dialect, and bad ones are told."""
+"""Rows in ms-swift's ``objects`` form: they read as the texts of the dialect, and bad rows are refused."""
 
 from typing import Any
 
@@ -35,13 +35,13 @@ def scenes(draw: st.DrawFn) -> tuple[tuple[int, int], Objects]:
 
 
 def exact(objects: Objects, dialect: Dialect, size: tuple[int, int]) -> Objects:
-    """The objects with their boxes as they stand in a row."""
+    """The objects with their boxes as a row has them."""
     places = object_rows.pixels([box for _, box in objects], [size] * len(objects), dialect).tolist()
     return [(label, (x1, y1, x2, y2)) for (label, _), (x1, y1, x2, y2) in zip(objects, places, strict=True)]
 
 
 def texts(row: dict[str, Any]) -> list[str]:
-    return [one["content"] for one in row["messages"]]
+    return [message["content"] for message in row["messages"]]
 
 
 def row_of(user: str, assistant: str, **objects: Any) -> dict[str, Any]:
@@ -73,9 +73,9 @@ def test_pixels_are_changed_only_where_swift_would_write_another_number(
 ) -> None:
     (size, objects), dialect = scene, dialects.get(name)
     frame = dialect.frame(size) * 2
-    for (_, box), (_, place) in zip(objects, exact(objects, dialect, size), strict=True):
+    for (_, box), (_, pixels) in zip(objects, exact(objects, dialect, size), strict=True):
         for true, value, side, units, ours in zip(
-            box, place, size * 2, frame, dialect.to_frame(box, size), strict=True
+            box, pixels, size * 2, frame, dialect.to_frame(box, size), strict=True
         ):
             assert round(value / side * units) == ours
             assert value == true or round(true / side * units) != ours
@@ -112,15 +112,15 @@ def test_areas_stand_in_question_and_answer(name: str) -> None:
 
 
 def test_boxes_outside_are_cut_off_and_thin_ones_keep_a_unit() -> None:
-    made = object_rows.pixels([[-5, 10, 700, 500], [64, 48, 64.1, 96]], [SIZE] * 2, QWEN2)
-    assert made[0].tolist() == [0, 10, 640, 480]
-    assert made[1].tolist() == pytest.approx([64, 48, 64.64, 96])
+    boxes_ = object_rows.pixels([[-5, 10, 700, 500], [64, 48, 64.1, 96]], [SIZE] * 2, QWEN2)
+    assert boxes_[0].tolist() == [0, 10, 640, 480]
+    assert boxes_[1].tolist() == pytest.approx([64, 48, 64.64, 96])
     assert object_rows.pixels([], [], QWEN2).shape == (0, 4)
 
 
 def test_the_far_border_is_written_as_the_familys_last_number() -> None:
-    made = object_rows.pixels([[0, 0, 640, 480]], [SIZE], dialects.get("florence2"))
-    assert made.tolist() == [pytest.approx([0, 0, 639.36, 479.52])]
+    boxes_ = object_rows.pixels([[0, 0, 640, 480]], [SIZE], dialects.get("florence2"))
+    assert boxes_.tolist() == [pytest.approx([0, 0, 639.36, 479.52])]
 
 
 def test_a_row_without_objects_stays_as_it_is() -> None:
@@ -157,12 +157,12 @@ def test_rows_of_others_read_as_swift_reads_them() -> None:
         ({"objects": {"bbox": [[1, 2, 3, 4]]}}, "0 times <bbox>"),
     ],
 )
-def test_a_row_that_cannot_be_filled_is_told(row: dict[str, Any], reason: str) -> None:
+def test_a_row_that_cannot_be_filled_raises_its_reason(row: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         object_rows.filled(row, QWEN2, SIZE)
 
 
-def test_texts_that_hold_a_place_by_chance_are_told() -> None:
+def test_texts_that_contain_a_placeholder_by_chance_are_refused() -> None:
     with pytest.raises(ValueError, match="2 times <bbox> in the text, and 1 for it"):
         object_rows.placed("7.jpg", "<image>Write <bbox>", "<bbox>", [("", PERSON)], QWEN2)
 

@@ -10,7 +10,7 @@ from tests.conftest import Cli
 CAT = "cat(100,200),(300,400)"
 
 
-def test_each_line_in_gives_one_line_out(cli: Cli) -> None:
+def test_each_line_gives_a_line_of_json(cli: Cli) -> None:
     lines = [
         CAT,
         json.dumps({"text": CAT, "size": [640, 480]}),
@@ -29,7 +29,7 @@ def test_each_line_in_gives_one_line_out(cli: Cli) -> None:
     ]
 
 
-def test_size_and_categories_of_the_command_line_hold_for_all_lines_that_say_nothing(cli: Cli) -> None:
+def test_size_and_categories_of_the_command_line_hold_for_all_lines_without_their_own(cli: Cli) -> None:
     Path("answers.txt").write_text(f"{CAT}\nufo(0,0),(500,500)\n")
     done = cli("parse", "answers.txt", "--size", "1000x500", "--category", "CAT")
     first, second = map(json.loads, done.stdout.splitlines())
@@ -50,6 +50,8 @@ def test_size_and_categories_of_the_command_line_hold_for_all_lines_that_say_not
                                  "`categories`.\n"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said(cli: Cli, arguments: tuple[str, ...], stdin: str, code: int, message: str) -> None:
+def test_wrong_input_is_an_error_with_its_exit_code(
+    cli: Cli, arguments: tuple[str, ...], stdin: str, code: int, message: str
+) -> None:
     done = cli("parse", *arguments, stdin=stdin)
     assert (done.exit_code, done.stderr) == (code, message)

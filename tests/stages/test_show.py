@@ -1,4 +1,4 @@
-"""Rows as a person reads them: every form of file, numbers and kinds, the drawing, and what goes wrong."""
+"""show: every form of file, numbers and kinds, the drawing, and the errors."""
 
 import io
 from collections.abc import Callable
@@ -19,9 +19,7 @@ from vlmdet_cli.core.files import to_builtins, write_json, write_jsonl
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.models import dialects
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL
-from vlmdet_cli.prompts import lengths, object_rows
-from vlmdet_cli.prompts import object_tasks as pointing
-from vlmdet_cli.prompts import region_tasks as space
+from vlmdet_cli.prompts import lengths, object_rows, object_tasks, region_tasks
 from vlmdet_cli.stages.show import Shown, areas, show
 
 SIZE = (200, 100)
@@ -40,7 +38,7 @@ def row(prompt: str = PROMPT, answer: str = TEXT, image: str = "images/a.png") -
 
 def full() -> dict[str, Any]:
     area = QWEN.render_box(AREA, SIZE)
-    return row(space.FULL.format(area=area), space.FULL_ANSWER.format(area=area, label="cat"))
+    return row(region_tasks.FULL.format(area=area), region_tasks.FULL_ANSWER.format(area=area, label="cat"))
 
 
 def put(folder: Path, *values: Any, name: str = "out/data/rows.jsonl") -> Path:
@@ -54,25 +52,25 @@ def seen(shown: list[Shown]) -> str:
     """What a person sees at 80 columns, without colour and with the spaces at lines' ends gone."""
     file = io.StringIO()
     console = Console(file=file, width=80, no_color=True, markup=False, highlight=False, emoji=False)
-    for one in row_tables.show(shown):
-        console.print(one)
+    for renderable in row_tables.show(shown):
+        console.print(renderable)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
-def boxes_of(one: Shown) -> list[tuple[str, Box]]:
-    return [(found.label, found.box) for found in one.boxes]
+def boxes_of(shown: Shown) -> list[tuple[str, Box]]:
+    return [(detection.label, detection.box) for detection in shown.boxes]
 
 
 # --- forms of files ------------------------------------------------------------------------------------------
 
 
 def test_a_row_is_shown_with_its_boxes_in_pixels(tmp_path: Path) -> None:
-    (one,) = show(put(tmp_path, row()), None)
-    assert (one.number, one.kind, one.image, one.size) == (1, "detection", "images/a.png", SIZE)
-    assert (one.question, one.answer, one.expected) == (PROMPT, TEXT, None)
-    assert boxes_of(one) == [CAT, DOG]
-    assert one.problems == []
-    assert one.remark == ""
+    (shown,) = show(put(tmp_path, row()), None)
+    assert (shown.number, shown.kind, shown.image, shown.size) == (1, "detection", "images/a.png", SIZE)
+    assert (shown.question, shown.answer, shown.expected) == (PROMPT, TEXT, None)
+    assert boxes_of(shown) == [CAT, DOG]
+    assert shown.problems == []
+    assert shown.remark == ""
 
 
 def test_an_array_of_the_same_rows_is_shown_alike(tmp_path: Path) -> None:
@@ -82,68 +80,71 @@ def test_an_array_of_the_same_rows_is_shown_alike(tmp_path: Path) -> None:
     assert show(array, None) == show(lines, None)
 
 
-def test_the_form_with_objects_is_shown_as_the_text_it_stands_for(tmp_path: Path) -> None:
+def test_the_form_with_objects_is_shown_as_its_text(tmp_path: Path) -> None:
     answer, pairs = object_rows.detection([CAT, DOG], QWEN)
     placed = object_rows.placed("images/a.png", PROMPT, answer, pairs, QWEN)
     assert show(put(tmp_path, placed), 1) == show(put(tmp_path, row(), name="out/data/text.jsonl"), 1)
 
 
 def test_an_area_of_an_objects_row_is_filled_in_question_and_answer(tmp_path: Path) -> None:
-    prompt, answer = space.FULL.format(area="<bbox>"), space.FULL_ANSWER.format(area="<bbox>", label="cat")
+    prompt, answer = (
+        region_tasks.FULL.format(area="<bbox>"),
+        region_tasks.FULL_ANSWER.format(area="<bbox>", label="cat"),
+    )
     placed = object_rows.placed("images/a.png", prompt, answer, [("", AREA), ("", AREA)], QWEN)
-    (one,) = show(put(tmp_path, placed), 1)
-    assert (one.question, one.answer) == tuple(message["content"] for message in full()["messages"])
-    assert one.areas == [AREA]
+    (shown,) = show(put(tmp_path, placed), 1)
+    assert (shown.question, shown.answer) == tuple(message["content"] for message in full()["messages"])
+    assert shown.areas == [AREA]
 
 
 def test_an_answer_has_its_own_dialect_size_and_truth(tmp_path: Path) -> None:
     dialect = dialects.get("qwen3_vl")
     text = dialect.render([CAT], SIZE)
     answer = Answer(image="elsewhere.png", size=SIZE, text=text, prompt=PROMPT, dialect="qwen3_vl", expected="[]")
-    (one,) = show(put(tmp_path, answer), 1, dialect="florence2")
-    assert boxes_of(one) == [CAT]
-    assert (one.answer, one.expected) == (text, "[]")
+    (shown,) = show(put(tmp_path, answer), 1, dialect="florence2")
+    assert boxes_of(shown) == [CAT]
+    assert (shown.answer, shown.expected) == (text, "[]")
 
 
 def test_a_result_row_of_swift_has_response_and_truth(tmp_path: Path) -> None:
-    said = QWEN.render([CAT], SIZE)
+    response = QWEN.render([CAT], SIZE)
     path = str(picture(tmp_path, "far/b.png", SIZE))
-    result = row(answer=said) | {"response": said, "labels": TEXT, "images": [{"bytes": None, "path": path}]}
-    (one,) = show(put(tmp_path, result), 1)
-    assert (one.image, one.answer, one.expected) == (path, said, TEXT)
-    assert boxes_of(one) == [CAT]
+    result = row(answer=response) | {"response": response, "labels": TEXT, "images": [{"bytes": None, "path": path}]}
+    (shown,) = show(put(tmp_path, result), 1)
+    assert (shown.image, shown.answer, shown.expected) == (path, response, TEXT)
+    assert boxes_of(shown) == [CAT]
 
 
 def test_a_broken_answer_has_its_problems(tmp_path: Path) -> None:
     answer = Answer(image="images/a.png", size=SIZE, text=TEXT[:-20], finish="length")
-    (one,) = show(put(tmp_path, answer), 1)
-    assert boxes_of(one) == [CAT]
-    assert [problem.kind for problem in one.problems] == ["truncated"]
-    assert "problem   cut by the token limit" in seen([one])
+    (shown,) = show(put(tmp_path, answer), 1)
+    assert boxes_of(shown) == [CAT]
+    assert [problem.kind for problem in shown.problems] == ["truncated"]
+    assert "problem   cut by the token limit" in seen([shown])
 
 
 def test_an_answer_that_failed_says_why(tmp_path: Path) -> None:
-    (one,) = show(put(tmp_path, Answer(image="x.png", finish="error", error="no such file")), 1)
-    assert one.remark == "The picture could not be read: no such file"
-    assert one.problems == []
+    (shown,) = show(put(tmp_path, Answer(image="x.png", finish="error", error="no such file")), 1)
+    assert shown.remark == "The picture could not be read: no such file"
+    assert shown.problems == []
 
 
 # --- which rows ----------------------------------------------------------------------------------------------
 
 
 def test_the_first_five_rows_are_shown(tmp_path: Path) -> None:
-    assert [one.number for one in show(put(tmp_path, *[row()] * 7), None)] == [1, 2, 3, 4, 5]
+    assert [shown.number for shown in show(put(tmp_path, *[row()] * 7), None)] == [1, 2, 3, 4, 5]
 
 
-def test_one_row_is_shown_by_its_number(tmp_path: Path) -> None:
-    (one,) = show(put(tmp_path, row(), full(), row()), 2)
-    assert (one.number, one.kind) == (2, "full")
+def test_a_row_is_shown_by_its_number(tmp_path: Path) -> None:
+    (shown,) = show(put(tmp_path, row(), full(), row()), 2)
+    assert (shown.number, shown.kind) == (2, "full")
 
 
 def test_only_rows_of_a_kind_are_counted_and_keep_their_numbers(tmp_path: Path) -> None:
     path = put(tmp_path, row(), full(), row(), full())
-    assert [one.number for one in show(path, None, kind="full")] == [2, 4]
-    assert [one.number for one in show(path, 2, kind="full")] == [4]
+    assert [shown.number for shown in show(path, None, kind="full")] == [2, 4]
+    assert [shown.number for shown in show(path, 2, kind="full")] == [4]
 
 
 def test_rows_behind_those_shown_are_not_read(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_rows_behind_those_shown_are_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "kind", "said"),
+    ("number", "kind", "message"),
     [
         (4, "", "There is no row 4: .*\nThere are 3"),
         (2, "full", "There is no row 2 of the kind full: .*\nThere is 1"),
@@ -165,13 +166,15 @@ def test_rows_behind_those_shown_are_not_read(tmp_path: Path) -> None:
         (0, "", "No such row: 0"),
     ],
 )
-def test_what_there_is_not_is_said_with_what_there_is(tmp_path: Path, number: int | None, kind: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_a_number_or_kind_without_rows_is_refused_with_what_exists(
+    tmp_path: Path, number: int | None, kind: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
         show(put(tmp_path, row(), full(), row()), number, kind=kind)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "has no rows"),
         (b"[]", "has no rows"),
@@ -185,10 +188,10 @@ def test_what_there_is_not_is_said_with_what_there_is(tmp_path: Path, number: in
         (b'{"image": "a.png", "finish": "never"}', "Not a row: .*, row 1"),
     ],
 )
-def test_a_file_without_rows_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_without_rows_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "rows"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         show(path, None)
 
 
@@ -215,56 +218,56 @@ def test_wrong_objects_are_named_by_their_row(tmp_path: Path, change: dict[str, 
 # --- pictures ------------------------------------------------------------------------------------------------
 
 
-def test_pictures_are_looked_for_below_root_alone_where_it_is_given(tmp_path: Path) -> None:
+def test_pictures_are_read_below_root_alone_where_it_is_given(tmp_path: Path) -> None:
     path = put(tmp_path, row())
     assert show(path, 1, root=tmp_path / "out")[0].size == SIZE
     assert show(path, 1, root=tmp_path)[0].size == (0, 0)
 
 
 def test_a_row_without_its_picture_is_shown_in_the_numbers_written(tmp_path: Path) -> None:
-    (one,) = show(put(tmp_path, row(image="images/none.png")), 1)
-    assert one.remark == "The picture is not on disk"
-    assert boxes_of(one)[0] == ("cat", (100, 100, 500, 500))
-    assert "numbers as written" in seen([one])
+    (shown,) = show(put(tmp_path, row(image="images/none.png")), 1)
+    assert shown.remark == "The picture is not on disk"
+    assert boxes_of(shown)[0] == ("cat", (100, 100, 500, 500))
+    assert "numbers as written" in seen([shown])
 
 
-def test_an_objects_row_without_its_picture_keeps_its_places(tmp_path: Path) -> None:
+def test_an_objects_row_without_its_picture_keeps_its_placeholders(tmp_path: Path) -> None:
     answer, pairs = object_rows.detection([CAT], QWEN)
-    (one,) = show(put(tmp_path, object_rows.placed("none.png", PROMPT, answer, pairs, QWEN)), 1)
-    assert (one.answer, one.boxes, one.problems) == (answer, [], [])
+    (shown,) = show(put(tmp_path, object_rows.placed("none.png", PROMPT, answer, pairs, QWEN)), 1)
+    assert (shown.answer, shown.boxes, shown.problems) == (answer, [], [])
 
 
 def test_a_row_may_have_no_picture(tmp_path: Path) -> None:
-    (one,) = show(put(tmp_path, row() | {"images": []}), 1)
-    assert one.remark == "The row has no picture"
+    (shown,) = show(put(tmp_path, row() | {"images": []}), 1)
+    assert shown.remark == "The row has no picture"
 
 
 @pytest.mark.parametrize("name", dialects.names())
-def test_an_area_is_found_in_a_question_of_any_dialect(name: str) -> None:
+def test_an_area_is_read_from_a_question_in_any_dialect(name: str) -> None:
     dialect = dialects.get(name)
-    question = space.FULL.format(area=dialect.render_box(AREA, SIZE))
+    question = region_tasks.FULL.format(area=dialect.render_box(AREA, SIZE))
     assert areas(question, dialect, SIZE) == [pytest.approx(dialect.as_written(AREA, SIZE))]
-    assert areas(space.COUNT, dialect, SIZE) == []
+    assert areas(region_tasks.COUNT, dialect, SIZE) == []
 
 
 def test_questions_that_are_answered_by_boxes_show_area_and_boxes(tmp_path: Path) -> None:
-    prompt = pointing.REGION.format(area=QWEN.render_box(AREA, SIZE))
-    (one,) = show(put(tmp_path, row(prompt)), 1)
-    assert (one.kind, one.areas, boxes_of(one)) == ("region", [AREA], [CAT, DOG])
+    prompt = object_tasks.REGION.format(area=QWEN.render_box(AREA, SIZE))
+    (shown,) = show(put(tmp_path, row(prompt)), 1)
+    assert (shown.kind, shown.areas, boxes_of(shown)) == ("region", [AREA], [CAT, DOG])
 
 
 def test_tokens_are_counted_where_a_counter_is_given(tmp_path: Path) -> None:
     counter = lengths.token_counter(QWEN2_VL, "", None)
-    (one,) = show(put(tmp_path, row()), 1, counter=counter)
-    assert one.tokens == counter.row(PROMPT, TEXT, SIZE)
-    assert f"row 1 · detection · at most {one.tokens} tokens" in seen([one])
-    assert f"row 1 · detection · {one.tokens} tokens" in seen([msgspec.structs.replace(one, exact=True)])
+    (shown,) = show(put(tmp_path, row()), 1, counter=counter)
+    assert shown.tokens == counter.row(PROMPT, TEXT, SIZE)
+    assert f"row 1 · detection · at most {shown.tokens} tokens" in seen([shown])
+    assert f"row 1 · detection · {shown.tokens} tokens" in seen([msgspec.structs.replace(shown, exact=True)])
 
 
 # --- drawing -------------------------------------------------------------------------------------------------
 
 
-def test_boxes_are_drawn_at_their_places(tmp_path: Path) -> None:
+def test_boxes_are_drawn_where_they_are(tmp_path: Path) -> None:
     target = tmp_path / "drawn" / "a.png"
     show(put(tmp_path, row()), None, draw=target)
     with Image.open(target) as drawn:
@@ -311,11 +314,13 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
-@pytest.mark.parametrize(("spoil", "said"), [(Path.unlink, "is not there"), (spoiled, "not a picture"), (cut, "trunc")])
-def test_a_picture_that_cannot_be_drawn_is_named(tmp_path: Path, spoil: Callable[[Path], None], said: str) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "message"), [(Path.unlink, "is not there"), (spoiled, "not a picture"), (cut, "trunc")]
+)
+def test_a_picture_that_cannot_be_drawn_is_named(tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:
     path = put(tmp_path, row())
     spoil(tmp_path / "out/images/a.png")
-    with pytest.raises(DataError, match=rf"(?s)a\.png.*{said}|{said}.*a\.png"):
+    with pytest.raises(DataError, match=rf"(?s)a\.png.*{message}|{message}.*a\.png"):
         show(path, 1, draw=tmp_path / "drawn.png")
     assert not (tmp_path / "drawn.png").exists()
 
@@ -337,20 +342,20 @@ def test_a_row_reads_like_this(tmp_path: Path) -> None:
     )
 
 
-def test_a_long_answer_is_cut_and_many_boxes_are_counted(tmp_path: Path) -> None:
-    many = [("cat", (float(n), 0.0, n + 50.0, 50.0)) for n in range(100)]
-    text = seen(show(put(tmp_path, row(answer=QWEN.render(many, SIZE))), 1))
+def test_a_long_answer_is_cut_and_boxes_beyond_the_first_are_counted(tmp_path: Path) -> None:
+    boxes = [("cat", (float(n), 0.0, n + 50.0, 50.0)) for n in range(100)]
+    text = seen(show(put(tmp_path, row(answer=QWEN.render(boxes, SIZE))), 1))
     assert "more characters" in " ".join(text.split())
     assert "… 70 more" in text
     assert max(map(len, text.splitlines())) <= 80
 
 
 def test_markup_and_control_characters_are_shown_as_they_are() -> None:
-    one = Shown(
+    shown = Shown(
         number=1, kind="detection", image="[red]a", size=SIZE, question="[bold]q\x1b[31m", answer="a\u202eb",
         problems=[Problem("unparsed", "\x07")],
     )  # fmt: skip
-    text = seen([one])
+    text = seen([shown])
     assert "[red]a" in text
     assert "[bold]q\\x1b[31m" in text
     assert "a\\u202eb" in text
