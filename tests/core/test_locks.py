@@ -1,4 +1,4 @@
-"""Locks: held by one process at a time, lost by a process that is gone, and told apart from a disk that has none."""
+"""Locks: held by one process at a time, lost by a process that is gone, and not confused with a disk that has none."""
 
 import errno
 import fcntl

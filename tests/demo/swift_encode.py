@@ -1,7 +1,7 @@
 """Run as a program: what ms-swift's own template makes of rows, as JSON. Rows come on stdin with absolute paths.
 
 For each row: token ids of its text, of the same boxes in swift's ``objects`` form, of its prompt alone, and the
-picture's patches: how many, and every hundredth number of them.
+picture's patches: their number, and every hundredth value of them.
 """
 
 import json
@@ -33,7 +33,7 @@ def main(model: str) -> None:
         out.append(
             {
                 "ids": list(trained["input_ids"]),
-                "labels": [one for one in trained["labels"] if one != -100],
+                "labels": [label for label in trained["labels"] if label != -100],
                 "objects": list(objects["input_ids"]),
                 "prompt": list(asked["input_ids"]),
                 "patches": len(trained["pixel_values"]),

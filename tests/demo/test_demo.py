@@ -90,7 +90,7 @@ def test_the_demo_learns_what_the_base_model_cannot(demo: tuple[Path, str]) -> N
     assert base["overall"]["f1"] < 0.3
     assert tuned["overall"]["f1"] >= 0.75
     assert tuned["protocol"]["pictures"] == base["protocol"]["pictures"] == 120
-    accuracy = {kind: (base["tasks"][kind]["accuracy"], one["accuracy"]) for kind, one in tuned["tasks"].items()}
+    accuracy = {kind: (base["tasks"][kind]["accuracy"], task["accuracy"]) for kind, task in tuned["tasks"].items()}
     assert set(accuracy) == {"count", "full", "partial", "none"}
     for kind in ("count", "full", "partial"):
         assert accuracy[kind][1] > accuracy[kind][0] + 0.1, kind
@@ -123,9 +123,9 @@ def test_swift_read_every_row_that_was_written(demo: tuple[Path, str]) -> None:
     folder, _ = demo
     run = json.loads((folder / "out" / "runs" / "run-001" / "run.json").read_text())
     log = (folder / "out" / "runs" / "run-001" / "swift.log").read_text()
-    told = re.search(r"train_dataset: Dataset\(\{.*?num_rows: (\d+)", log, re.S)
-    assert told is not None
-    assert int(told[1]) == run["dataset"]["rows"]
+    rows_taken = re.search(r"train_dataset: Dataset\(\{.*?num_rows: (\d+)", log, re.S)
+    assert rows_taken is not None
+    assert int(rows_taken[1]) == run["dataset"]["rows"]
 
 
 def test_the_merged_model_answers_as_the_adapter_does(demo: tuple[Path, str]) -> None:
@@ -134,7 +134,7 @@ def test_the_merged_model_answers_as_the_adapter_does(demo: tuple[Path, str]) ->
     adapter = str(latest_checkpoint(folder))
     vlmdet(folder, "infer", "--adapter", adapter, "--name", "adapter")
     texts = [[row["text"] for row in answers(folder, name)] for name in ("test", "adapter")]
-    same = sum(one == two for one, two in zip(*texts, strict=True))
+    same = sum(text == other for text, other in zip(*texts, strict=True))
     assert same >= 0.97 * len(texts[0])  # float32 sums in another order may tip a digit
     vlmdet(folder, "eval", "--name", "adapter", "-q")
     assert abs(report(folder, "adapter")["overall"]["f1"] - report(folder, "test")["overall"]["f1"]) < 0.02
@@ -145,12 +145,12 @@ def test_texts_token_ids_pictures_and_lengths_are_as_swifts_own_template_makes_t
 ) -> None:
     folder, _ = demo
     document = json.loads((folder / "out" / "data" / "subset" / "test.json").read_text())
-    names = {one["id"]: one["name"] for one in document["categories"]}
+    names = {category["id"]: category["name"] for category in document["categories"]}
     rows: list[dict[str, Any]] = []
     for image in document["images"][:25]:
-        found = [a for a in document["annotations"] if a["image_id"] == image["id"] and not a["iscrowd"]]
-        boxes = [(x, y, x + w, y + h) for x, y, w, h in (a["bbox"] for a in found)]
-        pairs = [(names[a["category_id"]], box) for a, box in zip(found, boxes, strict=True)]
+        objects = [a for a in document["annotations"] if a["image_id"] == image["id"] and not a["iscrowd"]]
+        boxes = [(x, y, x + w, y + h) for x, y, w, h in (a["bbox"] for a in objects)]
+        pairs = [(names[a["category_id"]], box) for a, box in zip(objects, boxes, strict=True)]
         text = dialects.get("qwen2_vl").render(pairs, (image["width"], image["height"]))
         rows.append(
             {
@@ -161,7 +161,7 @@ def test_texts_token_ids_pictures_and_lengths_are_as_swifts_own_template_makes_t
                 "objects": {"ref": [label for label, _ in pairs], "bbox": boxes},
             }
         )  # fmt: skip
-    script = [sys.executable, str(Path(__file__).parent / "swift_encode.py"), str(folder / "model"), "made.json"]
+    script = [sys.executable, str(Path(__file__).parent / "swift_encode.py"), str(folder / "model"), "encoded.json"]
     done = subprocess.run(script, cwd=tmp_path, input=json.dumps(rows), env=environment(), capture_output=True,
                           text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -180,17 +180,17 @@ def test_texts_token_ids_pictures_and_lengths_are_as_swifts_own_template_makes_t
     )
     count = lengths.token_counter(family, str(folder / "model"), family.pixel_limit(folder / "model"))
     assert count.exact
-    for row, made in zip(rows, json.loads((tmp_path / "made.json").read_text()), strict=True):
+    for row, encoded in zip(rows, json.loads((tmp_path / "encoded.json").read_text()), strict=True):
         question, answer = (turn["content"] for turn in row["messages"])
-        assert made["ids"] == made["objects"]
-        assert made["ids"].count(pad) == 16
-        assert made["patches"] == 64
-        assert count.row(question, answer, (224, 224)) == len(made["ids"])
-        assert tokenizer.decode(made["labels"]) == f"{answer}<|im_end|>\n"
+        assert encoded["ids"] == encoded["objects"]
+        assert encoded["ids"].count(pad) == 16
+        assert encoded["patches"] == 64
+        assert count.row(question, answer, (224, 224)) == len(encoded["ids"])
+        assert tokenizer.decode(encoded["labels"]) == f"{answer}<|im_end|>\n"
         row_ids = tokenizer(family.row_text(question, answer))["input_ids"]
-        assert [one for one in row_ids if one != pad] == [one for one in made["ids"] if one != pad]
-        assert _pixels(model, row["images"][0]) == pytest.approx(made["pixels"], abs=1e-4)
-        assert _prompt_ids(tokenizer, question) == [one for one in made["prompt"] if one != pad]
+        assert [token for token in row_ids if token != pad] == [token for token in encoded["ids"] if token != pad]
+        assert _pixels(model, row["images"][0]) == pytest.approx(encoded["pixels"], abs=1e-4)
+        assert _prompt_ids(tokenizer, question) == [token for token in encoded["prompt"] if token != pad]
 
 
 def _pixels(model: Any, path: str) -> list[float]:
@@ -205,7 +205,7 @@ def _pixels(model: Any, path: str) -> list[float]:
 def _prompt_ids(tokenizer: Any, question: str) -> list[int]:
     """What our engine feeds, without picture tokens."""
     pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    return [one for one in tokenizer(QWEN2_VL.request_text(question))["input_ids"] if one != pad]
+    return [token for token in tokenizer(QWEN2_VL.request_text(question))["input_ids"] if token != pad]
 
 
 def test_pictures_reach_the_model(demo: tuple[Path, str], tmp_path: Path) -> None:
@@ -231,23 +231,23 @@ def test_pieces_of_an_answer_are_its_text_and_rank_its_boxes(demo: tuple[Path, s
     for row in answers(folder, "test"):
         assert "".join(text for text, _ in row["tokens"]) == row["text"]
         assert all(chance <= 0 for _, chance in row["tokens"])
-    made = report(folder, "test")
-    assert made["scores"]["source"] == "logprob"
+    scored = report(folder, "test")
+    assert scored["scores"]["source"] == "logprob"
     files = ("--truth", "out/data/subset/test.json", "--predictions", "out/runs/run-001/answers/test.jsonl", "--json")
     constant = json.loads(vlmdet(folder, "eval", *files, "--scores", "constant").stdout)
-    assert made["coco"]["AP50"] > constant["coco"]["AP50"]
-    assert made["overall"] == constant["overall"]
+    assert scored["coco"]["AP50"] > constant["coco"]["AP50"]
+    assert scored["overall"] == constant["overall"]
 
 
 def test_one_picture_gives_one_json_document(demo: tuple[Path, str]) -> None:
     folder, _ = demo
     full = answer_with_boxes(folder)
     done = vlmdet(folder, "infer", "--model", "out/runs/run-001/merged", f"out/{full['image']}", "--json")
-    made = json.loads(done.stdout)
-    assert made["text"] == full["text"]
-    assert made["size"] == [224, 224]
-    assert made["object"]
-    assert all(len(box) == 4 for boxes in made["object"].values() for box in boxes)
+    answer = json.loads(done.stdout)
+    assert answer["text"] == full["text"]
+    assert answer["size"] == [224, 224]
+    assert answer["object"]
+    assert all(len(box) == 4 for boxes in answer["object"].values() for box in boxes)
 
 
 def test_a_bad_picture_is_recorded_and_the_others_go_on(demo: tuple[Path, str], tmp_path: Path) -> None:
@@ -258,9 +258,9 @@ def test_a_bad_picture_is_recorded_and_the_others_go_on(demo: tuple[Path, str], 
     (tmp_path / "1.jpg").write_bytes(data[: len(data) // 3])
     (tmp_path / "2.jpg").write_bytes(b"")
     done = vlmdet(tmp_path, "infer", "--model", str(folder / "out" / "runs" / "run-001" / "merged"), ".", "--json")
-    made = json.loads(done.stdout)
-    assert [one["finish"] for one in made] == ["stop", "error", "error"]
-    assert all(one["error"] for one in made[1:])
+    results = json.loads(done.stdout)
+    assert [result["finish"] for result in results] == ["stop", "error", "error"]
+    assert all(result["error"] for result in results[1:])
 
 
 @contextlib.contextmanager
@@ -342,10 +342,8 @@ def test_an_interrupted_training_ends_swift_and_resumes(demo: tuple[Path, str], 
     assert re.search(r"resume_from_checkpoint='?\S*run-002\S*checkpoint-\d+", run.log.read_text())
 
 
-def test_two_runs_side_by_side_are_trained_merged_and_asked_as_they_were_told(
-    demo: tuple[Path, str], tmp_path: Path
-) -> None:
-    """One with a flag after ``--``, which no later command is told again."""
+def test_two_runs_side_by_side_are_trained_merged_and_asked_alike(demo: tuple[Path, str], tmp_path: Path) -> None:
+    """One with a flag after ``--``, which is not repeated to any later command."""
     folder = _copy(demo[0], tmp_path)
     steps = ("--", "--max_steps", "3")
     with (
@@ -385,12 +383,12 @@ def test_a_flag_that_swift_does_not_know_shows_its_words_and_its_log(demo: tuple
 
 
 def test_rows_that_swift_does_not_take_stop_the_training(demo: tuple[Path, str], tmp_path: Path) -> None:
-    """Here swift is told to take the first fifty; it does the same to rows that it does not like."""
+    """Here swift is asked for the first fifty; it leaves out rows that it does not accept in the same way."""
     folder = _copy(demo[0], tmp_path)
     rows = folder / "out" / "augment" / "train.jsonl"
-    many = len(rows.read_text().splitlines())
+    count = len(rows.read_text().splitlines())
     done = vlmdet(folder, "train", "--", "--dataset", f"{rows}#50", code=4)
-    assert f"error: swift took 50 of {many:,} rows\n" in done.stderr
+    assert f"error: swift took 50 of {count:,} rows\n" in done.stderr
     run = sorted((folder / "out" / "runs").glob("run-*"))[-1]
     assert json.loads((run / "run.json").read_text())["state"] == "failed"
     assert not list(run.rglob("checkpoint-*"))
@@ -403,7 +401,7 @@ def test_swift_trains_on_rows_in_its_own_form_as_on_text(demo: tuple[Path, str],
     sets = ["train.num_train_epochs=1", "train.swift.max_steps=4", "train.logging_steps=1", "subset.pictures=40"]
     losses = []
     for form in ("text", "objects"):
-        given = [part for one in [*sets, f"format.rows={form}"] for part in ("--set", one)]
+        given = [part for setting in [*sets, f"format.rows={form}"] for part in ("--set", setting)]
         for step in ("prepare", "train"):
             vlmdet(folder, step, *given)
         log = runs.runs(folder / "out" / "runs")[-1].training_log()
@@ -432,22 +430,22 @@ def test_swifts_own_answers_are_read_and_scored_alike(demo: tuple[Path, str], tm
     rows = (folder / "out" / "data" / "coco_final_test.jsonl").read_text().splitlines()
     (tmp_path / "rows.jsonl").write_text("\n".join(rows[:40]) + "\n")
     command = [
-        "swift", "infer", "--model", str(folder / "out" / "runs" / "run-001" / "merged"), "--model_type", "qwen2_vl", "--template",
-        "vlmdet_demo", "--external_plugins", str(folder / "plugin.py"), "--val_dataset", "rows.jsonl",
+        "swift", "infer", "--model", str(folder / "out" / "runs" / "run-001" / "merged"),
+        "--model_type", "qwen2_vl", "--template", "vlmdet_demo", "--external_plugins", str(folder / "plugin.py"), "--val_dataset", "rows.jsonl",
         "--result_path", "result.jsonl", "--max_batch_size", "16", "--temperature", "0", "--max_new_tokens", "256",
         "--torch_dtype", "float32", "--max_pixels", str(112 * 112),
     ]  # fmt: skip
     env = {**environment(), "ROOT_IMAGE_DIR": str(folder / "out")}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    theirs = [json.loads(line)["response"] for line in (tmp_path / "result.jsonl").read_text().splitlines()]
-    mine = [row["text"] for row in answers(folder, "test") if row.get("kind", "detection") == "detection"][:40]
-    assert sum(one == two for one, two in zip(mine, theirs, strict=True)) >= 38
+    swift_texts = [json.loads(line)["response"] for line in (tmp_path / "result.jsonl").read_text().splitlines()]
+    own_texts = [row["text"] for row in answers(folder, "test") if row.get("kind", "detection") == "detection"][:40]
+    assert sum(own == other for own, other in zip(own_texts, swift_texts, strict=True)) >= 38
     truth = str(folder / "out" / "data" / "subset" / "test.json")
-    made = json.loads(vlmdet(tmp_path, "eval", "--truth", truth, "--predictions", "result.jsonl", "--json").stdout)
-    assert made["protocol"]["form"] == "swift infer"
-    assert made["ledger"]["pictures"]["kept"] == 40
-    assert made["overall"]["precision"] > 0.6
+    scored = json.loads(vlmdet(tmp_path, "eval", "--truth", truth, "--predictions", "result.jsonl", "--json").stdout)
+    assert scored["protocol"]["form"] == "swift infer"
+    assert scored["ledger"]["pictures"]["kept"] == 40
+    assert scored["overall"]["precision"] > 0.6
 
 
 def test_real_coco_pictures_go_through_all_seven_commands(
@@ -475,9 +473,9 @@ def test_real_coco_pictures_go_through_all_seven_commands(
     scored = report(tmp_path, "test")
     assert scored["ledger"]["pictures"]["dropped"] == {}
     assert scored["overall"]["fn"] + scored["overall"]["tp"] == scored["protocol"]["objects"] > 0
-    said = answers(tmp_path, "test")
-    assert {row.get("finish", "stop") for row in said} <= {"stop", "length"}
-    assert sum(row.get("kind", "detection") == "detection" for row in said) == scored["protocol"]["pictures"]
+    rows = answers(tmp_path, "test")
+    assert {row.get("finish", "stop") for row in rows} <= {"stop", "length"}
+    assert sum(row.get("kind", "detection") == "detection" for row in rows) == scored["protocol"]["pictures"]
 
 
 def accounts(tree: Any) -> Iterator[dict[str, Any]]:
@@ -500,8 +498,8 @@ def test_the_wheel_runs_where_swift_is_not_on_path(tmp_path: Path) -> None:
     subprocess.run(install, check=True, capture_output=True)
     env = {**os.environ, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(target)}
     command = [sys.executable, "-c", "from vlmdet_cli.cli import main; main()"]
-    made = [*command, "init", "--demo", "d"]
-    subprocess.run(made, cwd=tmp_path, env=env, check=True, capture_output=True)
+    init = [*command, "init", "--demo", "d"]
+    subprocess.run(init, cwd=tmp_path, env=env, check=True, capture_output=True)
     for step in ("prepare", "augment"):
         subprocess.run([*command, step, "-q"], cwd=tmp_path / "d", env=env, check=True, capture_output=True)
     done = subprocess.run([*command, "train", "--dry-run"], cwd=tmp_path / "d", env=env, capture_output=True, text=True,

@@ -1,4 +1,4 @@
-"""A project's runs: their names, their order, which is taken, and what is read back of one."""
+"""A project's runs: their names, their order, the default, and what is read back."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor

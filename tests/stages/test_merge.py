@@ -1,4 +1,4 @@
-"""merge: which checkpoint is taken, what swift is told of it, and where there is none."""
+"""merge: which checkpoint is taken, what swift is given of it, and where there is none."""
 
 import json
 from pathlib import Path
@@ -68,7 +68,7 @@ def flags_of(run: Run) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("written")
-def test_swift_is_told_what_the_run_was_trained_with_not_todays_file(tmp_path: Path) -> None:
+def test_swift_is_given_what_the_run_was_trained_with_not_todays_file(tmp_path: Path) -> None:
     """Today's file names no template and no plug-in."""
     (tmp_path / "plugin.py").write_text("")
     (tmp_path / "model").mkdir()
@@ -85,11 +85,11 @@ def test_swift_is_told_what_the_run_was_trained_with_not_todays_file(tmp_path: P
 
 @pytest.mark.usefixtures("written")
 def test_a_checkpoint_of_no_run_goes_beside_the_runs(tmp_path: Path) -> None:
-    project = projects.load(Path().absolute(), ["train.swift.template=mine"])
+    project = projects.load(Path().absolute(), ["train.swift.template=own"])
     elsewhere = write_checkpoint(tmp_path / "elsewhere", 3)
     owner = merge._owner(project, elsewhere)
     assert owner == project.results
-    assert merge.model_flags(project, elsewhere, owner) == {"template": "mine"}
+    assert merge.model_flags(project, elsewhere, owner) == {"template": "own"}
 
 
 @pytest.mark.usefixtures("written")
@@ -105,7 +105,7 @@ def test_a_newer_checkpoint_than_the_merged_one_is_a_warning() -> None:
     run = write_run(RUNS, "run-001", "done", (5, 9))
     (run.latest_checkpoint() / "adapter_model.safetensors").write_bytes(b"new")
     run.merged.mkdir()
-    marker = {"checkpoint": "runs/run-001/v0-1/checkpoint-5", "adapter": "of the old one"}
+    marker = {"checkpoint": "runs/run-001/v0-1/checkpoint-5", "adapter": "another"}
     (run.merged / "vlmdet.json").write_text(json.dumps(marker))
     assert merge.merged_model(run) == (
         run.merged,

@@ -35,11 +35,11 @@ def test_runs_are_listed_with_their_state_their_f1_and_what_differs(written: Cli
         )  # fmt: skip
         run.report("test").parent.mkdir()
         run.report("test").write_text(json.dumps({"overall": {"f1": number / 4}}))
-    one, two = listed(written)["runs"]
-    assert (one["name"], one["state"], one["f1"], one["exit_code"]) == ("run-001", "done", 0.25, 0)
-    assert (two["name"], two["state"], two["f1"], two["exit_code"]) == ("run-002", "failed", 0.5, 1)
-    assert one["differs"] == {"train.lora_rank": 32}
-    assert two["differs"] == {"train.lora_rank": "16", "train.swift.max_steps": "9"}
+    first, second = listed(written)["runs"]
+    assert (first["name"], first["state"], first["f1"], first["exit_code"]) == ("run-001", "done", 0.25, 0)
+    assert (second["name"], second["state"], second["f1"], second["exit_code"]) == ("run-002", "failed", 0.5, 1)
+    assert first["differs"] == {"train.lora_rank": 32}
+    assert second["differs"] == {"train.lora_rank": "16", "train.swift.max_steps": "9"}
     table = written("runs").stdout
     assert "run-002   failed" in table
     assert "train.lora_rank = 16, train.swift.max_steps = 9" in table

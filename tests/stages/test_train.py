@@ -128,18 +128,18 @@ def test_gpus_are_those_of_the_project_else_those_of_the_scheduler(
     assert (env["CUDA_VISIBLE_DEVICES"], env["NPROC_PER_NODE"]) == ("0,1", "2")
 
 
-def test_swift_is_told_the_type_the_template_and_the_pixel_limit_of_a_model_folder(prepared: Cli) -> None:
+def test_swift_is_given_the_type_the_template_and_the_pixel_limit_of_a_model_folder(prepared: Cli) -> None:
     """It does not learn them from the folder: it stops without the first two, and takes larger pictures."""
     write_model(Path("small"), max_pixels=12544)
     write_model(Path("large"), max_pixels=12845056)
-    told = flags(dry(prepared, "--set", "train.model=small")[1])
-    assert (told["model_type"], told["template"], told["max_pixels"]) == ("qwen2_vl", "qwen2_vl", "12544")
+    given = flags(dry(prepared, "--set", "train.model=small")[1])
+    assert (given["model_type"], given["template"], given["max_pixels"]) == ("qwen2_vl", "qwen2_vl", "12544")
     assert "max_pixels" not in flags(dry(prepared, "--set", "train.model=large")[1])
-    sets = ("--set", "train.model=small", "--set", "train.swift.max_pixels=50000", "--set", "train.swift.template=mine")
-    told = flags(dry(prepared, *sets, "--", "--model_type", "qvq")[1])
-    assert (told["model_type"], told["template"], told["max_pixels"]) == ("qvq", "mine", "50000")
-    told = flags(dry(prepared, "--", "--model", str(Path("small").absolute()))[1])
-    assert told["max_pixels"] == "12544"
+    sets = ("--set", "train.model=small", "--set", "train.swift.max_pixels=50000", "--set", "train.swift.template=own")
+    given = flags(dry(prepared, *sets, "--", "--model_type", "qvq")[1])
+    assert (given["model_type"], given["template"], given["max_pixels"]) == ("qvq", "own", "50000")
+    given = flags(dry(prepared, "--", "--model", str(Path("small").absolute()))[1])
+    assert given["max_pixels"] == "12544"
 
 
 # --- rows ----------------------------------------------------------------------------------------------------
@@ -197,18 +197,18 @@ def test_lines_of_long_rows_are_counted_through_all_batches(prepared: Cli, monke
 
 def test_a_run_goes_on_from_its_latest_checkpoint_in_its_own_folder(prepared: Cli, tmp_path: Path) -> None:
     write_run()
-    told = flags(dry(prepared, "--resume")[1])
-    assert told["output_dir"] == f"{tmp_path}/out/runs/run-001"
-    assert told["resume_from_checkpoint"] == f"{tmp_path}/out/runs/run-001/v0-1/checkpoint-5"
+    given = flags(dry(prepared, "--resume")[1])
+    assert given["output_dir"] == f"{tmp_path}/out/runs/run-001"
+    assert given["resume_from_checkpoint"] == f"{tmp_path}/out/runs/run-001/v0-1/checkpoint-5"
 
 
 def test_without_versions_a_continuation_stays_in_its_run(prepared: Cli, tmp_path: Path) -> None:
     sets = ("train.add_version=false",)
     run = write_run(sets=sets)
     (run / "v0-1" / "checkpoint-5").rename(run / "checkpoint-5")
-    told = flags(dry(prepared, "--resume", "--set", *sets)[1])
-    assert told["output_dir"] == f"{tmp_path}/out/runs/run-001"
-    assert told["resume_from_checkpoint"] == f"{tmp_path}/out/runs/run-001/checkpoint-5"
+    given = flags(dry(prepared, "--resume", "--set", *sets)[1])
+    assert given["output_dir"] == f"{tmp_path}/out/runs/run-001"
+    assert given["resume_from_checkpoint"] == f"{tmp_path}/out/runs/run-001/checkpoint-5"
 
 
 def test_the_latest_run_that_is_not_done_is_taken_unless_another_is_named(prepared: Cli) -> None:
@@ -263,14 +263,14 @@ def test_a_continuation_names_every_setting_that_differs_and_goes_on_by_force(pr
             "hint: Set them as they were, start a new run with `vlmdet train`, or go on all the same with --force.",
         ],
     )
-    told = flags(dry(prepared, "--resume", "--force", *sets)[1])
-    assert (told["lora_rank"], told["save_steps"]) == ("8", "7")
+    given = flags(dry(prepared, "--resume", "--force", *sets)[1])
+    assert (given["lora_rank"], given["save_steps"]) == ("8", "7")
 
 
 def test_flags_after_the_dashes_are_the_runs_own_and_another_value_is_refused(prepared: Cli) -> None:
     write_run("run-001", "failed", "--max_steps", "9", "--system", "be kind")
-    told = flags(dry(prepared, "--resume")[1])
-    assert (told["max_steps"], told["system"]) == ("9", "be kind")
+    given = flags(dry(prepared, "--resume")[1])
+    assert (given["max_steps"], given["system"]) == ("9", "be kind")
     done = prepared("train", "--resume", "--dry-run", "--", "--max_steps", "12")
     assert "  train.swift.max_steps: 9 → 12\n" in done.stderr
 
@@ -297,8 +297,8 @@ def test_a_project_that_was_moved_goes_on(prepared: Cli, tmp_path: Path, monkeyp
     for name in ("out", "plugin.py", "vlmdet.toml"):
         (tmp_path / name).rename(moved / name)
     monkeypatch.chdir(moved)
-    told = flags(dry(prepared, "--resume", "--set", *sets)[1])
-    assert told["external_plugins"] == str(moved / "plugin.py")
+    given = flags(dry(prepared, "--resume", "--set", *sets)[1])
+    assert given["external_plugins"] == str(moved / "plugin.py")
 
 
 # --- the record ----------------------------------------------------------------------------------------------

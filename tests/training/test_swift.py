@@ -1,4 +1,4 @@
-"""swift as a process: how it is shown, and what remains of it when it fails, hangs or is interrupted."""
+"""swift as a process: as it is shown, and what remains of it when it fails, hangs or is interrupted."""
 
 import contextlib
 import os

@@ -1,7 +1,7 @@
 """Locks between processes, and whether the process that wrote a record still runs.
 
 A lock is a file in the folder that it protects, held by the operating system: a process that is killed loses it.
-Where the file system has no such locks (some network mounts), an existence lock takes their place: it names its
+Where the file system has no such locks (some network mounts), an existence lock replaces them: it names its
 process, and the next one on the same host removes it when that process is gone.
 """
 

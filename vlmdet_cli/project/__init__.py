@@ -9,6 +9,6 @@ from vlmdet_cli.prompts.settings import Augment, Format
 from vlmdet_cli.training.settings import Flag, Train
 
 __all__ = [
-    "FILE_NAME", "SPLITS", "About", "Augment", "Config", "Data", "Eval", "Flag", "Format", "GetProject", "Infer", "Merge", "Project",
-    "Source", "Sources", "Split", "SplitShares", "Subset", "Train", "Viz", "convert", "load",
+    "FILE_NAME", "SPLITS", "About", "Augment", "Config", "Data", "Eval", "Flag", "Format", "GetProject", "Infer",
+    "Merge", "Project", "Source", "Sources", "Split", "SplitShares", "Subset", "Train", "Viz", "convert", "load",
 ]  # fmt: skip

@@ -24,8 +24,8 @@ class About(Table, frozen=True, kw_only=True):
 
 
 class Source(Table, frozen=True, kw_only=True):
-    """Annotations and the folder of their images. ``format``: ``auto`` looks into the file. ``name`` stands before the
-    file names of a split that has several sources.
+    """Annotations and the folder of their images. ``format``: ``auto`` recognises it by the file's content. ``name``:
+    a prefix of the file names in a split that has several sources.
     """
 
     annotations: Text
@@ -38,8 +38,9 @@ Sources = Source | tuple[Source, ...]
 
 
 class Data(Table, frozen=True, kw_only=True):
-    """``images``: how pictures come into the project. ``check``: how closely they are looked at. ``categories``: names
-    to other names; several with the same one become one category, an empty one leaves the category out.
+    """``images``: pictures are linked, copied, or reached through one link to their folder. ``check``: what is read of
+    each picture. ``categories``: names to other names; equal names become one category, an empty name leaves the
+    category out.
     """
 
     train: Sources | None = None

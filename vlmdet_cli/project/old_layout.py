@@ -1,7 +1,7 @@
 """Output folders of versions before ``runs/``: their trainings are in ``train/run-*``, the merged model in ``merged/``.
 
-A command that needs a run refuses such a folder (``runs.refuse_old_layout``) and names the command that moves it. A move that is interrupted can be
-done again: a run's record is rewritten in place, then its folder is renamed.
+A command that needs a run refuses such a folder (``runs.refuse_old_layout``) and names the command that moves it. An
+interrupted move can be repeated: a run's record is rewritten first, then its folder is renamed.
 """
 
 import shlex

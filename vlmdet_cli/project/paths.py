@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Project(msgspec.Struct, frozen=True):
-    """A loaded project: its file's folder, its settings, and where everything lies.
+    """A loaded project: its file's folder, its settings, and the path of every artefact.
 
     ``shard``: with (i, n), ``prepare`` and ``augment`` work on the i-th of n parts of the pictures; the texts of a part
     have a folder of their own, ``texts``. ``notes``: what the user should know of the file, such as renamed keys.
@@ -90,7 +90,7 @@ class Project(msgspec.Struct, frozen=True):
         return self.root / Path(value).expanduser()
 
     def model(self, value: str) -> str:
-        """A model as swift takes it: a folder where there is one, else a hub's name as it stands."""
+        """A model as swift takes it: a folder where there is one, else a hub's name unchanged."""
         folder = self.path(value)
         return str(folder) if folder.is_dir() else value
 

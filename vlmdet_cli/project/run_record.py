@@ -66,7 +66,8 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One training. ``command``, ``argv``, ``env``, ``settings`` and ``versions`` are those of the latest start.
 
-    ``process``: the vlmdet that started it, ``swift``: what that started. ``exit_code``: swift's own. ``seconds``: of all starts together. ``arguments``: swift's flags from after ``--``.
+    ``process``: the vlmdet that started it, ``swift``: what that started. ``exit_code``: swift's own. ``seconds``: of
+    all starts together. ``arguments``: swift's flags from after ``--``.
     """
 
     schema: int = 1

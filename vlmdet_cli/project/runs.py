@@ -1,6 +1,6 @@
 """A project's runs on disk: their names, states, checkpoints and results. Files only; starts nothing.
 
-runs/run-001/run.json       what was run and how it ended (``run_record``)
+runs/run-001/run.json       what was run, and its end (``run_record``)
              vlmdet.toml    the settings as resolved
              swift.log      swift's whole output
              v0-…/          swift's own folder: args.json, logging.jsonl, checkpoint-N/
@@ -42,7 +42,7 @@ class ResultFolder(msgspec.Struct, frozen=True):
 
 
 class Run(ResultFolder, frozen=True):
-    """One training and all that was made with it; its folder is its identity."""
+    """One training and all that was derived from it; its folder is its identity."""
 
     @property
     def name(self) -> str:
@@ -209,7 +209,7 @@ _ARGUMENTS = ("max_pixels", "max_length", "system", "template", "model_type", "m
 
 
 def with_arguments(settings: TrainedSettings, file: Path) -> TrainedSettings:
-    """``settings`` with what swift's ``args.json`` says in place of what was recorded before it ran."""
+    """``settings`` with what swift's ``args.json`` says instead of what was recorded before it ran."""
     arguments: dict[str, Any] = read_json(file, "swift's arguments")
     unset = {name: None for name in ("max_pixels", "system") if name in arguments}  # None says: the family's own
     values = {name: arguments[name] for name in _ARGUMENTS if arguments.get(name) is not None}

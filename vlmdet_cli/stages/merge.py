@@ -107,7 +107,7 @@ def _export(project: Project, source: Path, owner: runs.ResultFolder, tick: Call
 
 
 def model_flags(project: Project, source: Path, owner: runs.ResultFolder) -> dict[str, Flag]:
-    """What swift is told of the base model: as in the run that the checkpoint is of, not as in today's file."""
+    """The flags that describe the base model: as in the run that the checkpoint is of, not as in today's file."""
     trained = runs.trained_settings(source)
     if not isinstance(owner, runs.Run):
         written = {name: value for name, value in project.config.train.swift.items() if name in arguments.MODEL_FLAGS}
@@ -127,7 +127,7 @@ def model_flags(project: Project, source: Path, owner: runs.ResultFolder) -> dic
 
 
 def _publish(project: Project, source: Path, owner: runs.ResultFolder) -> None:
-    """Mark the new folder and put it in the old one's place; a stop in between leaves no model, not a wrong one."""
+    """Mark the new folder and let it replace the earlier one; a stop in between leaves no model, not a wrong one."""
     when = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     marker = {
         "schema": 1,

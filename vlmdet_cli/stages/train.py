@@ -84,8 +84,8 @@ def _too_long(check: RowCheck, limit: int) -> str:
     verb = "have" if check.exact else "may have"
     few = "; ".join(first_few([f"line {number}: {tokens}" for number, tokens in check.too_long]))
     return (
-        f"{len(check.too_long):,} of {check.rows:,} rows {verb} more than max_length = {limit} tokens, and swift leaves "
-        f"such rows out ({few}). Raise train.max_length or lower subset.max_objects."
+        f"{len(check.too_long):,} of {check.rows:,} rows {verb} more than max_length = {limit} tokens, and swift "
+        f"leaves such rows out ({few}). Raise train.max_length or lower subset.max_objects."
     )
 
 
@@ -145,7 +145,7 @@ class Training:
         write_record(self._planned.run.folder, self._record)
 
     def _end(self, state: RunState, watcher: Watcher) -> RunRecord:
-        """Write how the training ended, and what swift says that it was."""
+        """Write the end of the training, and the settings that swift reports."""
         record, run, last = self._record, self._planned.run, watcher.last
         file, checkpoints = run.swift_arguments(), run.checkpoints()
         steps = [record.steps, *([last.step] if last else []), *map(runs.step_of, checkpoints[-1:])]

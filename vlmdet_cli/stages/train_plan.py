@@ -23,8 +23,8 @@ from vlmdet_cli.training.settings import Flag, Train
 
 Changes = dict[str, tuple[Any, Any]]
 
-# Flags that may differ between a run and its continuation. They decide what is kept and logged, how the same batches
-# are loaded, and where the computation is placed; none changes the batches, the loss or the optimizer's steps.
+# Flags that may differ between a run and its continuation. They decide what is kept and logged, the way in which the
+# same batches are loaded, and where the computation runs; none changes the batches, the loss or the optimizer's steps.
 MAY_DIFFER = frozenset(
     {
         "save_steps", "save_total_limit", "save_only_model", "logging_steps", "logging_first_step", "logging_dir",
@@ -177,7 +177,7 @@ def _model_defaults(project: Project, extra: Sequence[str]) -> dict[str, Flag]:
 
 
 def trained_settings(project: Project, planned: Plan) -> TrainedSettings:
-    """What the training is told, until swift's own ``args.json`` says what it was."""
+    """The settings of the planned training, until swift's own ``args.json`` says what it was."""
     flags = planned.flags
     numbers = {name: int(flags[name]) for name in ("max_pixels", "max_length") if flags.get(name, "").isdecimal()}
     return TrainedSettings(

@@ -14,7 +14,7 @@ from vlmdet_cli.training.settings import OWN_KEYS, Flag, Train
 _RUN_FLAGS = tuple(
     name for name in Train.__struct_fields__ if name not in {*OWN_KEYS, "model", "tuner_type", "add_version"}
 )
-# text values that name files: made absolute, since swift may be started from anywhere
+# text values that name files: given as absolute paths, since swift may be started from anywhere
 PATHS = {"external_plugins", "custom_register_path", "custom_dataset_info", "deepspeed", "val_dataset", "adapters"}
 # what any later swift command on the same model must be given as well
 MODEL_FLAGS = ("model_type", "template", "external_plugins", "custom_register_path")
@@ -46,7 +46,7 @@ def sft(
 ) -> list[str]:
     """The arguments of ``swift sft``: the documented run, ``defaults``, ``[train.swift]``, then ``extra`` as it is.
 
-    A flag of a later source takes the place of the same flag of an earlier one.
+    A flag of a later source replaces the same flag of an earlier one.
     """
     flags: dict[str, Flag] = {
         tuner_flag(version()): train.tuner_type,

@@ -1,6 +1,6 @@
 """ms-swift as a program: where it is, and the only place that starts a process.
 
-swift runs as a program of its own, found beside the running interpreter (``pipx`` puts no dependency's program
+swift runs as a program of its own, installed beside the running interpreter (``pipx`` puts no dependency's program
 on PATH; another program called ``swift`` there is a different one).
 """
 
