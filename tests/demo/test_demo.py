@@ -431,7 +431,8 @@ def test_swifts_own_answers_are_read_and_scored_alike(demo: tuple[Path, str], tm
     (tmp_path / "rows.jsonl").write_text("\n".join(rows[:40]) + "\n")
     command = [
         "swift", "infer", "--model", str(folder / "out" / "runs" / "run-001" / "merged"),
-        "--model_type", "qwen2_vl", "--template", "vlmdet_demo", "--external_plugins", str(folder / "plugin.py"), "--val_dataset", "rows.jsonl",
+        "--model_type", "qwen2_vl", "--template", "vlmdet_demo",
+        "--external_plugins", str(folder / "plugin.py"), "--val_dataset", "rows.jsonl",
         "--result_path", "result.jsonl", "--max_batch_size", "16", "--temperature", "0", "--max_new_tokens", "256",
         "--torch_dtype", "float32", "--max_pixels", str(112 * 112),
     ]  # fmt: skip
