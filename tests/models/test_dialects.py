@@ -198,7 +198,8 @@ def test_each_family_writes_its_own_form() -> None:
     ]
     texts = {name: dialects.get(name).render(objects, (640, 480)) for name in dialects.names()}
     assert texts == {
-        "qwen2_vl": object_text("hot dog", 100, 100, 500, 500) + object_text("cat", 0, 0, 1000, 1000) + object_text("cat", 0, 0, 100, 100),
+        "qwen2_vl": object_text("hot dog", 100, 100, 500, 500) + object_text("cat", 0, 0, 1000, 1000)
+                    + object_text("cat", 0, 0, 100, 100),
         # 640 x 480 becomes 644 x 476
         "qwen2_5_vl": '[{"bbox_2d": [64, 48, 322, 238], "label": "hot dog"}, {"bbox_2d": [0, 0, 644, 476], '
                       '"label": "cat"}, {"bbox_2d": [0, 0, 64, 48], "label": "cat"}]',

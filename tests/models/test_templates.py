@@ -36,7 +36,7 @@ class Scene(msgspec.Struct):
         return dialects.get(name, self.max_pixels)
 
     def rows(self, name: str) -> list[Row]:
-        """Two detection rows, a row with placeholders in both turns, and a row of boxes that nobody clipped or ordered."""
+        """Two detection rows, a row with placeholders in both turns, and a row of boxes as drawn."""
         dialect = self.dialect(name)
         exact = object_rows.pixels([box for _, box in self.objects], [self.size] * len(self.objects), dialect).tolist()
         pairs = [(label, tuple(box)) for (label, _), box in zip(self.objects, exact, strict=True)]
