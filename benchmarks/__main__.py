@@ -1,4 +1,4 @@
-"""Run all benchmarks, or those named, and print a table."""
+"""Run all benchmarks, or those that are named, and print a table."""
 
 import compileall
 import importlib
@@ -11,20 +11,22 @@ from rich.table import Table
 
 import vlmdet_cli
 
-NAMES = ("startup", "parsing", "evaluation", "preparing", "inferring")
+NAMES = ("startup", "parsing", "evaluation", "preparing", "growing", "inferring")
 
 
 def main() -> None:
-    compileall.compile_dir(str(Path(vlmdet_cli.__file__).parent), quiet=1)  # as an installed package is
-    wanted = sys.argv[1:] or NAMES
-    shown = Table("what", "vlmdet s", "peer s", "ratio", "vlmdet MB", "peer MB")
-    for name in wanted:
+    compileall.compile_dir(str(Path(vlmdet_cli.__file__).parent), quiet=1)  # as in an installed package
+    table = Table("what", "vlmdet s", "peer s", "ratio", "CPU ratio", "vlmdet MB", "peer MB")
+    for name in sys.argv[1:] or NAMES:
         module = importlib.import_module(f"benchmarks.{name}")
         with tempfile.TemporaryDirectory() as folder:
             for pair in module.run(Path(folder)):
-                seconds = (f"{pair.ours.seconds:.3f}", f"{pair.peer.seconds:.3f}", f"{pair.ratio:.3f}")
-                shown.add_row(pair.name, *seconds, f"{pair.ours.megabytes:.0f}", f"{pair.peer.megabytes:.0f}")
-    Console(width=110).print(shown)
+                seconds = (pair.ours.seconds, pair.peer.seconds, pair.ratio, pair.cpu_ratio)
+                megabytes = (pair.ours.megabytes, pair.peer.megabytes)
+                table.add_row(
+                    pair.name, *(f"{value:.3f}" for value in seconds), *(f"{value:.0f}" for value in megabytes)
+                )
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":

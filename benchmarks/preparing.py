@@ -1,9 +1,8 @@
-"""prepare and augment at the size of COCO 2017 train, against what reading the file alone costs; and from 1,000
-pictures to a million.
+"""``prepare`` and ``augment`` at the size of COCO 2017 train, against what reading the annotation file alone costs.
 
-The bare decode is one typed pass over the mapped file that keeps the fields a detector needs, and nothing else.
-Pictures are hard links to a few files, brought as one linked folder: what is measured is the data, not the copying of
-images; links and the look into each header are measured on their own.
+The bare decode is a single typed pass over the mapped file that keeps the fields a detector needs, and nothing else.
+Pictures are hard links to a few files, and their folder is linked as a whole: the data are measured, not the copying of
+images. Hard links for each picture, and reading each header, are measured on their own.
 """
 
 import os
@@ -14,11 +13,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks import made_coco
+from benchmarks import synthetic_coco
 from benchmarks.timing import Cost, Pair, paired, process, vlmdet
 
 PICTURES = 118_287  # of COCO 2017 train
-LINKS = 50_000  # to one file, at most; file systems allow some 65,000
+MAX_LINKS = 50_000  # to the same file; file systems allow some 65,000
 BARE = """
 import mmap, sys, msgspec
 class Image(msgspec.Struct, gc=False):
@@ -64,20 +63,20 @@ empty = 1.0
 
 
 def write(folder: Path, pictures: int, *, polygons: bool = True) -> None:
-    """A COCO file, its pictures, and the project."""
+    """Write a COCO file, its pictures, the project, and the scripts of the peers."""
     folder.mkdir(exist_ok=True)
-    made_coco.write(folder / "annotations.json", pictures, polygons=polygons)
+    synthetic_coco.write(folder / "annotations.json", pictures, polygons=polygons)
     (folder / "vlmdet.toml").write_text(PROJECT)
     for name, script in (("bare.py", BARE), ("peer.py", PEER)):
         (folder / name).write_text(script)
     (folder / "images").mkdir()
-    linked: dict[tuple[int, int], int] = {}
+    link_counts: dict[tuple[int, int], int] = {}
     for number in range(pictures):
-        size = made_coco.size(number, 0)
-        count = linked.get(size, 0)
-        linked[size] = count + 1
-        base = folder / f"base_{size[0]}_{size[1]}_{count // LINKS}.jpg"
-        if count % LINKS == 0:
+        size = synthetic_coco.size(number, 0)
+        count = link_counts.get(size, 0)
+        link_counts[size] = count + 1
+        base = folder / f"base_{size[0]}_{size[1]}_{count // MAX_LINKS}.jpg"
+        if count % MAX_LINKS == 0:
             Image.new("RGB", size, (90, 120, 30)).save(base)
         os.link(base, folder / "images" / f"{number:012d}.jpg")
 
@@ -93,25 +92,12 @@ def run(folder: Path) -> Iterator[Pair]:
         return process(vlmdet("prepare", "-q", *arguments), full)
 
     yield paired("prepare, COCO train, against the bare decode", prepare, lambda: process(bare, full), 5)
-    yield paired("prepare, against pycocotools' mere load", prepare, lambda: process(peer, full), 1)
+    yield paired("prepare, against the load of pycocotools", prepare, lambda: process(peer, full), 1)
     yield paired(
         "augment, four kinds, all pictures, against prepare",
         lambda: process(vlmdet("augment", "-q"), full),
         lambda: process(vlmdet("prepare", "-q"), full),
         3,
     )
-    for name, setting in (("hard links", "data.images=link"), ("a look into each header", "data.check=header")):
+    for name, setting in (("hard links", "data.images=link"), ("each header read", "data.check=header")):
         yield Pair(f"prepare with {name}, against the bare decode", prepare("--set", setting), process(bare, full))
-    shutil.rmtree(full)
-    yield from _growth(folder)
-
-
-def _growth(folder: Path) -> Iterator[Pair]:
-    """Both commands from 1,000 to a million pictures, without polygons; the peer is the bare decode."""
-    for pictures in (1_000, 10_000, 100_000, 1_000_000):
-        place = folder / str(pictures)
-        write(place, pictures, polygons=False)
-        for command in ("prepare", "augment"):
-            ours = process(vlmdet(command, "-q"), place)
-            yield Pair(f"{command} of {pictures:,} pictures", ours, process([sys.executable, "bare.py"], place))
-        shutil.rmtree(place)

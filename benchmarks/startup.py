@@ -10,10 +10,10 @@ BARE = """
 import typer
 app = typer.Typer(help="Two commands.")
 @app.command()
-def one(name: str = "x") -> None:
+def first(name: str = "x") -> None:
     "The first."
 @app.command()
-def two(name: str = "x") -> None:
+def second(name: str = "x") -> None:
     "The second."
 app()
 """

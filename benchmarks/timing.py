@@ -1,4 +1,7 @@
-"""Whole processes timed in turns, so that a busy moment of the machine hits both sides."""
+"""Whole processes measured in turns, so that a busy moment of the machine hits both sides.
+
+On a machine that others use, too, the ratio of CPU seconds is steadier than that of wall time.
+"""
 
 import os
 import statistics
@@ -11,12 +14,15 @@ from typing import NamedTuple
 
 
 class Cost(NamedTuple):
+    """Wall time, CPU time (user and system) of the process and its children, and the largest of their peak memories."""
+
     seconds: float
+    cpu_seconds: float
     megabytes: float
 
 
 class Pair(NamedTuple):
-    """Medians of ours and the peer's."""
+    """The medians of vlmdet and of its peer."""
 
     name: str
     ours: Cost
@@ -26,24 +32,28 @@ class Pair(NamedTuple):
     def ratio(self) -> float:
         return self.ours.seconds / self.peer.seconds
 
+    @property
+    def cpu_ratio(self) -> float:
+        return self.ours.cpu_seconds / self.peer.cpu_seconds
+
 
 def process(command: Sequence[str], cwd: Path) -> Cost:
-    """Wall time and peak memory of one run; it must end well."""
+    """The cost of a run, which must end with exit code 0."""
     started = time.perf_counter()
     child = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     seconds = time.perf_counter() - started
     child.returncode = os.waitstatus_to_exitcode(status)
     assert child.returncode == 0, command
-    return Cost(seconds, usage.ru_maxrss / 1024)
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def paired(name: str, ours: Callable[[], Cost], peer: Callable[[], Cost], runs: int) -> Pair:
-    """In turns; each once unmeasured before, but for a single run."""
+    """The medians of ``runs`` runs of each, in turns; with more than one, each runs once unmeasured before."""
     if runs > 1:
         ours(), peer()
-    mine, theirs = zip(*((ours(), peer()) for _ in range(runs)), strict=True)
-    return Pair(name, _median(mine), _median(theirs))
+    costs = [(ours(), peer()) for _ in range(runs)]
+    return Pair(name, _median([pair[0] for pair in costs]), _median([pair[1] for pair in costs]))
 
 
 def _median(costs: Sequence[Cost]) -> Cost:

@@ -1,7 +1,8 @@
-"""A COCO file of any size with the statistics of COCO 2017 train: sizes, boxes a picture, box areas, polygon lengths.
+"""A synthetic COCO file of any size with the statistics of COCO 2017 train.
 
-Drawn once from fixed tables: class frequencies fall as those of the 80 classes do (person is 30 %), objects a picture
-follow the real quantiles (a tenth has one, the median five, a tenth over 21), sides follow a log-normal law.
+Class frequencies fall as those of the 80 classes do (person is 30 %), the number of objects in a picture follows the
+real quantiles (a tenth of the pictures has one, the median five, a tenth over 21), sides follow a log-normal law, and
+polygons have as many corners as those of COCO.
 """
 
 import json
@@ -14,26 +15,26 @@ import numpy as np
 CLASSES = 80
 SIZES = ((640, 480), (640, 427), (480, 640), (427, 640), (500, 375), (640, 640))
 SHARES = (0.36, 0.27, 0.16, 0.11, 0.06, 0.04)
-# objects a picture at the 0th, 10th, …, 100th percentile; their mean is 9.4
-OBJECTS = (0, 1, 2, 3, 4, 6, 8, 11, 15, 23, 40)
+# objects in a picture at the 0th, 10th, …, 100th percentile; their mean is 9.4
+QUANTILES = (0, 1, 2, 3, 4, 6, 8, 11, 15, 23, 40)
 CHUNK = 2000
 
 
 def write(path: Path, pictures: int, *, polygons: bool = True, seed: int = 0) -> int:
-    """Write ``pictures`` and their annotations; the number of annotations."""
+    """Write so many pictures and their annotations, and return the number of annotations."""
     boxes = 0
     with path.open("w") as file:
-        file.write('{"info":{"description":"made"},"images":[')
+        file.write('{"info":{"description":"synthetic"},"images":[')
         for start in range(0, pictures, CHUNK):
             images = [_image(n, seed) for n in range(start, min(start + CHUNK, pictures))]
             file.write("," * (start > 0) + json.dumps(images)[1:-1])
         file.write('],"annotations":[')
         for start in range(0, pictures, CHUNK):
-            made = list(_annotations(start, min(start + CHUNK, pictures), boxes, polygons, seed))
-            boxes += len(made)
-            file.write("," * (start > 0) + ",".join(made))
-        names = [{"id": n, "name": f"class {n}", "supercategory": "thing"} for n in range(1, CLASSES + 1)]
-        file.write(f'],"categories":{json.dumps(names)}}}')
+            annotations = list(_annotations(start, min(start + CHUNK, pictures), boxes, polygons, seed))
+            boxes += len(annotations)
+            file.write("," * (start > 0) + ",".join(annotations))
+        categories = [{"id": n, "name": f"class {n}", "supercategory": "thing"} for n in range(1, CLASSES + 1)]
+        file.write(f'],"categories":{json.dumps(categories)}}}')
     return boxes
 
 
@@ -57,7 +58,7 @@ def _image(number: int, seed: int) -> dict[str, Any]:
 
 def _annotations(first: int, last: int, before: int, polygons: bool, seed: int) -> Iterator[str]:
     rng = np.random.default_rng((seed, first))
-    counts = np.interp(rng.random(last - first), np.linspace(0, 1, len(OBJECTS)), OBJECTS).round().astype(int)
+    counts = np.interp(rng.random(last - first), np.linspace(0, 1, len(QUANTILES)), QUANTILES).round().astype(int)
     weights = 1 / np.arange(1, CLASSES + 1) ** 0.9
     total = int(counts.sum())
     category = rng.choice(CLASSES, total, p=weights / weights.sum()) + 1
@@ -68,12 +69,12 @@ def _annotations(first: int, last: int, before: int, polygons: bool, seed: int) 
     crowd = rng.random(total) < 0.008
     image = np.repeat(np.arange(first, last), counts)
     dots = rng.random(4096).round(4)
-    for n, (x, y), (w, h), c, i, k, many in zip(
+    for n, (x, y), (w, h), c, i, k, is_crowd in zip(
         range(total), corner.tolist(), sides.tolist(), category.tolist(), image.tolist(), points.tolist(),
         crowd.tolist(), strict=True,
     ):  # fmt: skip
         polygon: Any = []
-        if polygons and many:
+        if polygons and is_crowd:
             polygon = {"counts": [int(v * 900) for v in dots[:k]], "size": [480, 640]}
         elif polygons:
             start = n % (4096 - 2 * k)
@@ -82,6 +83,6 @@ def _annotations(first: int, last: int, before: int, polygons: bool, seed: int) 
             ring[1::2] = y + h * dots[start + k : start + 2 * k]
             polygon = [ring.round(2).tolist()]
         yield json.dumps({
-            "segmentation": polygon, "area": round(w * h * 0.6, 4), "iscrowd": int(many), "image_id": i,
+            "segmentation": polygon, "area": round(w * h * 0.6, 4), "iscrowd": int(is_crowd), "image_id": i,
             "bbox": [x, y, w, h], "category_id": c, "id": before + n + 1,
         })  # fmt: skip
