@@ -20,14 +20,14 @@ def test_the_files_and_the_mixed_shuffled_train_file(cli: Cli) -> None:
     assert cli("prepare", "--set", "subset.empty=0.5").exit_code == 0
     done = cli("augment", "--json", "--set", "augment.question_ratio=2")
     assert (done.exit_code, done.stderr) == (0, "")
-    made = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     kinds = {
         "count.json": "count", "fully-overlapped.json": "full",
         "partial-overlapped.json": "partial", "non-overlapping.json": "none",
     }  # fmt: skip
     for name, kind in kinds.items():
         rows = json.loads((Path("out/augment") / name).read_text())
-        assert len(rows) == made["ledger"]["train"][kind]["kept"]
+        assert len(rows) == result["ledger"]["train"][kind]["kept"]
         assert {questions.kind_of(row["messages"][0]["content"]) for row in rows} == {kind}
     mixed = load("out/augment/train.jsonl")
     detection = load("out/data/coco_final_train.jsonl")
@@ -54,12 +54,12 @@ def test_the_same_seed_gives_the_same_bytes(cli: Cli) -> None:
     write_project(Path(), PICTURES)
     assert cli("prepare").exit_code == 0
 
-    def made(seed: int) -> dict[str, bytes]:
+    def augmented(seed: int) -> dict[str, bytes]:
         assert cli("augment", "--set", f"project.seed={seed}").exit_code == 0
         return {path.name: path.read_bytes() for path in Path("out/augment").iterdir()}
 
-    assert made(1) == made(1)
-    assert made(1)["train.jsonl"] != made(2)["train.jsonl"]
+    assert augmented(1) == augmented(1)
+    assert augmented(1)["train.jsonl"] != augmented(2)["train.jsonl"]
 
 
 def test_augment_before_prepare_says_what_to_do(cli: Cli, tmp_path: Path) -> None:

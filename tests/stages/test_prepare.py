@@ -1,4 +1,4 @@
-"""prepare: what is kept, what is written, and what is said of bad input."""
+"""prepare: the files it writes, the pictures and boxes it keeps, and its errors."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def test_rows_detections_and_subset_have_the_documented_form(cli: Cli) -> None:
     }
     subset = COCO("out/data/subset/train.json")
     assert sorted(subset.getImgIds()) == [1, 2, 3]
-    assert [one["iscrowd"] for one in subset.loadAnns(subset.getAnnIds(imgIds=[2]))] == [1, 0]
+    assert [annotation["iscrowd"] for annotation in subset.loadAnns(subset.getAnnIds(imgIds=[2]))] == [1, 0]
     assert all((Path("out") / row["images"][0]).is_file() for row in written)
 
 
@@ -74,19 +74,19 @@ def test_same_seed_same_bytes_and_another_seed_other_pictures(cli: Cli, tmp_path
 
     def prepared(output: str, seed: int) -> dict[str, bytes]:
         sets = [f"project.output={output}", f"project.seed={seed}", "subset.pictures=5", "data.split.test=0.3"]
-        assert cli("prepare", *[part for one in sets for part in ("--set", one)]).exit_code == 0
+        assert cli("prepare", *[part for setting in sets for part in ("--set", setting)]).exit_code == 0
         folder = tmp_path / output
         return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
-    assert prepared("one", 7) == prepared("two", 7)
-    assert prepared("one", 7) != prepared("three", 8)
+    assert prepared("first", 7) == prepared("second", 7)
+    assert prepared("first", 7) != prepared("other", 8)
 
 
 def test_splits_cut_off_train_share_no_picture_and_lose_none(cli: Cli) -> None:
     write_project(Path(), {f"{n}.jpg": [("cat", (0, 0, 9, 9))] for n in range(40)})
     done = cli("prepare", "--json", "--set", "data.split.val=0.25", "--set", "data.split.test=0.1")
     splits = json.loads(done.stdout)["splits"]
-    assert {name: one["pictures"] for name, one in splits.items()} == {"train": 26, "val": 10, "test": 4}
+    assert {name: split["pictures"] for name, split in splits.items()} == {"train": 26, "val": 10, "test": 4}
     names = [
         row["images"][0].rpartition("/")[2] for name in splits for row in rows(f"out/data/coco_final_{name}.jsonl")
     ]
@@ -103,30 +103,30 @@ def test_splits_cut_off_train_share_no_picture_and_lose_none(cli: Cli) -> None:
 )
 def test_subset_rules_choose_boxes(cli: Cli, setting: str, boxes: dict[str, int]) -> None:
     write_project(Path(), THREE)
-    made = json.loads(cli("prepare", "--json", "--set", setting, "--set", "subset.empty=1").stdout)["splits"]["train"]
-    assert made["categories"] == boxes
+    train = json.loads(cli("prepare", "--json", "--set", setting, "--set", "subset.empty=1").stdout)["splits"]["train"]
+    assert train["categories"] == boxes
 
 
 def test_pictures_with_nothing_but_crowds_are_not_taught_as_empty(cli: Cli) -> None:
     write_project(Path(), {"a.jpg": [("cat", (0, 0, 9, 9))], "b.jpg": [("crowd:cat", (0, 0, 30, 30))], "c.jpg": []})
-    made = json.loads(cli("prepare", "--json", "--set", "subset.empty=0.5").stdout)["splits"]["train"]
-    assert made["ledger"]["pictures"] == {"in": 3, "kept": 2, "dropped": {"only crowds or small objects": 1}}
+    train = json.loads(cli("prepare", "--json", "--set", "subset.empty=0.5").stdout)["splits"]["train"]
+    assert train["ledger"]["pictures"] == {"in": 3, "kept": 2, "dropped": {"only crowds or small objects": 1}}
     assert rows("out/data/coco_final_train.jsonl")[1]["messages"][1]["content"] == "No objects."
 
 
 def test_empty_pictures_are_kept_up_to_their_share(cli: Cli) -> None:
     pictures: dict[str, Any] = {f"{n}.jpg": [("cat", (0, 0, 9, 9))] for n in range(9)}
     write_project(Path(), pictures | {f"e{n}.jpg": [] for n in range(5)})
-    made = json.loads(cli("prepare", "--json").stdout)["splits"]["train"]
-    assert (made["pictures"], made["empty"]) == (10, 1)
-    assert made["ledger"]["pictures"]["dropped"] == {"empty": 4}
+    train = json.loads(cli("prepare", "--json").stdout)["splits"]["train"]
+    assert (train["pictures"], train["empty"]) == (10, 1)
+    assert train["ledger"]["pictures"]["dropped"] == {"empty": 4}
 
 
 def test_files_can_be_named_in_place_of_a_project(cli: Cli) -> None:
     write_project(Path("data"), THREE)
-    given = ("--annotations", "data/annotations.json", "--images", "data/images", "--output", "made")
+    given = ("--annotations", "data/annotations.json", "--images", "data/images", "--output", "result")
     assert cli("prepare", *given).exit_code == 0
-    assert Path("made/data/coco_final_train.jsonl").is_file()
+    assert Path("result/data/coco_final_train.jsonl").is_file()
     done = cli("prepare", "--images", "data/images")
     assert (done.exit_code, done.stderr) == (
         2,
@@ -146,7 +146,7 @@ SPOILS: dict[str, list[tuple[str, int, str, Any]]] = {
 
 
 def _spoil(change: str) -> None:
-    """Write a project's annotations anew with one thing wrong."""
+    """Write a project's annotations again with one entry wrong."""
     document = coco_document(THREE)
     for part, number, key, value in SPOILS.get(change, []):
         document[part][number][key] = value
@@ -186,7 +186,7 @@ FORM = "hint: COCO instances have the lists `images`, `annotations` and `categor
                           "the pictures out of the annotations.\n"),
     ],
 )  # fmt: skip
-def test_wrong_annotations_are_told_with_place_and_count_and_nothing_is_written(
+def test_wrong_annotations_are_counted_with_their_positions_and_nothing_is_written(
     cli: Cli, tmp_path: Path, change: str, message: str
 ) -> None:
     write_project(Path(), THREE)
@@ -197,7 +197,7 @@ def test_wrong_annotations_are_told_with_place_and_count_and_nothing_is_written(
     assert not Path("out").exists()
 
 
-def test_invalid_json_is_told_with_line_and_column(cli: Cli, tmp_path: Path) -> None:
+def test_invalid_json_is_an_error_with_line_and_column(cli: Cli, tmp_path: Path) -> None:
     write_project(Path(), THREE)
     Path("annotations.json").write_text('{"images": [],\n "annotations": [}\n')
     done = cli("prepare")
@@ -274,8 +274,8 @@ def test_images_are_copied_where_links_are_not_possible(cli: Cli, monkeypatch: p
 
     write_project(Path(), THREE)
     monkeypatch.setattr(os, "link", refuse)
-    made = json.loads(cli("prepare", "--json").stdout)["splits"]["train"]
-    assert (made["linked"], made["copied"]) == (0, 3)
+    train = json.loads(cli("prepare", "--json").stdout)["splits"]["train"]
+    assert (train["linked"], train["copied"]) == (0, 3)
     assert Path("out/data/subset/images/train/a.jpg").read_bytes() == Path("images/a.jpg").read_bytes()
 
 
