@@ -32,7 +32,7 @@ def imported(*arguments: str, cwd: Path) -> tuple[int, set[str]]:
 def test_help_imports_nothing_heavy_and_no_stage(tmp_path: Path) -> None:
     code, modules = imported("--help", cwd=tmp_path)
     assert code == 0
-    assert not modules & {*HEAVY, "numpy", "hotcoco"}
+    assert not modules & {*HEAVY, "numpy", "hotcoco", "filelock", "psutil"}
 
 
 def test_eval_imports_neither_torch_nor_transformers_nor_swift(cli: Cli, tmp_path: Path) -> None:

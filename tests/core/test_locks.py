@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from vlmdet_cli.core.locks import Process, lock, this_process
+from vlmdet_cli.core.locks import lock
 from vlmdet_cli.errors import DataError, UsageError
 
 
@@ -57,17 +57,3 @@ def test_a_folder_that_cannot_be_locked_says_why(tmp_path: Path) -> None:
         pass
     assert caught.value.what == f"Cannot lock the folder: {tmp_path}"
     assert caught.value.why == ("Is a directory.",)
-
-
-def test_a_process_is_known_by_its_start_too() -> None:
-    own = this_process()
-    assert own
-    assert own.runs() is True
-    assert Process(host=own.host, pid=own.pid, started=own.started - 60).runs() is False
-    assert Process(host="elsewhere", pid=own.pid, started=own.started).runs() is None
-    ended = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    process = Process.of(ended.pid)
-    ended.communicate()
-    assert process
-    assert process.runs() is False
-    assert Process.of(ended.pid) is None

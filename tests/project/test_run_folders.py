@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from vlmdet_cli.core.locks import Process, this_process
+from vlmdet_cli.core.processes import Process, this_process
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import runs
 from vlmdet_cli.project.run_record import DatasetRecord, ModelRecord, RunRecord, TrainedSettings, write_record

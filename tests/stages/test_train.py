@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Cli, write_project
 from vlmdet_cli import project as projects
-from vlmdet_cli.core.locks import this_process
+from vlmdet_cli.core.processes import this_process
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import runs
 from vlmdet_cli.project.run_record import write_record

@@ -1,4 +1,4 @@
-"""Locks between processes, and whether the process that wrote a record still runs.
+"""Locks between processes.
 
 A lock is a file in the folder that it protects, held by the operating system: a process that is killed loses it.
 Where the file system has no such locks (some network mounts), an existence lock replaces them: it names its
@@ -7,14 +7,10 @@ process, and the next one on the same host removes it when that process is gone.
 
 import contextlib
 import errno
-import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
-import msgspec
-import psutil
 
 from vlmdet_cli.errors import DataError, UsageError
 
@@ -46,8 +42,7 @@ def lock(folder: Path, name: str = ".lock") -> Iterator[None]:
         held.release()
 
 
-def _acquire(file: Path) -> "filelock.BaseFileLock":
-
+def _acquire(file: Path) -> filelock.BaseFileLock:
     held: filelock.BaseFileLock = filelock.FileLock(file, fallback_to_soft=False)
     try:
         held.acquire(blocking=False)
@@ -57,34 +52,3 @@ def _acquire(file: Path) -> "filelock.BaseFileLock":
         held = filelock.SoftFileLock(file.with_name(f"{file.name}.soft"))
         held.acquire(blocking=False)
     return held
-
-
-class Process(msgspec.Struct, frozen=True, kw_only=True):
-    """A process among all machines that share a file system. ``started``: seconds since the epoch."""
-
-    host: str
-    pid: int
-    started: float
-
-    @classmethod
-    def of(cls, pid: int) -> "Process | None":
-        """The running process ``pid`` of this machine, None where there is none."""
-        try:
-            return cls(host=socket.gethostname(), pid=pid, started=psutil.Process(pid).create_time())
-        except psutil.Error:
-            return None
-
-    def runs(self) -> bool | None:
-        """Whether it runs; None where that cannot be known, because it belongs to another machine."""
-        if self.host != socket.gethostname():
-            return None
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 2  # an identifier is used again after a while
-            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.Error:
-            return False
-
-
-def this_process() -> Process | None:
-    return Process.of(os.getpid())

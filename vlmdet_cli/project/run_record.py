@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from vlmdet_cli.core.files import read_bytes, write_json
-from vlmdet_cli.core.locks import Process
+from vlmdet_cli.core.processes import Process
 from vlmdet_cli.errors import DataError
 
 RECORD = "run.json"

@@ -18,7 +18,8 @@ import tomli_w
 
 from vlmdet_cli import __version__
 from vlmdet_cli.core.files import whole_file
-from vlmdet_cli.core.locks import Process, lock, this_process
+from vlmdet_cli.core.locks import lock
+from vlmdet_cli.core.processes import Process, this_process
 from vlmdet_cli.errors import DataError, EngineError, UsageError, first_few
 from vlmdet_cli.project import Project, runs
 from vlmdet_cli.project.run_record import Resume, RunRecord, RunState, write_record
