@@ -3,7 +3,8 @@
 A room defines the record of its own settings; ``project.config`` puts them together to the project file.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -19,3 +20,12 @@ ScoreSource = Literal["auto", "constant", "file", "logprob"]  # where the scores
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
     """A table of the project file."""
+
+
+def dotted_items(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in nested tables, each with its dotted key."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from dotted_items(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

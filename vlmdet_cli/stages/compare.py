@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from vlmdet_cli.core.files import read_json
+from vlmdet_cli.core.settings import dotted_items
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.metrics import bootstrap
 from vlmdet_cli.project import GetProject, Project, runs
@@ -208,19 +209,11 @@ def _per_class(trees: Sequence[Any]) -> dict[str, Row]:
 
 def _settings(reports: Sequence[Report]) -> dict[str, list[Any]]:
     """Dotted keys of the reports' settings whose values are not all the same."""
-    flat = [dict(_flat(report.config or {})) for report in reports]
+    flat = [dict(dotted_items(report.config or {})) for report in reports]
     rows = {
         key: [settings.get(key) for settings in flat] for key in dict.fromkeys(key for keys in flat for key in keys)
     }
     return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _column_names(files: Sequence[ReportFile]) -> tuple[str, ...]:

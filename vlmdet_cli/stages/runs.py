@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from vlmdet_cli.core.settings import dotted_items
 from vlmdet_cli.project import Project, old_layout
 from vlmdet_cli.project import runs as project_runs
 from vlmdet_cli.project.run_record import RunRecord
@@ -93,18 +94,10 @@ def _varies(key: str, runs: list[dict[str, Any]]) -> bool:
 def _values(record: RunRecord) -> Iterator[tuple[str, Any]]:
     """What a run's model depends on, by dotted key. Flags after ``--`` count as keys of [train] or [train.swift]."""
     settings: dict[str, Any] = {table: record.settings[table] for table in TABLES if table in record.settings}
-    values = dict(_flat(settings))
+    values = dict(dotted_items(settings))
     for name, value in arguments.parse(record.arguments).items():
         values[f"train.{name}" if f"train.{name}" in values else f"train.swift.{name}"] = value
     yield from ((key, value) for key, value in values.items() if key not in ELSEWHERE)
     yield "dataset", record.dataset.hash[:8]
     if record.model.hash:
         yield "base model", record.model.hash[:8]
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

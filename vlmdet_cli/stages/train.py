@@ -63,7 +63,7 @@ def train(project: Project, options: TrainOptions, on_step: Report, warn: Note, 
     if not options.resume:
         run = runs.new_run(project.runs, options.run)
         if run != planned.run:  # another vlmdet has taken the number meanwhile
-            planned = train_plan.plan_new(project, run, planned.arguments)
+            planned = train_plan.plan_for(project, run, planned.arguments)
     detail(planned.command.quoted())
     with lock(planned.run.folder):
         return Training(project, planned, check, warn).run(on_step)

@@ -83,11 +83,7 @@ def plan(project: Project, options: TrainOptions) -> Plan:
         return _plan_resume(project, options)
     if options.run:
         runs.check_name(project.runs, options.run)
-    return plan_new(project, runs.Run(project.runs / (options.run or runs.next_name(project.runs))), options.arguments)
-
-
-def plan_new(project: Project, run: runs.Run, extra: Sequence[str]) -> Plan:
-    return _plan(project, run, extra)
+    return plan_for(project, runs.Run(project.runs / (options.run or runs.next_name(project.runs))), options.arguments)
 
 
 def _plan_resume(project: Project, options: TrainOptions) -> Plan:
@@ -97,7 +93,7 @@ def _plan_resume(project: Project, options: TrainOptions) -> Plan:
     given = arguments.parse(options.arguments)
     kept = [flag for flag in arguments.split(record.arguments) if flag[0].removeprefix("--") not in given]
     again = [part for name, values in kept for part in (name, *values)]
-    planned = _plan(project, run, (*again, *options.arguments), checkpoint)
+    planned = plan_for(project, run, (*again, *options.arguments), checkpoint)
     changes = dict(_changes(project, record, planned))
     if changes and not options.force:
         raise UsageError(
@@ -138,7 +134,8 @@ def _resumable(project: Project, options: TrainOptions) -> runs.Run:
     return run
 
 
-def _plan(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: Path | None = None) -> Plan:
+def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: Path | None = None) -> Plan:
+    """The plan of a given run with the flags ``extra`` after the project's own."""
     train = project.config.train
     cpu = train.device == "cpu" or (train.device == "auto" and swift.gpus() == 0)
     again = ("--resume_from_checkpoint", str(checkpoint)) if checkpoint else ()
