@@ -9,7 +9,7 @@ import numpy as np
 from vlmdet_cli.core.settings import Classes, Duplicates
 from vlmdet_cli.data.dataset import CROWD, SMALL
 from vlmdet_cli.data.ground_truth import Truth
-from vlmdet_cli.metrics.matching import Bools, Floats, Ints, ObjectBoxes, PredictedBoxes
+from vlmdet_cli.metrics.matching import Bools, Floats, ObjectBoxes, PredictedBoxes
 from vlmdet_cli.metrics.repeats import repeated
 from vlmdet_cli.stages.prediction_files import Predictions
 
@@ -19,10 +19,9 @@ ABSENT, REPEATED = "class absent from the picture", "exact repeat"
 class EvalBoxes(msgspec.Struct, frozen=True, kw_only=True):
     """``names`` are the classes by index: the truth's categories, then labels that only predictions have.
 
-    ``areas`` (M,) are the objects' annotated areas in square pixels. ``scores`` and ``rows`` (N,) belong to the
-    predictions; ``rows`` are their indices in ``Predictions.boxes``. ``removed``: predictions taken out before
-    matching, by reason; ``repeats``: exact repeats, taken out or not; ``not_asked``: objects of classes that no prompt
-    named.
+    ``areas`` (M,) are the objects' annotated areas in square pixels, ``scores`` (N,) the predictions' scores. ``given``
+    counts the predictions of the file; ``removed`` those taken out before matching, by reason; ``repeats`` the exact
+    repeats, taken out or not; ``not_asked`` the objects of classes that no prompt named.
     """
 
     names: list[str]
@@ -30,7 +29,7 @@ class EvalBoxes(msgspec.Struct, frozen=True, kw_only=True):
     areas: Floats
     predictions: PredictedBoxes
     scores: Floats
-    rows: Ints
+    given: int
     removed: dict[str, int]
     repeats: int
     not_asked: int
@@ -41,7 +40,6 @@ class EvalBoxes(msgspec.Struct, frozen=True, kw_only=True):
             self,
             predictions=self.predictions.where(mask),
             scores=self.scores[mask],
-            rows=self.rows[mask],
             removed=self.removed | {reason: int(np.count_nonzero(~mask))},
         )
 
@@ -59,7 +57,7 @@ def eval_boxes(truth: Truth, predictions: Predictions, classes: Classes, duplica
         areas=areas[asked],
         predictions=predicted,
         scores=scores,
-        rows=np.arange(len(scores)),
+        given=len(scores),
         removed={},
         repeats=int(np.count_nonzero(repeats)),
         not_asked=int(np.count_nonzero(~asked & objects.targets)),

@@ -81,6 +81,7 @@ def evaluate(truth_file: Path, predictions_file: Path, settings: EvalProtocol | 
     truth = ground_truth.read(truth_file)
     predictions = read_predictions(predictions_file, truth, settings)
     boxes = eval_boxes(truth, predictions, settings.classes, settings.duplicates)
+    predictions = msgspec.structs.replace(predictions, boxes=[])  # hundreds of thousands of records, now in columns
     measured = detection(boxes.predictions, boxes.objects, boxes.names, settings.iou, boxes.areas)
     coco = _coco(truth, boxes, measured.match)
     counts = group_counts(
@@ -104,7 +105,7 @@ def evaluate(truth_file: Path, predictions_file: Path, settings: EvalProtocol | 
         counting=_counting(truth, boxes, measured.match),
         scores=_scores(boxes, settings.iou, coco, predictions.score_source),
         tasks=tasks(predictions.answers, settings.duplicates),
-        answers=_health(predictions),
+        answers=_health(predictions, boxes.given),
         ledger=_ledger(truth, predictions, boxes, measured.match),
         config=settings.config,
         pictures={name: values.round(6).tolist() for name, values in zip(bootstrap.COLUMNS, counts.T, strict=True)},
@@ -192,7 +193,7 @@ def _protocol(truth: Truth, predictions: Predictions, boxes: EvalBoxes, settings
         "objects": int(np.count_nonzero(boxes.objects.targets)),
         "crowds": int(np.count_nonzero(boxes.objects.crowd)),
         "ignored_objects": int(np.count_nonzero(boxes.objects.ignored)),
-        "predictions": len(predictions.boxes),
+        "predictions": boxes.given,
     }
 
 
@@ -213,7 +214,7 @@ def _truth_hash(truth: Truth, boxes: EvalBoxes) -> str:
     return digest.hexdigest()
 
 
-def _health(predictions: Predictions) -> dict[str, Any]:
+def _health(predictions: Predictions, given: int) -> dict[str, Any]:
     """How the answers to the detection prompt are, where they are raw text."""
     rows = [row for row in predictions.answers if row.kind == "detection"]
     if not rows:
@@ -229,7 +230,7 @@ def _health(predictions: Predictions) -> dict[str, Any]:
         "health": dict(Counter(health).most_common()),
         "finish": dict(Counter(row.finish for row in rows).most_common()),
         "problems": dict(problems.most_common()),
-        "duplicate_rate": repeats / len(predictions.boxes) if repeats else 0.0,
+        "duplicate_rate": repeats / given if repeats else 0.0,
     }
 
 
