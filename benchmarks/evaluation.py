@@ -15,7 +15,7 @@ import json
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 truth = COCO("truth.json")
-run = COCOeval(truth, truth.loadRes("found.json"), "bbox")
+run = COCOeval(truth, truth.loadRes("results.json"), "bbox")
 run.evaluate(); run.accumulate(); run.summarize()
 """
 CLASSES = 80
@@ -28,9 +28,9 @@ def write(folder: Path, pictures: int, boxes: int, seed: int = 0) -> None:
     category = rng.integers(1, CLASSES + 1, boxes)
     corner, side = rng.uniform(0, 480, (boxes, 2)), rng.uniform(8, 160, (boxes, 2))
     shift = rng.normal(0, 0.08, (boxes, 4)) * np.hstack([side, side])
-    near = np.hstack([corner, side]) + shift
-    near[:, 2:] = np.maximum(near[:, 2:], 1)
-    said = np.where(rng.random(boxes) < 0.9, category, rng.integers(1, CLASSES + 1, boxes))
+    predicted_box = np.hstack([corner, side]) + shift
+    predicted_box[:, 2:] = np.maximum(predicted_box[:, 2:], 1)
+    predicted_category = np.where(rng.random(boxes) < 0.9, category, rng.integers(1, CLASSES + 1, boxes))
     document: dict[str, Any] = {
         "images": [{"id": n, "file_name": f"{n}.jpg", "width": 640, "height": 640} for n in range(1, pictures + 1)],
         "categories": [{"id": n, "name": f"class {n}"} for n in range(1, CLASSES + 1)],
@@ -41,17 +41,19 @@ def write(folder: Path, pictures: int, boxes: int, seed: int = 0) -> None:
                 zip(image.tolist(), category.tolist(), corner.tolist(), side.tolist(), strict=True), 1)
         ],
     }  # fmt: skip
-    found = [
+    results = [
         {"image_id": i, "category_id": c, "bbox": [round(v, 2) for v in box], "score": round(s, 4)}
-        for i, c, box, s in zip(image.tolist(), said.tolist(), near.tolist(), rng.random(boxes).tolist(), strict=True)
+        for i, c, box, s in zip(
+            image.tolist(), predicted_category.tolist(), predicted_box.tolist(), rng.random(boxes).tolist(), strict=True
+        )
     ]
     (folder / "truth.json").write_text(json.dumps(document))
-    (folder / "found.json").write_text(json.dumps(found))
+    (folder / "results.json").write_text(json.dumps(results))
 
 
 def run(folder: Path) -> Iterator[Pair]:
     (folder / "peer.py").write_text(PEER)
-    ours = vlmdet("eval", "--truth", "truth.json", "--predictions", "found.json", "--json")
+    ours = vlmdet("eval", "--truth", "truth.json", "--predictions", "results.json", "--json")
     for pictures, runs in ((10, 9), (5_000, 3), (40_000, 1)):
         write(folder, pictures, pictures * 10)
         yield paired(

@@ -134,9 +134,9 @@ def test_the_counts_do_not_depend_on_the_order_of_pictures_and_classes(
             names,
         ),
     )
-    first, second = ({n: (s.tp, s.fp, s.fn, s.ignored) for n, s in one.per_class.items()} for one in results)
+    first, second = ({n: (s.tp, s.fp, s.fn, s.ignored) for n, s in outcome.per_class.items()} for outcome in results)
     assert first == second
-    first_total, second_total = ((one.overall.tp, one.overall.fp, one.overall.fn) for one in results)
+    first_total, second_total = ((outcome.overall.tp, outcome.overall.fp, outcome.overall.fn) for outcome in results)
     assert first_total == second_total
 
 
@@ -153,7 +153,7 @@ def test_f1_lies_between_precision_and_recall_and_counts_add_up(
         low, high = sorted((score.precision, score.recall))
         assert low - 1e-12 <= score.f1 <= high + 1e-12
     for total in ("tp", "fp", "fn", "ignored"):
-        assert sum(getattr(one, total) for one in metrics.per_class.values()) == getattr(score, total)
+        assert sum(getattr(outcome, total) for outcome in metrics.per_class.values()) == getattr(score, total)
 
 
 @settings(max_examples=200, deadline=None)

@@ -26,7 +26,7 @@ def scored(kind: Kind, expected: str, *texts: str, **more: Any) -> dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         (CLASS, ParsedAnswer("class", "dog")),
         ('The object in the area [1, 2, 3, 4] is an "Old  Dog"', ParsedAnswer("class", "old dog")),
@@ -46,13 +46,13 @@ def scored(kind: Kind, expected: str, *texts: str, **more: Any) -> dict[str, Any
         ("", ParsedAnswer("unparsed")),
     ],
 )  # fmt: skip
-def test_each_sentence_is_read_as_what_it_says(text: str, said: ParsedAnswer) -> None:
-    assert read(text) == said
+def test_each_sentence_is_read_as_what_it_says(text: str, expected: ParsedAnswer) -> None:
+    assert read(text) == expected
 
 
 def test_a_category_is_right_if_it_is_the_true_one() -> None:
-    made = scored("class", CLASS, CLASS, CLASS.replace("dog", "Dog"), CLASS.replace("dog", "cat"), "hm", CLASS[:-3])
-    assert made == {
+    result = scored("class", CLASS, CLASS, CLASS.replace("dog", "Dog"), CLASS.replace("dog", "cat"), "hm", CLASS[:-3])
+    assert result == {
         "n": 5,
         "accuracy": 0.4,
         "said": {"class": 3, "unparsed": 2},
@@ -62,8 +62,8 @@ def test_a_category_is_right_if_it_is_the_true_one() -> None:
 
 def test_a_number_is_right_if_it_and_the_category_are() -> None:
     four, other = LEFT.replace("2 objects", "4 objects"), LEFT.replace('"dog"', '"cat"')
-    made = scored("left", LEFT, LEFT, four, other, "hm", LEFT[:20])
-    assert made == {
+    result = scored("left", LEFT, LEFT, four, other, "hm", LEFT[:20])
+    assert result == {
         "n": 5,
         "accuracy": 0.2,
         "said": {"left": 3, "unparsed": 2},
@@ -75,12 +75,12 @@ def test_a_number_is_right_if_it_and_the_category_are() -> None:
 
 
 def test_no_number_at_all_leaves_its_errors_undefined() -> None:
-    made = scored("left", LEFT, "hm")
-    assert (made["accuracy"], made["mean_absolute_error"], made["exact"]) == (0, None, None)
+    result = scored("left", LEFT, "hm")
+    assert (result["accuracy"], result["mean_absolute_error"], result["exact"]) == (0, None, None)
 
 
 @pytest.mark.parametrize(
-    ("text", "accuracy", "said", "precision", "recall"),
+    ("text", "accuracy", "expected_kind", "precision", "recall"),
     [
         (DOG + CAT, 1, "boxes", 1, 1),
         (CAT + DOG, 1, "boxes", 1, 1),
@@ -101,11 +101,11 @@ def test_no_number_at_all_leaves_its_errors_undefined() -> None:
     ],
 )  # fmt: skip
 def test_a_region_is_right_if_its_boxes_match_one_to_one(
-    text: str, accuracy: float, said: str, precision: float | None, recall: float
+    text: str, accuracy: float, expected_kind: str, precision: float | None, recall: float
 ) -> None:
-    made = scored("region", DOG + CAT, text)
-    assert (made["accuracy"], made["said"]) == (accuracy, {said: 1})
-    assert (made["precision"], made["recall"]) == (precision, recall)
+    result = scored("region", DOG + CAT, text)
+    assert (result["accuracy"], result["said"]) == (accuracy, {expected_kind: 1})
+    assert (result["precision"], result["recall"]) == (precision, recall)
 
 
 def test_boxes_of_all_regions_are_counted_together_but_matched_by_question() -> None:
@@ -113,17 +113,17 @@ def test_boxes_of_all_regions_are_counted_together_but_matched_by_question() -> 
         Answer(image="a.jpg", kind="region", expected=true, text=text, size=(100, 100))
         for true, text in ((DOG, DOG), (CAT, FAR), (FAR, CAT), (DOG + CAT + FAR, DOG + CAT + FAR))
     ]
-    made = tasks(answers)["region"]
-    assert made == {
+    result = tasks(answers)["region"]
+    assert result == {
         "n": 4, "accuracy": 0.5, "said": {"boxes": 4},
         "precision": pytest.approx(4 / 6), "recall": pytest.approx(4 / 6), "f1": pytest.approx(4 / 6),
     }  # fmt: skip
 
 
 def test_the_largest_is_right_if_the_one_box_is() -> None:
-    made = scored("largest", DOG, DOG, DOG + FAR, FAR, DOG.replace("dog", "cat"), "dog(0,0),(100")
-    assert (made["n"], made["accuracy"], made["said"]) == (5, 0.2, {"boxes": 4, "unparsed": 1})
-    assert (made["precision"], made["recall"]) == (0.4, 0.4)
+    result = scored("largest", DOG, DOG, DOG + FAR, FAR, DOG.replace("dog", "cat"), "dog(0,0),(100")
+    assert (result["n"], result["accuracy"], result["said"]) == (5, 0.2, {"boxes": 4, "unparsed": 1})
+    assert (result["precision"], result["recall"]) == (0.4, 0.4)
 
 
 def test_without_the_pictures_size_boxes_are_compared_in_the_frames_own_numbers() -> None:
@@ -136,9 +136,9 @@ def test_boxes_are_read_in_the_dialect_of_the_answer(name: str, size: tuple[int,
     write = dialects.get(name).render
     objects = [("dog", (10.0, 20.0, 300.0, 400.0)), ("cat", (400.0, 20.0, 500.0, 90.0))]
     true, half = write(objects, (640, 480)), write(objects[:1], (640, 480))
-    made = scored("region", true, true, half, write([], (640, 480)), size=size, dialect=name)
-    assert (made["accuracy"], made["recall"]) == (pytest.approx(1 / 3), 0.5)
-    assert made["said"] == {"boxes": 2, "no boxes": 1}
+    result = scored("region", true, true, half, write([], (640, 480)), size=size, dialect=name)
+    assert (result["accuracy"], result["recall"]) == (pytest.approx(1 / 3), 0.5)
+    assert result["said"] == {"boxes": 2, "no boxes": 1}
 
 
 def test_the_limit_to_which_the_picture_was_shrunk_sets_the_frame() -> None:
@@ -156,8 +156,8 @@ def test_the_limit_to_which_the_picture_was_shrunk_sets_the_frame() -> None:
 
 
 def test_a_picture_that_could_not_be_read_is_a_wrong_answer() -> None:
-    made = scored("region", DOG, "", finish="error", error="cannot identify the file")
-    assert (made["accuracy"], made["said"]) == (0, {"unparsed": 1})
+    result = scored("region", DOG, "", finish="error", error="cannot identify the file")
+    assert (result["accuracy"], result["said"]) == (0, {"unparsed": 1})
 
 
 def test_a_truth_that_cannot_be_read_makes_no_answer_right() -> None:
@@ -195,10 +195,10 @@ def accuracy(kind: Kind, pairs: list[tuple[str, str]]) -> float:
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from(list(SENTENCES)), LABELS, LABELS)
 def test_a_label_of_any_characters_is_read_back_whole(kind: Kind, first: str, second: str) -> None:
-    one, two = sentence(kind, first), sentence(kind, second)
-    assert read_expected(one, kind).label == name(first)
-    assert accuracy(kind, [(one, one), (two, two)]) == 1
-    assert name(first) == name(second) or accuracy(kind, [(one, two), (two, one)]) == 0
+    first_text, second_text = sentence(kind, first), sentence(kind, second)
+    assert read_expected(first_text, kind).label == name(first)
+    assert accuracy(kind, [(first_text, first_text), (second_text, second_text)]) == 1
+    assert name(first) == name(second) or accuracy(kind, [(first_text, second_text), (second_text, first_text)]) == 0
 
 
 @settings(max_examples=300, deadline=None)
@@ -229,7 +229,7 @@ def test_an_answer_that_only_begins_like_the_label_is_wrong(kind: Kind, answer: 
 @pytest.mark.parametrize("kind", QUESTION_KINDS)
 @pytest.mark.parametrize("garbage", ["", "hm", "?" * 50, '"', "The area"])
 def test_garbage_is_right_for_no_truth_that_can_be_read_or_not(kind: Kind, garbage: str) -> None:
-    truths = [*(sentence(one, "dog") for one in SENTENCES), "dog: 1", DOG, "The area", "hm", ""]
+    truths = [*(sentence(form, "dog") for form in SENTENCES), "dog: 1", DOG, "The area", "hm", ""]
     assert accuracy(kind, [(true, garbage) for true in truths]) == 0
 
 
@@ -250,11 +250,11 @@ TEXTS = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=6).map("".join
 def test_no_text_is_an_error_and_every_question_is_accounted_for(
     rows: list[tuple[Kind, str, str]], dialect: str
 ) -> None:
-    made = tasks([
+    result = tasks([
         Answer(image="a.jpg", kind=kind, expected=expected, text=text, size=(100, 80), dialect=dialect)
         for kind, expected, text in rows
     ])  # fmt: skip
-    assert sum(one["n"] for one in made.values()) == len(rows)
-    for one in made.values():
-        assert sum(one["said"].values()) == one["n"]
-        assert 0 <= one["accuracy"] <= 1
+    assert sum(entry["n"] for entry in result.values()) == len(rows)
+    for entry in result.values():
+        assert sum(entry["said"].values()) == entry["n"]
+        assert 0 <= entry["accuracy"] <= 1

@@ -68,19 +68,19 @@ def forget_meta(answers: Path) -> None:
 def test_answers_are_measured_against_the_split_that_they_answer(cli: Cli) -> None:
     prepare(cli)
     trained_run(Path("out"), "run-001")
-    infer(cli, "--split", "val", "--name", "mine")
+    infer(cli, "--split", "val", "--name", "val-answers")
     infer(cli)
     for options, truth, objects in (
-        (("--name", "mine"), "val.json", 3),
-        (("--name", "mine", "--split", "val"), "val.json", 3),
+        (("--name", "val-answers"), "val.json", 3),
+        (("--name", "val-answers", "--split", "val"), "val.json", 3),
         ((), "test.json", 2),
         (("--split", "test"), "test.json", 2),
     ):
         report = evaluate(cli, *options)
         assert (report["overall"]["f1"], report["overall"]["tp"]) == (1, objects)
         assert report["protocol"]["truth"] == truth
-    assert Path("out/runs/run-001/reports/mine.json").is_file()
-    done = cli("eval", "--name", "mine", "--split", "test")
+    assert Path("out/runs/run-001/reports/val-answers.json").is_file()
+    done = cli("eval", "--name", "val-answers", "--split", "test")
     assert (done.exit_code, done.stdout) == (3, "")
     assert "error: The answers are to the split val, not test: " in done.stderr
     assert "hint: Leave out --split, or run `vlmdet infer --split test`.\n" in done.stderr

@@ -34,13 +34,21 @@ def report(cli: Cli, truth_file: str, predictions: str, *options: str) -> dict[s
 
 
 def test_the_worked_example_of_the_documents_holds(cli: Cli) -> None:
-    made = report(cli, truth(), write("p.json", DETECTIONS))
-    rows = {"all": made["overall"], **made["per_class"]}
+    result = report(cli, truth(), write("p.json", DETECTIONS))
+    rows = {"all": result["overall"], **result["per_class"]}
     lines = DOCS.read_text().partition("<!-- example -->")[2].splitlines()[3:6]
     for line in lines:
         name, *values = [part.strip() for part in line.strip("| ").split("|")]
-        one = rows[name]
-        shown = [one["tp"], one["fp"], one["fn"], one["precision"], one["recall"], one["f1"], one["mean_iou"]]
+        entry = rows[name]
+        shown = [
+            entry["tp"],
+            entry["fp"],
+            entry["fn"],
+            entry["precision"],
+            entry["recall"],
+            entry["f1"],
+            entry["mean_iou"],
+        ]
         texts = ["–" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in shown]
         assert texts == values, name
     assert [line.split("|")[1].strip() for line in lines] == ["all", "cat", "dog"]
@@ -64,28 +72,28 @@ def test_all_forms_of_the_same_predictions_give_the_same_numbers(cli: Cli) -> No
         "answers": write("c.json", answer("data/a.jpg", text, image_id=1) + "\n"),
         "swift infer": write("d.dat", json.dumps(swift) + "\n"),
     }
-    made = {form: report(cli, truth(), name) for form, name in forms.items()}
-    assert {form: one["protocol"]["form"] for form, one in made.items()} == {form: form for form in forms}
-    curves = {form: one["overall"].pop("f1_by_iou") for form, one in made.items()}
-    first = made["detection JSON"]
-    for form, one in made.items():
-        assert one["overall"] == pytest.approx(first["overall"]), form
+    result = {form: report(cli, truth(), name) for form, name in forms.items()}
+    assert {form: entry["protocol"]["form"] for form, entry in result.items()} == {form: form for form in forms}
+    curves = {form: entry["overall"].pop("f1_by_iou") for form, entry in result.items()}
+    first = result["detection JSON"]
+    for form, entry in result.items():
+        assert entry["overall"] == pytest.approx(first["overall"]), form
         assert curves[form] == pytest.approx(curves["detection JSON"]), form
-        assert {k: v for k, v in one["coco"].items() if k != "score_source"} == {
+        assert {k: v for k, v in entry["coco"].items() if k != "score_source"} == {
             k: v for k, v in first["coco"].items() if k != "score_source"
         }, form
-    assert made["answers"]["protocol"]["prompt"] == ["Draw the bounding box of objects"]
-    assert [made[form]["protocol"]["score_source"] for form in ("answers", "COCO results")] == ["constant", "file"]
+    assert result["answers"]["protocol"]["prompt"] == ["Draw the bounding box of objects"]
+    assert [result[form]["protocol"]["score_source"] for form in ("answers", "COCO results")] == ["constant", "file"]
 
 
 def test_the_report_has_the_documented_fields(cli: Cli) -> None:
-    made = report(cli, truth(), write("p.jsonl", answer("a.jpg", "cat(0,0),(100,80)") + "\n"))
+    result = report(cli, truth(), write("p.jsonl", answer("a.jpg", "cat(0,0),(100,80)") + "\n"))
     text = re.sub(r"\s+", " ", DOCS.read_text().partition("## `eval --json`")[2])
     for part in ("protocol", "overall", "answers"):
         documented = re.search(rf'"{part}": {{([^}}]*)}}', text)
         assert documented
-        assert set(documented[1].replace(" ", "").split(",")) == set(made[part]), part
-    assert list(made) == [
+        assert set(documented[1].replace(" ", "").split(",")) == set(result[part]), part
+    assert list(result) == [
         "schema", "protocol", "overall", "intervals", "per_class", "sizes", "coco", "errors", "confusion", "counting",
         "scores", "tasks", "answers", "ledger", "config", "pictures", "notes",
     ]  # fmt: skip
@@ -99,13 +107,13 @@ def test_health_problems_unknown_labels_and_unanswered_pictures_are_counted(cli:
         answer("c.jpg", "unicorn(0,0),(500,500)", finish="length"),
         answer("e.jpg", "No objects."),
     ]
-    made = report(cli, truth(**pictures), write("p.jsonl", "\n".join(rows) + "\n"))
-    assert (made["overall"]["tp"], made["overall"]["fp"], made["overall"]["fn"]) == (1, 2, 3)
-    assert made["answers"]["health"] == {"partial": 2, "unparsed": 1, "empty": 1}
-    assert made["answers"]["problems"] == {"duplicate": 1, "unparsed": 1, "unknown_label": 1}
-    assert made["answers"]["finish"] == {"stop": 3, "length": 1}
-    assert made["per_class"]["unicorn"]["fp"] == 1
-    assert made["ledger"]["pictures"] == {
+    result = report(cli, truth(**pictures), write("p.jsonl", "\n".join(rows) + "\n"))
+    assert (result["overall"]["tp"], result["overall"]["fp"], result["overall"]["fn"]) == (1, 2, 3)
+    assert result["answers"]["health"] == {"partial": 2, "unparsed": 1, "empty": 1}
+    assert result["answers"]["problems"] == {"duplicate": 1, "unparsed": 1, "unknown_label": 1}
+    assert result["answers"]["finish"] == {"stop": 3, "length": 1}
+    assert result["per_class"]["unicorn"]["fp"] == 1
+    assert result["ledger"]["pictures"] == {
         "in": 5, "kept": 4, "dropped": {"no answer, their objects count as missed": 1},
     }  # fmt: skip
 
@@ -113,8 +121,8 @@ def test_health_problems_unknown_labels_and_unanswered_pictures_are_counted(cli:
 def test_false_boxes_in_empty_pictures_count(cli: Cli) -> None:
     rows = [answer("a.jpg", "cat(0,0),(500,500)"), answer("b.jpg", "cat(0,0),(500,500)dog(0,0),(9,9)")]
     pictures = {"a.jpg": [("cat", (0, 0, 50, 50))], "b.jpg": []}
-    made = report(cli, truth(**pictures), write("p.jsonl", "\n".join(rows) + "\n"))
-    assert (made["overall"]["fp_in_empty_pictures"], made["overall"]["precision"]) == (2, pytest.approx(1 / 3))
+    result = report(cli, truth(**pictures), write("p.jsonl", "\n".join(rows) + "\n"))
+    assert (result["overall"]["fp_in_empty_pictures"], result["overall"]["precision"]) == (2, pytest.approx(1 / 3))
 
 
 def test_questions_are_scored_by_what_they_say(cli: Cli) -> None:
@@ -129,12 +137,12 @@ def test_questions_are_scored_by_what_they_say(cli: Cli) -> None:
         answer("a.jpg", "cat: 3\ndog: 1", kind="count", expected="cat: 2\ndog: 1"),
         answer("a.jpg", "hm", kind="none", expected="The area X does not contain any object from the COCO categories."),
     ]
-    made = report(cli, truth(), write("p.jsonl", "\n".join(rows) + "\n"))["tasks"]
-    assert {kind: (one["n"], one["accuracy"]) for kind, one in made.items()} == {
+    result = report(cli, truth(), write("p.jsonl", "\n".join(rows) + "\n"))["tasks"]
+    assert {kind: (entry["n"], entry["accuracy"]) for kind, entry in result.items()} == {
         "full": (2, 0.5), "partial": (2, 0.5), "count": (1, 0.0), "none": (1, 0.0),
     }  # fmt: skip
-    assert (made["count"]["mean_absolute_error"], made["count"]["bias"]) == (0.5, 0.5)
-    assert made["none"]["said"] == {"unparsed": 1}
+    assert (result["count"]["mean_absolute_error"], result["count"]["bias"]) == (0.5, 0.5)
+    assert result["none"]["said"] == {"unparsed": 1}
 
 
 def test_gates_decide_the_exit_code_and_say_so(cli: Cli) -> None:
@@ -221,8 +229,8 @@ def test_a_file_that_is_not_there_is_named(cli: Cli) -> None:
 
 
 def test_detection_json_can_be_the_truth(cli: Cli) -> None:
-    made = report(cli, write("t.json", DETECTIONS), write("p.json", DETECTIONS))
-    assert (made["overall"]["f1"], made["coco"]["AP"]) == (1.0, pytest.approx(1.0))
+    result = report(cli, write("t.json", DETECTIONS), write("p.json", DETECTIONS))
+    assert (result["overall"]["f1"], result["coco"]["AP"]) == (1.0, pytest.approx(1.0))
     done = cli("eval", "--truth", "t.json", "--predictions", write("raw.jsonl", answer("a.jpg", "cat(1,1),(5,5)")))
     assert (done.exit_code, done.stderr) == (
         3,
@@ -257,7 +265,7 @@ def test_a_category_that_was_not_searched_for_in_a_picture_counts_in_no_measure(
     result = report(cli, write("lvis.json", document), predictions)
     # found in a and c; false in a; a label that is no category is false everywhere
     assert counts(result) == (2, 2, 0, 5)
-    assert {name: (one["tp"], one["fp"], one["ignored"]) for name, one in result["per_class"].items()} == {
+    assert {name: (entry["tp"], entry["fp"], entry["ignored"]) for name, entry in result["per_class"].items()} == {
         "cat": (2, 1, 3), "dog": (0, 0, 2), "ufo": (0, 1, 0),
     }  # fmt: skip
     assert result["ledger"]["predicted boxes"] == {

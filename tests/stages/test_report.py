@@ -44,8 +44,8 @@ def results(name: str, wrong: int, *, scores: bool = True) -> str:
 def evaluated(cli: Cli, predictions: str, *more: str, code: int = 0) -> dict[str, Any]:
     done = cli("eval", "--truth", truth(), "--predictions", predictions, "--json", *more)
     assert done.exit_code == code, done.stderr
-    made: dict[str, Any] = json.loads(done.stdout)
-    return made
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def saved(cli: Cli, name: str, wrong: int, *more: str) -> str:
@@ -73,13 +73,13 @@ def random_predictions(rng: np.random.Generator, count: int, pictures: int, clas
 
 
 def test_intervals_hold_the_value_and_the_same_seed_gives_the_same(cli: Cli) -> None:
-    made = evaluated(cli, results("p.json", 4))
-    assert made["intervals"] == evaluated(cli, "p.json")["intervals"]
-    assert (made["intervals"]["level"], made["intervals"]["resamples"]) == (0.95, 1000)
+    result = evaluated(cli, results("p.json", 4))
+    assert result["intervals"] == evaluated(cli, "p.json")["intervals"]
+    assert (result["intervals"]["level"], result["intervals"]["resamples"]) == (0.95, 1000)
     for name in ("precision", "recall", "f1", "mean_iou"):
-        low, high = made["intervals"][name]
-        assert low <= made["overall"][name] <= high
-    assert made["intervals"]["f1"][0] < made["overall"]["f1"] < made["intervals"]["f1"][1]
+        low, high = result["intervals"][name]
+        assert low <= result["overall"][name] <= high
+    assert result["intervals"]["f1"][0] < result["overall"]["f1"] < result["intervals"]["f1"][1]
 
 
 def test_counts_by_picture_add_up_to_the_whole_and_resampling_draws_whole_pictures() -> None:
@@ -121,13 +121,13 @@ def test_each_point_of_the_curve_is_what_counting_above_its_threshold_gives() ->
 
 
 def test_scores_come_from_where_they_are_said_to(cli: Cli) -> None:
-    made = evaluated(cli, results("p.json", 4))
-    assert made["protocol"]["score_source"] == made["coco"]["score_source"] == made["scores"]["source"] == "file"
-    assert made["scores"]["best"] == {"threshold": 0.9, "precision": 1.0, "recall": pytest.approx(2 / 3), "f1": 0.8}
-    assert sum(one["count"] for one in made["scores"]["calibration"]["bins"]) == made["protocol"]["predictions"]
+    result = evaluated(cli, results("p.json", 4))
+    assert result["protocol"]["score_source"] == result["coco"]["score_source"] == result["scores"]["source"] == "file"
+    assert result["scores"]["best"] == {"threshold": 0.9, "precision": 1.0, "recall": pytest.approx(2 / 3), "f1": 0.8}
+    assert sum(entry["count"] for entry in result["scores"]["calibration"]["bins"]) == result["protocol"]["predictions"]
     flat_ = evaluated(cli, "p.json", "--scores", "constant")
     assert (flat_["coco"]["score_source"], flat_["scores"]) == ("constant", {})
-    assert flat_["coco"]["AP"] < made["coco"]["AP"]
+    assert flat_["coco"]["AP"] < result["coco"]["AP"]
     assert evaluated(cli, results("q.json", 1, scores=False))["protocol"]["score_source"] == "constant"
     done = cli("eval", "--truth", "truth.json", "--predictions", "q.json", "--scores", "logprob")
     assert (done.exit_code, done.stderr) == (
@@ -145,10 +145,10 @@ def test_a_boxs_score_is_its_labels_chance_and_the_mean_of_its_coordinates() -> 
     ]  # fmt: skip
     text = "".join(token for token, _ in tokens)
     parsed = dialects.get("qwen2_vl").parse(text + text.replace("1", "5"), None, None, tokens + tokens)
-    assert [one.score for one in parsed.detections] == [pytest.approx(np.exp(-0.3 - 1.6 / 4))] * 2
+    assert [entry.score for entry in parsed.detections] == [pytest.approx(np.exp(-0.3 - 1.6 / 4))] * 2
     plain = [("cat", -0.5), ("(1,2),", -0.4), ("(3,4)", -0.4)]
-    (one,) = dialects.get("qwen2_vl").parse("cat(1,2),(3,4)", None, None, plain).detections
-    assert one.score == pytest.approx(np.exp(-0.5 - 0.8 / 4))
+    (entry,) = dialects.get("qwen2_vl").parse("cat(1,2),(3,4)", None, None, plain).detections
+    assert entry.score == pytest.approx(np.exp(-0.5 - 0.8 / 4))
 
 
 def test_answers_with_log_probabilities_are_scored_and_half_of_them_are_refused(cli: Cli) -> None:
@@ -160,9 +160,9 @@ def test_answers_with_log_probabilities_are_scored_and_half_of_them_are_refused(
         rows.append({"image": f"{n}.jpg", "image_id": n + 1, "size": [100, 100], "prompt": "<image>x",
                      "text": "".join(text for text, _ in tokens), "tokens": tokens})  # fmt: skip
     Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    made = evaluated(cli, "a.jsonl")
-    assert made["scores"]["source"] == "logprob"
-    thresholds = [one["threshold"] for one in made["scores"]["curve"]]
+    result = evaluated(cli, "a.jsonl")
+    assert result["scores"]["source"] == "logprob"
+    thresholds = [entry["threshold"] for entry in result["scores"]["curve"]]
     assert thresholds == [pytest.approx(np.exp(-0.02)), pytest.approx(np.exp(-2.25))]
     del rows[3]["tokens"]
     Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -180,18 +180,22 @@ def test_answers_with_log_probabilities_are_scored_and_half_of_them_are_refused(
 def test_what_is_taken_for_what_and_how_it_is_counted(cli: Cli) -> None:
     pictures: dict[str, Boxes] = {"a.jpg": [("cat", (0, 0, 20, 20)), ("dog", (50, 50, 20, 20))], "b.jpg": []}
     Path("t.json").write_text(json.dumps(coco_document(pictures, size=(100, 100))))
-    found = [{"image_path": "a.jpg", "object": {"dog": [[0, 0, 20, 20], [50, 50, 70, 70]]}},
+    detections = [{"image_path": "a.jpg", "object": {"dog": [[0, 0, 20, 20], [50, 50, 70, 70]]}},
              {"image_path": "b.jpg", "object": {"ufo": [[0, 0, 9, 9]]}}]  # fmt: skip
-    Path("p.json").write_text(json.dumps(found))
+    Path("p.json").write_text(json.dumps(detections))
     done = cli("eval", "--truth", "t.json", "--predictions", "p.json", "--json")
-    made = json.loads(done.stdout)
-    assert made["confusion"]["pairs"] == {"cat": {"dog": 1}, "dog": {"dog": 1}}
-    assert made["confusion"]["false"] == {"ufo": 1}
-    assert made["errors"]["wrong class"]["count"] == 1
-    assert made["errors"]["background"]["count"] == 1
-    per_class = made["counting"]["per_class"]
-    assert {name: one["bias"] for name, one in per_class.items()} == {"cat": -1.0, "dog": 1.0, "ufo": 1.0}
-    assert (made["counting"]["n"], made["counting"]["mean_absolute_error"], made["counting"]["exact"]) == (3, 1.0, 0.0)
+    result = json.loads(done.stdout)
+    assert result["confusion"]["pairs"] == {"cat": {"dog": 1}, "dog": {"dog": 1}}
+    assert result["confusion"]["false"] == {"ufo": 1}
+    assert result["errors"]["wrong class"]["count"] == 1
+    assert result["errors"]["background"]["count"] == 1
+    per_class = result["counting"]["per_class"]
+    assert {name: entry["bias"] for name, entry in per_class.items()} == {"cat": -1.0, "dog": 1.0, "ufo": 1.0}
+    assert (result["counting"]["n"], result["counting"]["mean_absolute_error"], result["counting"]["exact"]) == (
+        3,
+        1.0,
+        0.0,
+    )
 
 
 @settings(deadline=None, max_examples=50)
@@ -214,8 +218,8 @@ def test_counting_equals_counting_by_hand(seed: int) -> None:
 
 def test_the_protocol_of_present_classes_is_one_flag_and_never_mixed_up(cli: Cli) -> None:
     document = coco_document(PICTURES, size=(100, 100))
-    rows = [{"image_path": one["file_name"], "object": {"cat": [[5, 5, 25, 25]], "dog": [[0, 0, 9, 9]]}}
-            for one in document["images"]]  # fmt: skip
+    rows = [{"image_path": entry["file_name"], "object": {"cat": [[5, 5, 25, 25]], "dog": [[0, 0, 9, 9]]}}
+            for entry in document["images"]]  # fmt: skip
     Path("p.json").write_text(json.dumps(rows))
     every, present = evaluated(cli, "p.json"), evaluated(cli, "p.json", "--classes", "present")
     assert (every["overall"]["fp"], present["overall"]["fp"]) == (16, 4)
@@ -223,8 +227,8 @@ def test_the_protocol_of_present_classes_is_one_flag_and_never_mixed_up(cli: Cli
     assert present["ledger"]["predicted boxes"] == {
         "in": 24, "kept": 12, "dropped": {"class absent from the picture": 12}
     }  # fmt: skip
-    for name, one in (("all.json", every), ("present.json", present)):
-        Path(name).write_text(json.dumps(one))
+    for name, entry in (("all.json", every), ("present.json", present)):
+        Path(name).write_text(json.dumps(entry))
     done = cli("compare", "all.json", "present.json")
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == (
@@ -238,9 +242,9 @@ def test_the_protocol_of_present_classes_is_one_flag_and_never_mixed_up(cli: Cli
 
 
 def test_compare_tells_differences_with_paired_intervals(cli: Cli) -> None:
-    made = json.loads(cli("compare", saved(cli, "base.json", 8), saved(cli, "tuned.json", 1), "--json").stdout)
-    assert made["names"] == ["base", "tuned"]
-    f1 = made["measures"]["F1"]
+    result = json.loads(cli("compare", saved(cli, "base.json", 8), saved(cli, "tuned.json", 1), "--json").stdout)
+    assert result["names"] == ["base", "tuned"]
+    f1 = result["measures"]["F1"]
     assert f1["differences"] == [pytest.approx(f1["values"][1] - f1["values"][0])]
     ((low, high),) = f1["intervals"]
     assert 0 < low < f1["differences"][0] < high
@@ -253,8 +257,8 @@ def test_compare_tells_differences_with_paired_intervals(cli: Cli) -> None:
 
 def test_compare_tells_settings_that_differ(cli: Cli) -> None:
     for name, rank in (("a.json", 8), ("b.json", 32)):
-        made = evaluated(cli, results("p.json", 2))
-        Path(name).write_text(json.dumps({**made, "config": {"train": {"lora_rank": rank, "seed": 1}}}))
+        result = evaluated(cli, results("p.json", 2))
+        Path(name).write_text(json.dumps({**result, "config": {"train": {"lora_rank": rank, "seed": 1}}}))
     assert json.loads(cli("compare", "a.json", "b.json", "--json").stdout)["settings"] == {"train.lora_rank": [8, 32]}
 
 
