@@ -2,7 +2,8 @@
 
 A format yields file names and ``BoxEntry`` records, and ``dataset_from_boxes`` builds the columns. A picture that
 cannot be read is left out, and each of its boxes becomes an issue too, so that a ledger adds up. Boxes are kept as
-annotated, not clipped. A picture's id is its file name without the suffix, or with it where two pictures would share an id.
+annotated, not clipped. A picture's id is its file name without the suffix, or with it where two pictures would share
+an id.
 """
 
 import contextlib
