@@ -158,7 +158,7 @@ def _part_file(part: Path, number: int) -> Path:
 
 def _append(part: Path, target: BinaryIO) -> None:
     with part.open("rb") as source:
-        shutil.copyfileobj(source, target, 1 << 20)
+        shutil.copyfileobj(source, target, 1 << 18)
     part.unlink()
 
 
