@@ -106,6 +106,21 @@ def test_a_ground_truth_that_has_changed_since_is_refused_unless_it_is_named(cli
 
 
 @pytest.mark.usefixtures("asked")
+def test_a_named_truth_that_is_not_the_answers_own_is_told(cli: Cli) -> None:
+    prepare(cli)
+    trained_run(Path("out"), "run-001")
+    answers = str(infer(cli))
+    for options in (("--truth", "val.json"), ("--truth", "val.json", "--predictions", answers)):
+        done = cli("eval", *options)
+        assert done.exit_code == 0
+        assert (
+            "warning: the answers are to the split test as it was prepared; the truth named is another: " in done.stderr
+        )
+    own = cli("eval", "--truth", "out/data/subset/test.json")
+    assert (own.exit_code, own.stderr) == (0, "")
+
+
+@pytest.mark.usefixtures("asked")
 def test_answers_of_a_run_are_named_with_run(cli: Cli) -> None:
     prepare(cli)
     trained_run(Path("out"), "run-001")

@@ -143,7 +143,7 @@ def evaluate(
         dialect=dialect,
     )
     report = stage.evaluate(job.truth, job.predictions, job.protocol)
-    for note in report.notes:
+    for note in (*job.notes, *report.notes):
         session.warn(note)
     gates = gating.gates(report, [*job.gates, *(fail_under or ())])
     if no_worse_than:

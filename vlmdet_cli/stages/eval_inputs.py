@@ -35,11 +35,14 @@ class EvalRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvalJob(msgspec.Struct, frozen=True, kw_only=True):
+    """``notes``: what the user should know of the two files, in sentences."""
+
     truth: Path
     predictions: Path
     protocol: EvalProtocol
     gates: tuple[str, ...]
     report: Path | None
+    notes: tuple[str, ...] = ()
 
 
 class AnsweredSplit(NamedTuple):
@@ -57,8 +60,14 @@ def eval_job(project: GetProject, request: EvalRequest, **overrides: Any) -> Eva
     """
     chosen = {key: value for key, value in overrides.items() if value is not None}
     if request.truth and request.predictions:
-        protocol = eval_protocol(Eval(), **chosen)
-        return EvalJob(truth=request.truth, predictions=request.predictions, protocol=protocol, gates=(), report=None)
+        return EvalJob(
+            truth=request.truth,
+            predictions=request.predictions,
+            protocol=eval_protocol(Eval(), **chosen),
+            gates=(),
+            report=None,
+            notes=_named_truth_notes(request.predictions, request.truth),
+        )
     loaded = project()
     name = answers_name(loaded, request)
     results = results_with(loaded, name, request.run)
@@ -75,6 +84,7 @@ def eval_job(project: GetProject, request: EvalRequest, **overrides: Any) -> Eva
         protocol=eval_protocol(loaded.config.eval, **chosen),
         gates=loaded.config.eval.fail_under,
         report=results.report(predictions.stem),
+        notes=_named_truth_notes(predictions, request.truth) if request.truth else (),
     )
 
 
@@ -149,6 +159,14 @@ def truth_of(project: Project, predictions: Path, split: AnsweredSplit) -> Path:
             hint="Run `vlmdet infer` again: it asks only what is new. Or name the earlier truth with --truth.",
         )
     return truth
+
+
+def _named_truth_notes(predictions: Path, truth: Path) -> tuple[str, ...]:
+    """A note where the truth that the user names is not the one that the answers state."""
+    meta = read_meta(predictions)
+    if meta is None or meta.data is None or not truth.is_file() or meta.data == file_hash(truth):
+        return ()
+    return (f"the answers are to the split {meta.split} as it was prepared; the truth named is another: {truth}",)
 
 
 def prepared_truth(project: Project, split: str) -> Path:
