@@ -140,3 +140,10 @@ def test_a_picture_takes_a_token_for_28_by_28_pixels_of_its_trained_size() -> No
 def test_the_bound_of_a_texts_tokens_counts_each_special_token_once() -> None:
     assert QWEN2_VL.max_text_tokens("<|box_start|>(1,2)") == 6
     assert QWEN2_VL.max_text_tokens("猫<|im_end|>") == 4
+    tokens = QWEN2_VL.special_tokens
+    assert QWEN2_VL.max_text_tokens("<".join(tokens)) == 2 * len(tokens) - 1
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_each_special_token_of_a_family_begins_with_the_sign_that_bounds_look_for(name: str) -> None:
+    assert all(token.startswith("<") for token in registry.get(name).special_tokens)

@@ -28,7 +28,8 @@ class Family(ABC):
     name, lower case, without ``-`` and ``_``, by which the family is recognised. ``dialect``: the name of its dialect
     in ``models.dialects``. ``system_prompt``: the one that ms-swift's template puts first by default, None where there
     is none. ``end_tokens``: those that end an answer. ``image_token``: the token that stands for a picture in
-    ``request_text``. ``special_tokens``: those of the texts of rows, ``end_tokens`` and ``image_token`` included.
+    ``request_text``. ``special_tokens``: those of the texts of rows, ``end_tokens`` and ``image_token`` included; each
+    begins with ``<``, and the most frequent come first.
     ``token_side``: pixels across one picture token. ``objects_environments``: the dialects that ms-swift's template can
     write the boxes of ``objects`` rows in, each with the environment variables that select it.
     """
@@ -107,4 +108,11 @@ class Family(ABC):
     def max_text_tokens(self, text: str) -> int:
         """An upper bound of a text's tokens: a byte is at most one token, and a special token is one."""
         size = len(text) if text.isascii() else len(text.encode())
-        return size - sum([text.count(token) * (len(token) - 1) for token in self.special_tokens if token in text])
+        unexplained = text.count("<")  # each special token begins with it: a text is not searched for all of them
+        for token in self.special_tokens:
+            if not unexplained:
+                break
+            count = text.count(token)
+            unexplained -= count
+            size -= count * (len(token) - 1)
+        return size

@@ -36,9 +36,9 @@ class Qwen2VLFamily(Family):
     end_tokens = ("<|im_end|>", "<|endoftext|>")
     image_token = "<|image_pad|>"  # noqa: S105  (no password)
     special_tokens = (
-        *end_tokens,
         *(f"<|{name}_{end}|>" for name in ("object_ref", "box", "vision") for end in ("start", "end")),
         "<|im_start|>",
+        *end_tokens,
         image_token,
     )
     token_side = 28  # 2 x 2 patches of 14 x 14 pixels
