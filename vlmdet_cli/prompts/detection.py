@@ -88,7 +88,7 @@ def answer_boxes(data: Dataset, dialect: Dialect, order: str) -> AnswerBoxes:
     else:
         sort = np.arange(len(targets))
     label_indices, frame_boxes = data.label[targets[sort]], frame_boxes[sort]
-    labels = [data.labels[index] for index in label_indices.tolist()]
+    labels = np.array(data.labels, object)[label_indices].tolist()
     starts = np.searchsorted(image, np.arange(len(data.images) + 1)).tolist()
     texts = dialect.object_texts(labels, frame_boxes)
     return AnswerBoxes(label_indices, labels, frame_boxes, pixel_boxes[sort], starts, texts)

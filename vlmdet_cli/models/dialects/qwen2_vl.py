@@ -5,11 +5,15 @@ The scanner takes the special tokens whole, stripped or in part. Between tokens 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from vlmdet_cli.models.dialects.base import Dialect, FrameBox
+from vlmdet_cli.models.dialects.base import Dialect, FrameBox, number_texts
 from vlmdet_cli.models.dialects.items import Item, problem_item
 from vlmdet_cli.models.dialects.tags import TagScanner
+
+if TYPE_CHECKING:
+    from vlmdet_cli.core.boxes import WholeBoxes
 
 REF, REF_END, BOX, BOX_END = "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"
 _REF_END_BOX = f"{REF_END}{BOX}"
@@ -48,9 +52,12 @@ class Qwen2VL(Dialect):
         x1, y1, x2, y2 = box
         return f"{BOX}({x1},{y1}),({x2},{y2}){BOX_END}"
 
-    def write_object(self, label: str, box: FrameBox) -> str:
-        x1, y1, x2, y2 = box  # in one piece, for a large data set has a million objects
-        return f"{REF}{label}{_REF_END_BOX}({x1},{y1}),({x2},{y2}){BOX_END}"
+    def object_texts(self, labels: Sequence[str], boxes: "WholeBoxes") -> list[str]:
+        # a large data set has a million objects: in one piece, of the texts of the numbers
+        return [
+            f"{REF}{label}{_REF_END_BOX}({x1},{y1}),({x2},{y2}){BOX_END}"
+            for label, x1, y1, x2, y2 in zip(labels, *number_texts(boxes.T), strict=True)
+        ]
 
     def well_formed(self, text: str) -> list[tuple[str, FrameBox]] | None:
         pairs, end = list[tuple[str, FrameBox]](), 0
