@@ -16,7 +16,7 @@ import orjson
 from vlmdet_cli.core.memory import no_collection
 from vlmdet_cli.core.rows import InstructionRow
 from vlmdet_cli.core.workers import Work, WorkerPool
-from vlmdet_cli.data.dataset import Dataset
+from vlmdet_cli.data.dataset import Column, Dataset
 from vlmdet_cli.data.formats import coco_file
 from vlmdet_cli.models import dialects, registry
 from vlmdet_cli.models.dialects import Dialect
@@ -188,15 +188,37 @@ def _with_asked(row: dict[str, Any], plan: RowPlan, settings: RowSettings) -> di
 
 
 def _detection_entries(data: Dataset, all_boxes: AnswerBoxes, images: str) -> bytes:
-    """The entries of detection JSON, each followed by a comma; the labels of a picture in the data set's order."""
+    """The entries of detection JSON, each followed by a comma; the labels of a picture in the data set's order.
+
+    They are put together of texts: all boxes as one JSON list, cut apart, and before each box what leads to it. A
+    dictionary for each picture takes three times as long.
+    """
     picture = np.repeat(np.arange(len(data.images)), np.diff(all_boxes.starts))
-    order = np.lexsort((all_boxes.label_indices, picture))
-    pixel_boxes = all_boxes.pixel_boxes[order].round(2).tolist()
-    labels = [data.labels[number] for number in all_boxes.label_indices[order].tolist()]
-    entries = list[dict[str, Any]]()
+    group = picture * len(data.labels) + all_boxes.label_indices  # the boxes of one label in one picture
+    order = np.argsort(group, kind="stable")
+    boxes = orjson.dumps(all_boxes.pixel_boxes[order].round(2), option=orjson.OPT_SERIALIZE_NUMPY)
+    texts = [""] * (2 * len(order))
+    texts[::2] = _before_boxes(data.labels, all_boxes.label_indices[order], picture, group[order])
+    texts[1::2] = boxes[2:-2].decode().split("],[") if len(order) else []
+    entries = list[str]()
     for image, first, last in zip(data.images, all_boxes.starts, all_boxes.starts[1:], strict=False):
-        by_label: dict[str, list[list[float]]] = {}
-        for label, box in zip(labels[first:last], pixel_boxes[first:last], strict=True):
-            by_label.setdefault(label, []).append(box)
-        entries.append({"image_path": images + image.file_name, "object": by_label})
-    return orjson.dumps(entries)[1:-1] + b","
+        path, objects = _json(images + image.file_name), "".join(texts[2 * first : 2 * last])
+        entries.append(f'{{"image_path":{path},"object":{{{objects}{"]]" * (first < last)}}}}},')
+    return "".join(entries).encode()
+
+
+def _before_boxes(labels: Sequence[str], label: Column, picture: Column, group: Column) -> list[str]:
+    """The text from the end of the previous box, without its bracket, to the numbers of each of N boxes.
+
+    ``label``, ``picture`` and ``group`` are (N,); the boxes of a picture, and within it those of a group, are together.
+    """
+    names = list(map(_json, labels))
+    texts = ["],[", *(f"{name}:[[" for name in names), *(f"]],{name}:[[" for name in names)]
+    starts_picture, starts_group = np.diff(picture, prepend=-1) != 0, np.diff(group, prepend=-1) != 0
+    index = np.where(starts_picture, 1 + label, np.where(starts_group, 1 + len(names) + label, 0))
+    before: list[str] = np.array(texts, object)[index].tolist()
+    return before
+
+
+def _json(text: str) -> str:
+    return orjson.dumps(text).decode()

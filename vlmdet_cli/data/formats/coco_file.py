@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from vlmdet_cli.core.annotations import ImageId
 from vlmdet_cli.core.files import whole_file
@@ -60,11 +61,11 @@ def file_parts(data: Dataset) -> FileParts:
 def _values(data: Dataset, ids: Sequence[ImageId]) -> list[list[Any]]:
     return [
         data.ids.tolist(),
-        [ids[image] for image in data.image.tolist()],
-        [data.label_ids[label] for label in data.label.tolist()],
+        np.array(ids, object)[data.image].tolist(),
+        np.array(data.label_ids, object)[data.label].tolist(),
         data.xywh.tolist(),
         data.area.tolist(),
-        data.crowd.astype(int).tolist(),
+        data.crowd.astype(np.int8).tolist(),
     ]
 
 
