@@ -143,16 +143,15 @@ def _anywhere(scene: _Scene, pictures: Column, draw: Uniform) -> Column:
 
 
 class _Overlaps(NamedTuple):
-    """The M pairs of a drawn area and an annotated object of its picture: indices of area and object (M,), the share
-    of the object's box inside the area (M,), exactly 1 only if all of it is, whether the two touch (M,), and whether
-    they touch or lie less than ``MARGIN`` apart (M,).
+    """The M pairs of a drawn area and an annotated object of its picture that touch or lie less than ``MARGIN`` apart:
+    indices of area and object (M,), the share of the object's box inside the area (M,), exactly 1 only if all of it
+    is, and whether the two touch (M,).
     """
 
     area: Column
     object: Column
     share: Column
     touches: Column
-    is_near: Column
 
 
 def _overlaps(scene: _Scene, pictures: Column, areas: Column) -> _Overlaps:
@@ -161,42 +160,63 @@ def _overlaps(scene: _Scene, pictures: Column, areas: Column) -> _Overlaps:
     area = np.repeat(np.arange(len(pictures)), counts)
     start = np.repeat(scene.starts[pictures] - np.cumsum(counts) + counts, counts)
     objects = start + np.arange(len(area))
+    width, height = boxes.overlap_sides(_selected(scene.boxes, objects), _selected(areas, area))
+    near = np.flatnonzero((width > -MARGIN) & (height > -MARGIN))  # few of all pairs: all else is of them alone
+    area, objects, width, height = area[near], objects[near], width[near], height[near]
     inner, outer = scene.boxes[objects], areas[area]
-    width, height = boxes.overlap_sides(inner, outer)
     own, common = boxes.area(inner), np.maximum(width, 0) * np.maximum(height, 0)
     share = np.divide(common, own, out=np.zeros_like(own), where=own > 0)
     share = np.where(boxes.contains(outer, inner), 1.0, np.minimum(share, np.nextafter(1.0, 0.0)))
     # a box without area has no area in common with any: it touches the area it lies in, border included
     flat_inside = (own <= 0) & (width >= 0) & (height >= 0)
-    touches = (common > 0) | flat_inside
-    return _Overlaps(area, objects, share, touches, touches | (width > -MARGIN) & (height > -MARGIN))
+    return _Overlaps(area, objects, share, (common > 0) | flat_inside)
 
 
-def _counts_and_pairs(overlaps: _Overlaps, chosen: Column, areas: int) -> tuple[Column, Column]:
-    """For each area the number of chosen pairs (A,), and where there is exactly one its index (A,), else 0."""
-    area = overlaps.area[chosen]
-    counts = np.bincount(area, minlength=areas)
-    pairs = np.bincount(area, np.flatnonzero(chosen), areas).astype(np.int64)
-    return counts, np.where(counts == 1, pairs, 0)
+def _selected(all_boxes: Column, indices: Column) -> Column:
+    """``all_boxes[indices]``, coordinate by coordinate in memory."""
+    selected: Column = np.take(all_boxes.T, indices, axis=1).T
+    return selected
 
 
-Rule = Callable[[_Scene, _Overlaps, int], tuple[Column, Column]]  # which of A areas are true (A,), and the pair (A,)
+class _TrueAreas(NamedTuple):
+    """The K areas that are true: their indices among the drawn areas (K,), and the objects they are about and the
+    shares of these inside (K,), as in ``_Areas``.
+    """
+
+    area: Column
+    object: Column
+    share: Column
 
 
-def _contains_one(scene: _Scene, overlaps: _Overlaps, areas: int) -> tuple[Column, Column]:
-    counts, pair = _counts_and_pairs(overlaps, overlaps.share >= NEARLY_ALL, areas)
-    return (counts == 1) & (overlaps.share[pair] >= 1) & scene.is_target[overlaps.object[pair]], pair
+Rule = Callable[[_Scene, _Overlaps, int], _TrueAreas]  # the number is that of all drawn areas
 
 
-def _cuts_one(scene: _Scene, overlaps: _Overlaps, areas: int) -> tuple[Column, Column]:
-    counts, pair = _counts_and_pairs(overlaps, overlaps.touches, areas)
-    share = overlaps.share[pair]
-    return (counts == 1) & scene.is_target[overlaps.object[pair]] & (share >= 0.1) & (share <= 0.9), pair
+def _single_pairs(overlaps: _Overlaps, chosen: Column, areas: int) -> Column:
+    """The indices of the chosen pairs that are the only chosen pair of their area."""
+    pairs = np.flatnonzero(chosen)
+    area = overlaps.area[pairs]
+    single: Column = pairs[np.bincount(area, minlength=areas)[area] == 1]
+    return single
 
 
-def _is_free(_scene: _Scene, overlaps: _Overlaps, areas: int) -> tuple[Column, Column]:
-    counts, pair = _counts_and_pairs(overlaps, overlaps.is_near, areas)
-    return counts == 0, pair
+def _about(overlaps: _Overlaps, pairs: Column) -> _TrueAreas:
+    return _TrueAreas(overlaps.area[pairs], overlaps.object[pairs], overlaps.share[pairs])
+
+
+def _contains_one(scene: _Scene, overlaps: _Overlaps, areas: int) -> _TrueAreas:
+    pairs = _single_pairs(overlaps, overlaps.share >= NEARLY_ALL, areas)
+    return _about(overlaps, pairs[(overlaps.share[pairs] >= 1) & scene.is_target[overlaps.object[pairs]]])
+
+
+def _cuts_one(scene: _Scene, overlaps: _Overlaps, areas: int) -> _TrueAreas:
+    pairs = _single_pairs(overlaps, overlaps.touches, areas)
+    share = overlaps.share[pairs]
+    return _about(overlaps, pairs[scene.is_target[overlaps.object[pairs]] & (share >= 0.1) & (share <= 0.9)])
+
+
+def _is_free(_scene: _Scene, overlaps: _Overlaps, areas: int) -> _TrueAreas:
+    free = np.flatnonzero(np.bincount(overlaps.area, minlength=areas) == 0)
+    return _TrueAreas(free, np.full(len(free), -1), np.zeros(len(free)))
 
 
 class _Task(NamedTuple):
@@ -230,17 +250,12 @@ def _find_areas(scene: _Scene, task: _Task, pictures: Column, keys: Column, dial
         long_enough = (areas[:, 2:] - areas[:, :2]) >= sizes * MIN_AREA_SIDE
         frame_boxes = dialect.to_frames(areas, sizes)
         overlaps = _overlaps(scene, pictures, dialect.from_frames(frame_boxes, sizes))
-        if len(overlaps.area):
-            is_true, pair = task.rule(scene, overlaps, len(pictures))
-            about, share = overlaps.object[pair], overlaps.share[pair]
-        else:  # no picture has any annotated object
-            is_true, about, share = np.ones(len(pictures), bool), np.full(len(pictures), -1), np.zeros(len(pictures))
-        is_true = is_true & long_enough[:, 0] & long_enough[:, 1]
-        done = pictures[is_true]
-        for column, values in zip(result[:3], (frame_boxes, about, share), strict=True):
-            column[done] = values[is_true]
-        result.exists[done] = True
-        pictures = pictures[~is_true]
+        true = task.rule(scene, overlaps, len(pictures))
+        true = _TrueAreas(*(column[long_enough[true.area].all(axis=1)] for column in true))
+        done = pictures[true.area]
+        for column, values in zip(result, (frame_boxes[true.area], true.object, true.share, True), strict=True):
+            column[done] = values
+        pictures = np.delete(pictures, true.area)
     return result
 
 
