@@ -40,8 +40,11 @@ class TokenCounter(msgspec.Struct, frozen=True):
         return np.array(counts(questions, answers), np.int64) + self.pictures(sizes_wh)
 
     def max_rows(self, questions: Sequence[str], answers: Sequence[str], sizes_wh: Any) -> Tokens:
-        """A rough upper bound of each row's tokens, ``(N,)``: no text is searched for special tokens."""
-        texts = [_bytes(question) + _bytes(answer) for question, answer in zip(questions, answers, strict=True)]
+        """A rough upper bound of each row's tokens, ``(N,)``: no text is searched for special tokens.
+
+        Sizes ``(1, 2)`` are those of all pictures.
+        """
+        texts = [_bytes(question + answer) for question, answer in zip(questions, answers, strict=True)]
         return np.array(texts, np.int64) + self._chat_tokens + self.pictures(sizes_wh)
 
     def row(self, question: str, answer: str, size_wh: tuple[int, int]) -> int:

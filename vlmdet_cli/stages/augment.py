@@ -32,6 +32,7 @@ from vlmdet_cli.stages.question_rows import (
     RowFile,
     Rows,
     question_chunk,
+    row_hashes,
     shuffled,
     write_rows,
 )
@@ -135,8 +136,10 @@ def _mix(project: Project, questions: Sequence[RowFile], ledger: Ledger) -> Rows
     limit = int(project.config.augment.question_ratio * len(detection) + 1e-9)
     hashes = np.sort(np.concatenate([np.empty(0, np.uint64), *(rows.hashes for rows in questions)]))
     drawn = hashes[:limit]
-    counts = [int(np.isin(rows.hashes, drawn).sum()) for rows in questions]
-    rows = [row for file, count in zip(questions, counts, strict=True) for row in file.draw(count).read()]
-    ledger.keep("mixed rows", len(detection) + len(rows))
+    counts = [int(np.count_nonzero(rows.hashes <= drawn[-1])) if len(drawn) else 0 for rows in questions]
+    files = [rows.draw(count) for rows, count in zip(questions, counts, strict=True)]
+    rows = [*detection, *(row for file in files for row in file.read())]
+    ledger.keep("mixed rows", len(rows))
     ledger.drop("mixed rows", OVER_RATIO, len(hashes) - len(drawn))
-    return shuffled([*detection, *rows], project.config.project.seed)
+    detection_hashes = row_hashes(detection, project.config.project.seed)
+    return shuffled(rows, np.concatenate([detection_hashes, *(file.hashes for file in files)]))

@@ -5,7 +5,7 @@ the order of work nor on what other rows there are.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,12 +59,20 @@ def question_chunk(settings: RowSettings, augment: Augment, data: Dataset) -> tu
     """A chunk's rows of each kind, a row a line, and their statistics."""
     with no_collection():
         keys = image_hashes(data.images, settings.seed, "questions")
-        results = [_rows_of_kind(kind, data, settings, augment, keys) for kind in dict.fromkeys(augment.questions)]
+        names = [settings.images + image.file_name for image in data.images]
+        sizes = dict(zip(names, data.sizes.tolist(), strict=True))
+        kinds = dict.fromkeys(augment.questions)
+        results = [_rows_of_kind(kind, data, settings, augment, keys, sizes) for kind in kinds]
         return [content for content, _ in results], [stats for _, stats in results]
 
 
 def _rows_of_kind(
-    kind: QuestionKind, data: Dataset, settings: RowSettings, augment: Augment, keys: Hashes
+    kind: QuestionKind,
+    data: Dataset,
+    settings: RowSettings,
+    augment: Augment,
+    keys: Hashes,
+    sizes: Mapping[str, list[float]],
 ) -> tuple[bytes, QuestionStats]:
     dialect, dropped = settings.dialect, Counter[str]()
     rounds = [
@@ -72,9 +80,7 @@ def _rows_of_kind(
         for number in range(1 if kind == "count" else augment.per_picture)
     ]
     asked = list(_distinct_questions(rounds, dropped))
-    names = [settings.images + image.file_name for image in data.images]
-    sizes = dict(zip(names, data.sizes.tolist(), strict=True))
-    if settings.split == "train":
+    if settings.split == "train" and asked:
         asked = _drop_too_long(asked, settings, sizes, dropped)
     rows = [
         _objects_row(question, dialect, sizes[question.image]) if settings.format.rows == "objects" else question.row()
@@ -90,6 +96,10 @@ def _distinct_questions(
     rounds: Sequence[Sequence[InstructionRow | NoQuestion]], dropped: "Counter[str]"
 ) -> Iterator[InstructionRow]:
     """Picture by picture, the questions that differ; ``rounds`` holds a question for each picture in each round."""
+    if len(rounds) == 1:  # no question is there twice
+        dropped.update(question.reason for question in rounds[0] if isinstance(question, NoQuestion))
+        yield from (question for question in rounds[0] if isinstance(question, InstructionRow))
+        return
     for of_picture in zip(*rounds, strict=True):
         prompts = set[str]()
         for question in of_picture:
@@ -103,15 +113,17 @@ def _distinct_questions(
 
 
 def _drop_too_long(
-    asked: list[InstructionRow], settings: RowSettings, sizes: dict[str, list[float]], dropped: "Counter[str]"
+    asked: list[InstructionRow], settings: RowSettings, sizes: Mapping[str, list[float]], dropped: "Counter[str]"
 ) -> list[InstructionRow]:
     """The questions within ``train.max_length``; tokens are counted only where an upper bound is over it."""
     counter, limit = settings.length_limit.counter, settings.max_length
     prompts, answers = [question.prompt for question in asked], [question.answer for question in asked]
-    sizes_wh = np.array([sizes[question.image] for question in asked]).reshape(-1, 2)
-    doubtful = np.flatnonzero(counter.max_rows(prompts, answers, sizes_wh) > limit)
+    all_sizes = np.array(list(sizes.values()))
+    costliest = all_sizes[[counter.pictures(all_sizes).argmax()]]
+    doubtful = np.flatnonzero(counter.max_rows(prompts, answers, costliest) > limit)
     texts = [prompts[index] for index in doubtful.tolist()], [answers[index] for index in doubtful.tolist()]
-    too_long = set(doubtful[counter.rows(*texts, sizes_wh[doubtful]) > limit].tolist())
+    sizes_wh = np.array([sizes[asked[index].image] for index in doubtful.tolist()]).reshape(-1, 2)
+    too_long = set(doubtful[counter.rows(*texts, sizes_wh) > limit].tolist())
     dropped[TOO_LONG] += len(too_long)
     return [question for index, question in enumerate(asked) if index not in too_long] if too_long else asked
 
@@ -169,12 +181,9 @@ def row_hashes(rows: Sequence[bytes], seed: int) -> Hashes:
     return np.frombuffer(digests, np.uint64)
 
 
-def shuffled(rows: Rows, seed: int) -> Rows:
-    """The rows in an order that depends on the seed and the rows alone.
-
-    Their hashes are hashed once more: drawn rows are those with the lowest, and would all come first.
-    """
-    order = np.argsort(splitmix64(row_hashes(rows, seed)), kind="stable")
+def shuffled(rows: Rows, hashes: Hashes) -> Rows:
+    """The rows in the order of their hashes (R,), hashed once more: drawn rows, with the lowest, would come first."""
+    order = np.argsort(splitmix64(hashes), kind="stable")
     return [rows[index] for index in order.tolist()]
 
 

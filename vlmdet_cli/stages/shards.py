@@ -21,7 +21,7 @@ from vlmdet_cli.core.files import file_hash, read_json, whole_file, write_json
 from vlmdet_cli.core.ledger import Ledger
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.project import SPLITS, Project
-from vlmdet_cli.stages.question_rows import KIND_FILES, shuffled, write_rows
+from vlmdet_cli.stages.question_rows import KIND_FILES, row_hashes, shuffled, write_rows
 
 State = dict[str, tuple[int, int]]  # a file's path to its size and its time of change
 
@@ -183,7 +183,7 @@ def _join_questions(project: Project, shards: Sequence[Project], splits: Iterabl
         else:
             project.train_file.with_name(name).unlink(missing_ok=True)
     rows = [row for shard in shards for row in shard.train_file.read_bytes().splitlines()]
-    write_rows(project.train_file, shuffled(rows, project.config.project.seed))
+    write_rows(project.train_file, shuffled(rows, row_hashes(rows, project.config.project.seed)))
     ledgers = [read_json(_questions_ledger(shard), "account of augment") for shard in shards]
     write_json(_questions_ledger(project), {"source": file_hash(project.rows("train")), **_sum(ledgers)})
 
