@@ -1,6 +1,7 @@
 """Work shared by processes: the order of the bytes, failures, killed workers, Ctrl-C, and an owner that is killed."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -34,8 +35,13 @@ def failing(number: int) -> tuple[list[bytes], int]:
 def killed(number: int) -> tuple[list[bytes], int]:
     """Work whose process is killed, as by the system when memory runs out, while the other worker is busy."""
     if number == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+        kill_worker()
     return slow(number)
+
+
+def kill_worker() -> None:
+    assert multiprocessing.parent_process() is not None, "the chunk was to be a worker's"
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def out_of_memory(_number: int) -> tuple[list[bytes], int]:
@@ -44,7 +50,7 @@ def out_of_memory(_number: int) -> tuple[list[bytes], int]:
 
 def large(chunk: tuple[int, bytes]) -> tuple[list[bytes], int]:
     if chunk[0] == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+        kill_worker()
     time.sleep(0.2)
     return [b"", b""], 0
 
@@ -99,7 +105,7 @@ def test_bytes_and_results_are_in_the_order_of_the_chunks(files: list[Path], cou
     assert {path.name for path in files[0].parent.iterdir()} == {"0.txt", "1.txt"}
 
 
-@pytest.mark.parametrize(("workers_asked", "chunks", "expected"), [(3, 2, 2), (2, 5, 2)])
+@pytest.mark.parametrize(("workers_asked", "chunks", "expected"), [(4, 2, 2), (3, 5, 2)])
 def test_there_are_no_more_workers_than_chunks(
     files: list[Path], workers_asked: int, chunks: int, expected: int
 ) -> None:
@@ -107,6 +113,13 @@ def test_there_are_no_more_workers_than_chunks(
         pool.write(process_id, range(chunks), files)
         assert len(worker_processes()) == expected
     assert not worker_processes()
+
+
+def test_the_owner_computes_chunks_too_while_its_workers_are_busy(files: list[Path]) -> None:
+    with WorkerPool(2) as pool:
+        computed_by = pool.write(process_id, range(8), files)
+    assert os.getpid() in computed_by
+    assert len(set(computed_by)) == 2
 
 
 def test_few_chunks_and_a_single_worker_need_no_other_process(files: list[Path]) -> None:
@@ -134,7 +147,7 @@ def test_a_chunk_that_fails_ends_the_job_with_its_error(files: list[Path], count
 
 @pytest.mark.timeout(60)
 def test_a_killed_worker_is_an_error_that_says_what_to_do_and_nothing_is_left(files: list[Path]) -> None:
-    with WorkerPool(2) as pool, pytest.raises(EngineError) as caught:
+    with WorkerPool(3) as pool, pytest.raises(EngineError) as caught:
         pool.write(killed, range(40), files)
     assert str(caught.value) == (
         "A worker process was killed\nMost likely the machine ran out of memory.\n"
@@ -147,7 +160,7 @@ def test_a_killed_worker_is_an_error_that_says_what_to_do_and_nothing_is_left(fi
 
 @pytest.mark.timeout(60)
 def test_a_worker_killed_while_large_chunks_wait_is_an_error_too(files: list[Path]) -> None:
-    with WorkerPool(2) as pool, pytest.raises(EngineError):
+    with WorkerPool(3) as pool, pytest.raises(EngineError):
         pool.write(large, [(number, bytes(1 << 20)) for number in range(12)], files)
     assert not worker_processes()
 
@@ -175,7 +188,7 @@ from tests.core.test_workers import forever
 from vlmdet_cli.core.workers import WorkerPool
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
-    with WorkerPool(2) as pool:
+    with WorkerPool(3) as pool:
         pool.write(forever, range(99), list(map(Path, FILES)))
 """
 
@@ -187,7 +200,7 @@ def forever(number: int) -> tuple[list[bytes], int]:
 
 @pytest.fixture
 def owner(tmp_path: Path, files: list[Path]) -> "subprocess.Popen[bytes]":
-    """A process whose two workers are busy for ten minutes."""
+    """A process that is busy for ten minutes, and so are its two workers."""
     (tmp_path / "owner.py").write_text(OWNER.replace("FILES", repr([file.name for file in files])))
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "owner.py"], cwd=tmp_path, env=env, stderr=subprocess.PIPE)

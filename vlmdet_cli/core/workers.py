@@ -1,11 +1,13 @@
 """Work on the chunks of a data set in several processes, with the same results and files as in one process.
 
-Each worker is a fresh process (``spawn``), so the work is a function of a module, and chunks are picklable. Chunks and
-their bytes travel as files in a temporary folder: a pipe holds 64 KiB, and in Python 3.10 a pool whose worker is killed
-while the pipe is full waits for ever. The parent appends the bytes to the files in the order of the chunks.
+The process that owns the pool computes chunks as well, whenever all workers have enough to do. Each worker is a fresh
+process (``spawn``), so the work is a function of a module, and chunks are picklable. Chunks and their bytes travel as
+files in a temporary folder: a pipe holds 64 KiB, and in Python 3.10 a pool whose worker is killed while the pipe is
+full waits for ever. The owner appends the bytes to the files in the order of the chunks.
 """
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import pickle
@@ -41,9 +43,9 @@ def _ignore_progress(_done: int) -> None:
 
 
 class WorkerPool:
-    """Processes that share the chunks of a job: ``workers`` of them, or with 0 one for each core.
+    """Processes that share the chunks of a job: ``workers`` of them, this one included, or with 0 one for each core.
 
-    They start with the first job that has enough chunks, never more than it has chunks, and end with the block.
+    The others start with the first job that has enough chunks, never more than it has chunks, and end with the block.
     """
 
     def __init__(self, workers: int = 0) -> None:
@@ -92,21 +94,24 @@ class WorkerPool:
         on_chunk: Callable[[int], None],
         folder: Path,
     ) -> list[Result]:
-        results, pending = list[Result](), deque[tuple[Path, Future[Result]]]()
+        results, pending, busy = list[Result](), deque[Callable[[], Result]](), set[Future[Result]]()
 
         def finish_oldest() -> None:
-            part, future = pending.popleft()
-            results.append(future.result())
-            for number, target in enumerate(opened):
-                _append(_part_file(part, number), target)
+            results.append(pending.popleft()())
             on_chunk(len(results))
 
         executor = self._start()
         for number, chunk in enumerate(chunks):
-            part = folder / str(number)
-            part.write_bytes(pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL))
-            pending.append((part, executor.submit(_compute, work, part)))
-            if len(pending) > 2 * self._count:  # enough to keep all workers busy; more would only take room
+            busy = {future for future in busy if not future.done()}
+            is_end = number + self._count > len(chunks)  # nothing is to wait for a worker while this process idles
+            if len(busy) < (self._count - 1) * (1 if is_end else 2):
+                part = folder / str(number)
+                part.write_bytes(pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL))
+                busy.add(future := executor.submit(_compute, work, part))
+                pending.append(functools.partial(_append_parts, part, future, opened))
+            else:
+                pending.append(functools.partial(_append_contents, *work(chunk), opened))
+            while len(pending) > 2 * self._count:  # more would only take room
                 finish_oldest()
         while pending:
             finish_oldest()
@@ -114,8 +119,9 @@ class WorkerPool:
 
     def _start(self) -> ProcessPoolExecutor:
         if self._executor is None:
+            keep_freed_memory()
             self._executor = ProcessPoolExecutor(
-                self._count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
+                self._count - 1, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
             )
         return self._executor
 
@@ -143,12 +149,24 @@ def _write_here(
     keep_freed_memory()
     results = list[Result]()
     for chunk in chunks:
-        contents, result = work(chunk)
-        for content, file in zip(contents, opened, strict=True):
-            file.write(content)
-        results.append(result)
+        results.append(_append_contents(*work(chunk), opened))
         on_chunk(len(results))
     return results
+
+
+def _append_contents(contents: Sequence[bytes], result: Result, files: Sequence[BinaryIO]) -> Result:
+    """The result of a chunk that this process has computed, after its bytes are appended."""
+    for content, file in zip(contents, files, strict=True):
+        file.write(content)
+    return result
+
+
+def _append_parts(part: Path, future: "Future[Result]", files: Sequence[BinaryIO]) -> Result:
+    """The result of a chunk that a worker computes, after its bytes are appended."""
+    result = future.result()
+    for number, file in enumerate(files):
+        _append(_part_file(part, number), file)
+    return result
 
 
 def _part_file(part: Path, number: int) -> Path:
