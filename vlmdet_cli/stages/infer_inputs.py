@@ -14,6 +14,7 @@ from vlmdet_cli.data import dataset
 from vlmdet_cli.data.image_files import IMAGE_SUFFIXES, Unreadable, upright_size
 from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow, read_answers
 from vlmdet_cli.errors import DataError, UsageError
+from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.project import SPLITS, Format, GetProject, Infer, Project
 from vlmdet_cli.project.runs import ResultFolder
 from vlmdet_cli.prompts.detection import CLASSES
@@ -173,7 +174,8 @@ def _split_rows(project: Project, split: str) -> tuple[list[InferRow], tuple[str
     files = [project.rows(split)]
     if project.config.infer.questions and project.questions(split).is_file():
         files.append(project.questions(split))
-    rows = [_split_row(project, row, images, path) for path in files for row in _instruction_rows(path)]
+    dialect = chunks.row_settings(project, split).dialect  # reads the model's settings: once, not for each row
+    rows = [_split_row(project, dialect, row, images, path) for path in files for row in _instruction_rows(path)]
     return rows, data.categories
 
 
@@ -181,12 +183,14 @@ def _instruction_rows(path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in read_bytes(path, "instruction rows").splitlines()]
 
 
-def _split_row(project: Project, row: dict[str, Any], images: dict[str, dataset.Image], path: Path) -> InferRow:
+def _split_row(
+    project: Project, dialect: Dialect, row: dict[str, Any], images: dict[str, dataset.Image], path: Path
+) -> InferRow:
     name = row["images"][0]
     if name not in images:
         raise DataError(f"A row asks about a picture that is not in its split: {path}", why=name, hint=_PREPARE_AGAIN)
     size = (images[name].width, images[name].height)
-    prompt, answer = texts(row, chunks.row_settings(project, "test").dialect, size, str(path))
+    prompt, answer = texts(row, dialect, size, str(path))
     return InferRow(
         image=name,
         path=project.output / name,

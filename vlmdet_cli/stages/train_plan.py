@@ -136,13 +136,13 @@ def _resumable(project: Project, options: TrainOptions) -> runs.Run:
 
 def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: Path | None = None) -> Plan:
     """The plan of a given run with the flags ``extra`` after the project's own."""
-    train = project.config.train
+    train, dataset = project.config.train, dataset_of(project)
     cpu = train.device == "cpu" or (train.device == "auto" and swift.gpus() == 0)
     again = ("--resume_from_checkpoint", str(checkpoint)) if checkpoint else ()
     argv = arguments.sft(
         train,
         model=project.model(train.model),
-        dataset=dataset_of(project),
+        dataset=dataset,
         output=run.folder,
         root=project.root,
         defaults={**(CPU_FLAGS if cpu else {}), **_model_defaults(project, extra)},
@@ -155,7 +155,7 @@ def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: 
     return Plan(
         command=swift.Command((swift.program(), *argv), env),
         run=run,
-        dataset=dataset_of(project),
+        dataset=dataset,
         flags=arguments.parse(argv[1:]),
         arguments=tuple(extra),
         checkpoint=checkpoint,
