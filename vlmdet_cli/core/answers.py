@@ -53,7 +53,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A row of an answers file: the raw answer to one request.
 
     ``size`` is the picture's width and height in pixels, (0, 0) where unknown. ``finish`` is ``stop``, ``length`` (the
-    token limit cut the text) or ``error`` (the picture could not be read; ``error`` says why). ``expected`` is the true
+    token limit cut the text), ``loop`` (the engine cut a text that repeats itself) or ``error`` (the picture could not
+    be read; ``error`` says why). ``expected`` is the true
     answer, where the request came from a row that has one. ``max_pixels`` is the area in pixels to which the picture
     was shrunk before it reached the model, 0 for no limit. ``asked`` are the classes that the prompt names, None where
     it asks for all. ``tokens`` are the text's tokens with their log-probabilities, empty without ``infer.scores``.
@@ -65,7 +66,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: Kind = "detection"
     prompt: str = ""
     text: str = ""
-    finish: Literal["stop", "length", "error"] = "stop"
+    finish: Literal["stop", "length", "loop", "error"] = "stop"
     error: str = ""
     expected: str | None = None
     dialect: str = "qwen2_vl"

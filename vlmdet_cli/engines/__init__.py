@@ -24,25 +24,28 @@ from vlmdet_cli.errors import UsageError, nearest
 if TYPE_CHECKING:
     from vlmdet_cli.models.family import Family
 
-Finish = Literal["stop", "length", "error"]
+Finish = Literal["stop", "length", "loop", "error"]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A prompt about a picture. ``key`` names the request in its completion. ``prompt`` has ``<image>`` where the
-    picture stands. ``size``: the picture's annotated (width, height), (0, 0) where unknown.
+    picture stands. ``size``: the picture's annotated (width, height), (0, 0) where unknown. ``crop``: the part of the
+    upright picture that the prompt is about, xyxy in whole pixels, None for all of it.
     """
 
     key: str
     image: Path
     prompt: str
     size: tuple[int, int] = (0, 0)
+    crop: tuple[int, int, int, int] | None = None
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """The model's text for one request.
 
-    ``finish``: ``stop``, ``length`` (cut by the token limit), or ``error`` (the picture is bad; ``error`` is the
-    reason). ``tokens``: the text in parts with their log-probabilities, empty where they are not asked for.
+    ``finish``: ``stop``, ``length`` (cut by the token limit), ``loop`` (cut because the text repeats itself), or
+    ``error`` (the picture is bad; ``error`` is the reason). ``tokens``: the text in parts with their log-probabilities,
+    empty where they are not asked for. ``num_tokens``: the number of generated tokens, 0 where it is not known.
     """
 
     key: str
@@ -50,6 +53,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     finish: Finish = "stop"
     error: str = ""
     tokens: list[Token] = []
+    num_tokens: int = 0
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from vlmdet_cli.core.answers import Token
 from vlmdet_cli.core.model_hash import model_folder_hash
-from vlmdet_cli.data.image_files import Unreadable, open_upright
 from vlmdet_cli.engines import Completion, EngineSettings, Request
 from vlmdet_cli.engines.batches import BatchedAnswers, Sized
-from vlmdet_cli.engines.failures import BadPicture, engine_errors
+from vlmdet_cli.engines.failures import engine_errors
+from vlmdet_cli.engines.pictures import sized_picture
 from vlmdet_cli.engines.settings import TransformersOptions
 from vlmdet_cli.errors import EngineError
 
@@ -84,24 +84,11 @@ class LoadedModel:
         self._ends = [known[token] for token in settings.family.end_tokens if token in known]
         self._cuts = {*self._ends, tokenizer.pad_token_id}
         _check_decoders()
-        self._resized(_blank_picture())
+        settings.family.resize(_blank_picture(), settings.max_pixels)
 
     def read(self, request: Request) -> "Image.Image":
         """The upright picture in RGB, sized as in training. Raises ``BadPicture``."""
-        try:
-            picture = open_upright(request.image, request.size if all(request.size) else None)
-        except Unreadable as error:
-            # the reader of pictures takes every failure for the picture's; these two are the machine's
-            if isinstance(error.__context__, MemoryError | ImportError):
-                raise error.__context__ from None
-            raise BadPicture(str(error)) from None
-        try:
-            return self._resized(picture)
-        except ValueError as error:
-            raise BadPicture(str(error)) from None
-
-    def _resized(self, picture: "Image.Image") -> "Image.Image":
-        return self._settings.family.resize(picture, self._settings.max_pixels)
+        return sized_picture(request, self._settings)
 
     def complete(self, batch: Sequence[Sized], max_tokens: int) -> list[Completion]:
         """The completions of a batch, in its order."""
@@ -126,8 +113,7 @@ class LoadedModel:
         family, system = self._settings.family, self._settings.system
         texts = [family.request_text(request.prompt, system) for request, _ in batch]
         pictures = [picture for _, picture in batch]
-        features = self._processor(text=texts, images=pictures, padding=True, do_resize=False, return_tensors="pt")
-        return features.to(self.device)
+        return family.inputs(self._processor, texts, pictures).to(self.device)
 
     def _completion(self, key: str, ids: list[int], logprobs: Sequence[float]) -> Completion:
         end = next((position for position, token in enumerate(ids) if token in self._cuts), None)

@@ -5,7 +5,7 @@ in tokens. A new family is a module with a subclass of ``Family`` and a line in 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -76,6 +76,19 @@ class Family(ABC):
 
         Raises ``UsageError`` for a limit that is no number.
         """
+
+    def inputs(self, processor: Any, texts: Sequence[str], pictures: "Sequence[Image.Image]") -> Any:
+        """What transformers' model takes for a batch: token ids padded by the tokenizer's side, masks, picture values.
+
+        ``processor``: transformers' processor of the model. ``texts``: as ``request_text`` writes them. ``pictures``:
+        one for each text, as ``resize`` returns them; the processor resizes nothing.
+        """
+        arguments = {"padding": True, "return_tensors": "pt", **self.processor_arguments()}
+        return processor(text=list(texts), images=list(pictures), **arguments)
+
+    def processor_arguments(self) -> dict[str, Any]:
+        """The arguments by which transformers' processor, vLLM's too, leaves the pixels of ``resize`` alone."""
+        return {"do_resize": False}
 
     def swift_flags(self) -> dict[str, str]:
         """The flags by which ms-swift recognises a model folder of the family."""
