@@ -35,7 +35,10 @@ def _escape(char: str) -> str:
 
 
 class Output:
-    """The output of a command: ``json`` and ``quiet`` choose its form, ``progress`` allows moving bars."""
+    """The output of a command: ``json`` and ``quiet`` choose its form, ``progress`` allows moving bars.
+
+    ``shows_progress``: whether bars move; they do only on a terminal.
+    """
 
     def __init__(
         self, *, json: bool = False, quiet: bool = False, verbose: bool = False, progress: bool = True
@@ -45,7 +48,7 @@ class Output:
         self.verbose = verbose
         self._out = Console(markup=False, highlight=False, emoji=False, soft_wrap=False)
         self._err = Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
-        self._bars = progress and not quiet and self._err.is_terminal
+        self.shows_progress = progress and not quiet and self._err.is_terminal
 
     def result(self, document: Any, *renderables: RenderableType) -> None:
         """Print the command's result: a JSON document with ``--json``, else tables and text."""
@@ -84,7 +87,7 @@ class Output:
     @contextlib.contextmanager
     def progress(self) -> Iterator["Bars"]:
         """Show moving bars on a terminal; elsewhere, nothing."""
-        if not self._bars:
+        if not self.shows_progress:
             yield Bars(None)
             return
         columns = (

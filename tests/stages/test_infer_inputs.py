@@ -211,7 +211,8 @@ def test_what_is_not_there_is_named(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     for arguments, code, message in (
         ((), 2, f"error: No run: {tmp_path}/out/runs\nhint: Run `vlmdet train` first.\n"),
-        (("--model", "m"), 2, "error: No model folder: m\nhint: A model folder holds config.json and weights.\n"),
+        (("--model", "m"), 2, "error: No model folder: m\nhint: A model folder holds config.json and weights. A hub's "
+         "name is ORGANISATION/NAME.\n"),
         (("--adapter", "m"), 2, "error: No LoRA adapter: m\nhint: An adapter folder holds adapter_config.json.\n"),
         (("--split", "x"), 2, "error: No such split: x\nhint: There are train, val, test.\n"),
     ):  # fmt: skip

@@ -29,8 +29,13 @@ def infer(
         typer.Argument(metavar="IMAGE|DIR", help="Pictures, or folders of pictures.", show_default="a prepared split"),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A local model folder.", show_default="the merged model")
-    ] = None,
+        str,
+        typer.Option(
+            metavar="DIR|NAME",
+            help="A model folder, or a hub's name: Qwen/Qwen2-VL-2B-Instruct.",
+            show_default="the merged model",
+        ),
+    ] = "",
     adapter: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A LoRA checkpoint to put on the model, unmerged.")
     ] = None,
@@ -61,7 +66,7 @@ def infer(
     from vlmdet_cli.stages.infer_model import InferRequest
 
     session: Session = context.obj
-    with session.output.progress() as bars, tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary:
         request = InferRequest(
             images=images or (),
             model=model,
@@ -70,13 +75,15 @@ def infer(
             split=split,
             name=name,
             output=output or (Path(temporary) / "answers.jsonl" if images else None),
+            show_download=session.output.shows_progress,
         )
         job = infer_inputs.infer_job(session.project, request)
         for warning in job.warnings:
             session.warn(warning)
-        result = job.run(
-            lambda done, total, rate: bars("infer", done, total, f"{rate:.1f} rows/s"), retry_failed=retry_failed
-        )
+        with session.output.progress() as bars:
+            result = job.run(
+                lambda done, total, rate: bars("infer", done, total, f"{rate:.1f} rows/s"), retry_failed=retry_failed
+            )
         documents = job.picture_documents() if images else []
     if images:
         session.output.result(documents[0] if len(documents) == 1 else documents, *step_tables.detections(documents))

@@ -113,7 +113,7 @@ def _meta(
     adapter = {"name": str(choice.adapter), "hash": identity.get("adapter")} if choice.adapter else None
     return AnswersMeta(
         engine=identity,
-        model={"name": str(choice.model), "hash": identity.get("model")},
+        model={"name": choice.name, "hash": identity.get("model")},
         adapter=adapter,
         family=asked.family.name,
         dialect=asked.dialect,

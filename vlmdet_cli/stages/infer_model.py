@@ -15,26 +15,33 @@ from vlmdet_cli.models.family import Family
 from vlmdet_cli.project import Format, Project
 from vlmdet_cli.project.runs import ResultFolder, Run, runs, trained_settings
 from vlmdet_cli.stages.merge import merged_model
+from vlmdet_cli.training import hub
 
 
 class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The command line of ``infer``; what is empty or None comes from the project."""
+    """The command line of ``infer``; what is empty or None comes from the project.
+
+    ``model``: a folder or a hub's name. ``show_download``: show the bars of a hub's download.
+    """
 
     images: Sequence[Path] = ()
-    model: Path | None = None
+    model: str = ""
     adapter: Path | None = None
     run: str = ""
     split: str = ""
     name: str = ""
     output: Path | None = None
+    show_download: bool = False
 
 
 class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The model to ask. ``results``: the folder of its answers, None where there is no project. ``prefix``: what comes
-    before the split in its answers' default name. ``run``: the run whose model or checkpoint it is.
+    """The model to ask. ``name``: its folder, or its hub's name. ``results``: the folder of its answers, None where
+    there is no project. ``prefix``: what comes before the split in its answers' default name. ``run``: the run whose
+    model or checkpoint it is.
     """
 
     model: Path
+    name: str
     adapter: Path | None = None
     results: ResultFolder | None = None
     prefix: str = ""
@@ -52,50 +59,65 @@ class AskedAs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose_model(project: Project | None, request: InferRequest) -> ModelChoice:
-    """A model folder by name, an adapter on its base model, or the merged model of a run."""
+    """A model by name, an adapter on its base model, or the merged model of a run."""
     if request.adapter is not None:
         return _adapter(project, request, request.adapter)
-    if request.model is not None:
+    if request.model:
         run = project.run(request.run) if project and request.run else None
         results = run or (project.results if project else None)
-        model = _model_folder(request.model)
-        return ModelChoice(model=model, results=results, run=run, prefix=f"{model.absolute().name}-")
+        model = _model_folder(request.model, request)
+        prefix = Path(request.model).absolute().name
+        return ModelChoice(model=model, name=request.model, results=results, run=run, prefix=f"{prefix}-")
     if project is None:
-        raise UsageError("No model is named", hint="Name a folder with --model, or a project with -p.")
+        raise UsageError("No model is named", hint="Name one with --model, or a project with -p.")
     run = project.run(request.run)
     model, warning = merged_model(run)
-    return ModelChoice(model=model, results=run, run=run, warning=warning)
+    return ModelChoice(model=model, name=str(model), results=run, run=run, warning=warning)
 
 
 def _adapter(project: Project | None, request: InferRequest, adapter: Path) -> ModelChoice:
     if not (adapter / "adapter_config.json").is_file():
         raise UsageError(f"No LoRA adapter: {adapter}", hint="An adapter folder holds adapter_config.json.")
-    run = _run_of(project, adapter) if project else None
+    run = _run_of(project, adapter)
     if project and request.run:
         run = project.run(request.run)
-    results = run or (project.results if project else None)
-    model = _model_folder(request.model or _base_model(project, adapter))
-    return ModelChoice(model=model, adapter=adapter, results=results, run=run, prefix=f"{adapter.absolute().name}-")
+    name = request.model or _base_model(project, adapter)
+    return ModelChoice(
+        model=_model_folder(name, request),
+        name=name,
+        adapter=adapter,
+        results=run or (project.results if project else None),
+        run=run,
+        prefix=f"{adapter.absolute().name}-",
+    )
 
 
-def _run_of(project: Project, checkpoint: Path) -> Run | None:
+def _run_of(project: Project | None, checkpoint: Path) -> Run | None:
     """The run that a checkpoint lies in."""
     parents = set(checkpoint.resolve().parents)
-    return next((run for run in runs(project.runs) if run.folder.resolve() in parents), None)
+    return next((run for run in runs(project.runs) if run.folder.resolve() in parents), None) if project else None
 
 
-def _base_model(project: Project | None, adapter: Path) -> Path | None:
-    """The model that an adapter was trained on: as recorded, where that is a folder here, else the project's."""
+def _base_model(project: Project | None, adapter: Path) -> str:
+    """The model that an adapter was trained on: as recorded, where that is here or of a hub, else the project's."""
     trained = trained_settings(adapter)
-    if trained and trained.model and Path(trained.model).is_dir():
-        return Path(trained.model)
-    return Path(project.model(project.config.train.model)) if project else None
+    if trained and trained.model and (Path(trained.model).is_dir() or hub.is_hub_name(trained.model)):
+        return trained.model
+    return project.model(project.config.train.model) if project else ""
 
 
-def _model_folder(model: Path | None) -> Path:
-    if model is None or not (model / "config.json").is_file():
-        raise UsageError(f"No model folder: {model}", hint="A model folder holds config.json and weights.")
-    return model
+def _model_folder(model: str, request: InferRequest) -> Path:
+    """The folder of a model; a hub's model is downloaded where it is not cached."""
+    folder = Path(model).expanduser()
+    if hub.is_hub_name(model) and not folder.is_dir():
+        registry.family_of(model)  # an unknown one is refused before its weights are downloaded
+        return hub.model_folder(model, show_progress=request.show_download)
+    if not model or not (folder / "config.json").is_file():
+        raise UsageError(
+            f"No model folder: {model or 'none is named'}",
+            hint="A model folder holds config.json and weights. A hub's name is ORGANISATION/NAME.",
+        )
+    return folder
 
 
 def asked_as(project: Project | None, choice: ModelChoice) -> AskedAs:

@@ -18,7 +18,7 @@ from vlmdet_cli.project import Project, runs
 from vlmdet_cli.project.run_record import DatasetRecord, ModelRecord, RunRecord, TrainedSettings
 from vlmdet_cli.stages.train_rows import dataset_of
 from vlmdet_cli.training import arguments, swift
-from vlmdet_cli.training.hub_cache import cached_folder
+from vlmdet_cli.training.hub import cached_folder
 from vlmdet_cli.training.settings import Flag, Train
 
 Changes = dict[str, tuple[Any, Any]]
