@@ -1,16 +1,21 @@
 """The commands on answers: ``infer``, ``eval``, ``viz``, ``compare``, ``parse``."""
 
 import tempfile
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlmdet_cli.cli import report_tables, step_tables
 from vlmdet_cli.cli.session import Session
+from vlmdet_cli.console import Bars
 from vlmdet_cli.core.files import write_json, write_text
 from vlmdet_cli.core.settings import Classes, Duplicates, ScoreSource
 from vlmdet_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from vlmdet_cli.stages.infer_progress import InferProgress, OnProgress
 
 AnswersName = Annotated[str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="the split")]
 AnsweredSplit = Annotated[
@@ -81,14 +86,26 @@ def infer(
         for warning in job.warnings:
             session.warn(warning)
         with session.output.progress() as bars:
-            result = job.run(
-                lambda done, total, rate: bars("infer", done, total, f"{rate:.1f} rows/s"), retry_failed=retry_failed
-            )
+            result = job.run(_progress_view(session, bars), retry_failed=retry_failed)
         documents = job.picture_documents() if images else []
     if images:
         session.output.result(documents[0] if len(documents) == 1 else documents, *step_tables.detections(documents))
     else:
         session.output.result(result, *step_tables.infer(result))
+
+
+def _progress_view(session: Session, bars: Bars) -> "OnProgress":
+    """A bar with the rates and the health so far; with ``--verbose`` the newest answer too, at most each second."""
+    shown = 0.0
+
+    def show(progress: "InferProgress") -> None:
+        nonlocal shown
+        bars("infer", progress.done, progress.total, f"{progress.rates()}; {progress.shares()}")
+        if session.output.verbose and time.monotonic() - shown >= 1:
+            shown = time.monotonic()
+            session.output.detail(progress.last)
+
+    return show
 
 
 def evaluate(

@@ -110,6 +110,8 @@ def infer(result: "InferResult") -> Views:
     yield line("rows", f"{result.rows:,}, asked now {result.asked:,}, in {result.seconds:,.1f} s")
     yield line("finish", ", ".join(f"{count:,} {name}" for name, count in result.finish.items()))
     yield line("health", ", ".join(f"{count:,} {name}" for name, count in result.health.items()))
+    if result.looped:
+        yield line("looped", f"{result.looped:,} answers repeat themselves")
     if result.failed:
         yield line("failed", f"{result.failed:,}; --retry-failed asks them again")
     if result.refreshed:

@@ -8,9 +8,9 @@ since a row may be answered in the company of others. A picture that cannot be u
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,12 +22,12 @@ from vlmdet_cli.engines import Engine
 from vlmdet_cli.engines.answers import AnswersFile, InferRow, detections_path, keys
 from vlmdet_cli.errors import DataError, EngineError
 from vlmdet_cli.models import dialects
-
-OnProgress = Callable[[int, int, float], None]  # rows done, rows in all, rows a second
+from vlmdet_cli.stages.infer_progress import InferProgress, OnProgress, health_of, is_looped
 
 
 class InferResult(msgspec.Struct, frozen=True, kw_only=True):
-    """``asked``: rows asked now. ``failed``: rows whose picture was bad. ``refreshed``: answers whose truth changed.
+    """``asked``: rows asked now. ``failed``: rows whose picture was bad. ``looped``: answers of detection that repeat
+    themselves. ``refreshed``: answers whose truth changed.
     ``set_aside``: earlier answers that are kept under another name.
     """
 
@@ -41,6 +41,7 @@ class InferResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     finish: dict[str, int]
     health: dict[str, int]
+    looped: int
     ledger: dict[str, dict[str, Any]]
 
 
@@ -51,7 +52,7 @@ def infer(
     *,
     categories: Sequence[str] | None = None,
     retry_failed: bool = False,
-    on_progress: OnProgress = lambda _done, _total, _rate: None,
+    on_progress: OnProgress = lambda _progress: None,
 ) -> InferResult:
     """Answer the rows that have no answer yet. ``categories``: the labels that answers are read by, None for any.
 
@@ -63,7 +64,7 @@ def infer(
     by_key = dict(zip(keys(rows), rows, strict=True))
     with lock(file.path.parent, f".{file.path.name}.lock"):
         resumed = file.resume(by_key, retry_failed=retry_failed)
-        new = _ask(by_key, resumed.answers, engine, file, on_progress)
+        new = _ask(by_key, resumed.answers, engine, file, _Reporter(categories, on_progress))
         answers = [(resumed.answers | new)[key] for key in by_key]
         file.write(answers)
         parsed = [(answer, parse(answer, categories)) for answer in answers if answer.kind == "detection"]
@@ -78,11 +79,22 @@ def infer(
         set_aside=resumed.set_aside,
         seconds=round(time.monotonic() - started, 1),
         finish=dict(Counter(answer.finish for answer in answers)),
-        health=dict(
-            Counter("error" if answer.finish == "error" else detections.health for answer, detections in parsed)
-        ),
+        health=dict(Counter(health_of(answer, detections) for answer, detections in parsed)),
+        looped=sum(is_looped(answer, detections) for answer, detections in parsed),
         ledger=_ledger(answers),
     )
+
+
+class _Reporter(NamedTuple):
+    """Reads each answer as it comes, for those who watch. ``categories``: the labels that answers are read by."""
+
+    categories: Sequence[str] | None
+    on_progress: OnProgress
+
+    def report(self, progress: InferProgress, answer: Answer, num_tokens: int) -> None:
+        parsed = parse(answer, self.categories) if answer.kind == "detection" else None
+        progress.add(answer, parsed, num_tokens)
+        self.on_progress(progress)
 
 
 def _ask(
@@ -90,21 +102,20 @@ def _ask(
     known: Mapping[str, Answer],
     engine: Engine,
     file: AnswersFile,
-    on_progress: OnProgress,
+    reporter: _Reporter,
 ) -> dict[str, Answer]:
     """The answers to the rows that are not known yet, by key, each appended to the file as it comes."""
     requests = [row.request(key) for key, row in rows.items() if key not in known]
     answers: dict[str, Answer] = {}
     if not requests:
         return answers
-    started = time.monotonic()
+    progress = InferProgress(len(known), len(rows))
     with file:
         for completion in engine.answer(requests, file.meta.max_tokens):
             answer = rows[completion.key].answer(completion, file.meta)
             answers[completion.key] = answer
             file.append(answer)
-            rate = len(answers) / max(time.monotonic() - started, 1e-9)
-            on_progress(len(known) + len(answers), len(rows), rate)
+            reporter.report(progress, answer, completion.num_tokens)
     if len(answers) < len(requests):
         raise EngineError(
             f"The engine answered {len(answers):,} of {len(requests):,} rows", hint="Run the same command again."

@@ -21,8 +21,9 @@ from vlmdet_cli.prompts.detection import CLASSES
 from vlmdet_cli.prompts.object_rows import texts
 from vlmdet_cli.prompts.questions import kind_of
 from vlmdet_cli.stages import chunks, shards
-from vlmdet_cli.stages.infer import InferResult, OnProgress, infer, parse
+from vlmdet_cli.stages.infer import InferResult, infer, parse
 from vlmdet_cli.stages.infer_model import AskedAs, InferRequest, ModelChoice, asked_as, choose_model
+from vlmdet_cli.stages.infer_progress import OnProgress
 from vlmdet_cli.stages.prepare import read_split
 
 _PREPARE_AGAIN = "Run `vlmdet prepare` and `vlmdet augment` again."
