@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli, write_project
+from vlmdet_cli.core import gpus
 from vlmdet_cli.stages import doctor
-from vlmdet_cli.training import swift
 
 
 def states(cli: Cli, *arguments: str, code: int = 0) -> dict[str, tuple[str, str, str]]:
@@ -46,11 +46,11 @@ def test_the_environment_names_the_project_file(cli: Cli, tmp_path: Path, monkey
 
 
 def test_the_memory_of_gpus_is_shown_and_too_little_is_a_warning(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(swift, "gpu_memory", lambda: [84.9, 84.9])
+    monkeypatch.setattr(gpus, "gpu_memory", lambda: [84.9, 84.9])
     assert states(cli)["GPU"] == ("ok", "2 with 85 GB, 85 GB", "")
-    monkeypatch.setattr(swift, "gpu_memory", lambda: [8.5])
+    monkeypatch.setattr(gpus, "gpu_memory", lambda: [8.5])
     assert states(cli)["GPU"][0] == "warning"
-    monkeypatch.setattr(swift, "gpu_memory", list)
+    monkeypatch.setattr(gpus, "gpu_memory", list)
     assert states(cli)["GPU"][:2] == ("warning", "none")
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import Cli, write_project
 from vlmdet_cli import project as projects
+from vlmdet_cli.core import gpus
 from vlmdet_cli.core.processes import this_process
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import runs
@@ -41,7 +42,7 @@ def prepared(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """A prepared project on a machine with a GPU, where no scheduler has set anything."""
     write_project(Path(), PICTURES)
     assert cli("prepare").exit_code == 0
-    monkeypatch.setattr(swift, "gpus", lambda: 1)
+    monkeypatch.setattr(gpus, "gpus", lambda: 1)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return cli
 
@@ -106,7 +107,7 @@ def test_a_dry_run_is_one_json_document_where_that_is_asked_for(prepared: Cli, t
 
 
 def test_without_a_gpu_the_command_says_cpu_and_float32(prepared: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(swift, "gpus", lambda: 0)
+    monkeypatch.setattr(gpus, "gpus", lambda: 0)
     env, words = dry(prepared)
     assert "CUDA_VISIBLE_DEVICES" not in env
     assert (flags(words)["use_cpu"], flags(words)["torch_dtype"]) == ("true", "float32")
@@ -115,7 +116,7 @@ def test_without_a_gpu_the_command_says_cpu_and_float32(prepared: Cli, monkeypat
 def test_the_device_is_the_projects_where_it_is_written(prepared: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     documented = dry(prepared)
     assert flags(dry(prepared, "--set", "train.device=cpu")[1])["use_cpu"] == "true"
-    monkeypatch.setattr(swift, "gpus", lambda: 0)  # a login node
+    monkeypatch.setattr(gpus, "gpus", lambda: 0)  # a login node
     assert dry(prepared, "--set", "train.device=gpu") == documented
 
 

@@ -12,6 +12,7 @@ import msgspec
 import psutil
 
 from vlmdet_cli import __version__
+from vlmdet_cli.core import gpus
 from vlmdet_cli.errors import VlmdetError
 from vlmdet_cli.project import SPLITS, Project, load, runs
 from vlmdet_cli.training import arguments, swift
@@ -69,7 +70,7 @@ def _memory() -> Check:
 
 
 def _gpu() -> Check:
-    devices = swift.gpu_memory()
+    devices = gpus.gpu_memory()
     if devices:
         sizes = ", ".join(f"{size:,.0f} GB" for size in devices)
         small = "The documented run on a 2B model takes about 20 GB; see sample_configs/small_lora.toml."

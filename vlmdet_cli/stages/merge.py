@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from vlmdet_cli.core import gpus, programs
 from vlmdet_cli.core.files import file_hash, read_json, write_json
 from vlmdet_cli.core.locks import lock
 from vlmdet_cli.errors import DataError, EngineError, UsageError
@@ -87,10 +88,10 @@ def _owner(project: Project, checkpoint: Path) -> runs.ResultFolder:
     return runs.Run(folder) if folder else project.results
 
 
-def _export(project: Project, source: Path, owner: runs.ResultFolder, tick: Callable[[], None]) -> swift.Command:
+def _export(project: Project, source: Path, owner: runs.ResultFolder, tick: Callable[[], None]) -> programs.Command:
     work = owner.folder / "merging"
     shutil.rmtree(work, ignore_errors=True)
-    cpu = swift.gpus() == 0
+    cpu = gpus.gpus() == 0
     flags: dict[str, Flag] = {
         **model_flags(project, source, owner),
         **({"torch_dtype": "float32"} if cpu else {}),
@@ -98,9 +99,9 @@ def _export(project: Project, source: Path, owner: runs.ResultFolder, tick: Call
     }
     argv = (swift.program(), *arguments.export(checkpoint=source, output=work, flags=flags))
     env = arguments.environment(root_images=project.output, visible="", processes=1, cpu=True)
-    command, log = swift.Command(argv, env), owner.folder / "merge.log"
+    command, log = programs.Command(argv, env), owner.folder / "merge.log"
     log.unlink(missing_ok=True)
-    swift.run(command, log, cwd=project.root, watch=tick, hint=HINT)
+    programs.run(command, log, cwd=project.root, watch=tick, hint=HINT)
     if not (work / "config.json").is_file() or not any(work.glob("*.safetensors")):
         raise EngineError("swift export ended well but left no whole model", why=f"Searched in {work}.", hint=HINT)
     return command

@@ -17,6 +17,7 @@ import msgspec
 import tomli_w
 
 from vlmdet_cli import __version__
+from vlmdet_cli.core import gpus, programs
 from vlmdet_cli.core.files import whole_file
 from vlmdet_cli.core.locks import lock
 from vlmdet_cli.core.processes import Process, this_process
@@ -131,7 +132,7 @@ class Training:
         def on_exit(code: int | None) -> None:
             self._exit_code = code
 
-        swift.run(
+        programs.run(
             self._planned.command,
             log,
             cwd=self._project.root,
@@ -232,7 +233,7 @@ def _machine() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
-        "gpus_gb": [round(size) for size in swift.gpu_memory()],
+        "gpus_gb": [round(size) for size in gpus.gpu_memory()],
     }
 
 

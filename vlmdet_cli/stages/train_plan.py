@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from vlmdet_cli.core import gpus, programs
 from vlmdet_cli.core.files import file_hash
 from vlmdet_cli.core.model_hash import model_folder_hash
 from vlmdet_cli.errors import UsageError
@@ -57,7 +58,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     ``checkpoint``: what a continuation goes on from. ``changes``: settings that differ from the run's record.
     """
 
-    command: swift.Command
+    command: programs.Command
     run: runs.Run
     dataset: Path
     flags: dict[str, str]
@@ -137,7 +138,7 @@ def _resumable(project: Project, options: TrainOptions) -> runs.Run:
 def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: Path | None = None) -> Plan:
     """The plan of a given run with the flags ``extra`` after the project's own."""
     train, dataset = project.config.train, dataset_of(project)
-    cpu = train.device == "cpu" or (train.device == "auto" and swift.gpus() == 0)
+    cpu = train.device == "cpu" or (train.device == "auto" and gpus.gpus() == 0)
     again = ("--resume_from_checkpoint", str(checkpoint)) if checkpoint else ()
     argv = arguments.sft(
         train,
@@ -153,7 +154,7 @@ def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: 
     if project.config.format.rows == "objects":
         env |= project.family.objects_environment(project.dialect_name)
     return Plan(
-        command=swift.Command((swift.program(), *argv), env),
+        command=programs.Command((swift.program(), *argv), env),
         run=run,
         dataset=dataset,
         flags=arguments.parse(argv[1:]),

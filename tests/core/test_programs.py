@@ -1,4 +1,4 @@
-"""swift as a process: as it is shown, and what remains of it when it fails, hangs or is interrupted."""
+"""Programs: as they are shown, and what remains of them when they fail, hang or are interrupted."""
 
 import contextlib
 import os
@@ -12,24 +12,24 @@ from pathlib import Path
 import psutil
 import pytest
 
+from vlmdet_cli.core import programs
 from vlmdet_cli.errors import EngineError
-from vlmdet_cli.training import swift
 
 
 def test_a_command_with_spaces_is_quoted_to_be_pasted() -> None:
-    command = swift.Command(("swift", "sft", "--system", "be kind; rm -rf"), {"ROOT_IMAGE_DIR": "/a b"})
+    command = programs.Command(("swift", "sft", "--system", "be kind; rm -rf"), {"ROOT_IMAGE_DIR": "/a b"})
     assert command.quoted() == "ROOT_IMAGE_DIR='/a b' swift sft --system 'be kind; rm -rf'"
 
 
-def python(code: str) -> swift.Command:
-    return swift.Command((sys.executable, "-c", code), {})
+def python(code: str) -> programs.Command:
+    return programs.Command((sys.executable, "-c", code), {})
 
 
-def run(command: swift.Command, log: Path, watch: Callable[[], None] = lambda: None) -> list[int | None]:
+def run(command: programs.Command, log: Path, watch: Callable[[], None] = lambda: None) -> list[int | None]:
     """The exit code that is reported, in a list, also where the process fails."""
     codes = list[int | None]()
     with contextlib.suppress(EngineError, KeyboardInterrupt):
-        swift.run(command, log, cwd=log.parent, watch=watch, hint="Look.", on_exit=codes.append)
+        programs.run(command, log, cwd=log.parent, watch=watch, hint="Look.", on_exit=codes.append)
     return codes
 
 
@@ -38,22 +38,22 @@ def run(command: swift.Command, log: Path, watch: Callable[[], None] = lambda: N
     [("pass", 0), ("import sys;sys.exit(7)", 7), ("import os,signal;os.kill(os.getpid(),signal.SIGKILL)", -9)],
 )
 def test_the_exit_code_is_reported_however_the_process_ends(tmp_path: Path, code: str, expected: int) -> None:
-    assert run(python(code), tmp_path / "swift.log") == [expected]
+    assert run(python(code), tmp_path / "program.log") == [expected]
 
 
 def test_a_failed_process_shows_the_logs_end_its_name_and_its_code(tmp_path: Path) -> None:
     code = "print('first');[print('line', n) for n in range(20)];import sys;sys.exit(7)"
     with pytest.raises(EngineError) as caught:
-        swift.run(python(code), tmp_path / "swift.log", cwd=tmp_path, watch=lambda: None, hint="Look.")
+        programs.run(python(code), tmp_path / "program.log", cwd=tmp_path, watch=lambda: None, hint="Look.")
     assert caught.value.what.endswith("-c failed: exit code 7")
-    assert caught.value.why == (*(f"line {n}" for n in range(8, 20)), f"The whole log: {tmp_path}/swift.log")
-    assert (tmp_path / "swift.log").read_text().startswith("first\nline 0\n")
+    assert caught.value.why == (*(f"line {n}" for n in range(8, 20)), f"The whole log: {tmp_path}/program.log")
+    assert (tmp_path / "program.log").read_text().startswith("first\nline 0\n")
 
 
 def test_a_killed_process_names_the_signal(tmp_path: Path) -> None:
     code = "import os,signal;os.kill(os.getpid(),signal.SIGKILL)"
     with pytest.raises(EngineError) as caught:
-        swift.run(python(code), tmp_path / "swift.log", cwd=tmp_path, watch=lambda: None, hint="")
+        programs.run(python(code), tmp_path / "program.log", cwd=tmp_path, watch=lambda: None, hint="")
     assert caught.value.what.endswith("failed: killed by signal 9 (SIGKILL)")
 
 
@@ -70,7 +70,7 @@ def test_an_interrupt_ends_the_process_and_its_children(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        swift.run(python(code), tmp_path / "swift.log", cwd=tmp_path, watch=interrupt, hint="")
+        programs.run(python(code), tmp_path / "program.log", cwd=tmp_path, watch=interrupt, hint="")
     child = int((tmp_path / "pids").read_text())
     assert not alive(child)
 
@@ -85,9 +85,9 @@ def test_a_process_heeds_an_interrupt_although_vlmdet_ignores_it(tmp_path: Path)
     """A plain shell starts its background jobs with SIGINT ignored, and children inherit that."""
     child = "import signal;print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     script = (
-        "import signal,sys;from pathlib import Path;from vlmdet_cli.training import swift;"
-        f"c=swift.Command((sys.executable,'-c',{child!r}),{{}});"
-        "swift.run(c,Path('log'),cwd=Path('.'),watch=lambda:None,hint='');"
+        "import signal,sys;from pathlib import Path;from vlmdet_cli.core import programs;"
+        f"c=programs.Command((sys.executable,'-c',{child!r}),{{}});"
+        "programs.run(c,Path('log'),cwd=Path('.'),watch=lambda:None,hint='');"
         "print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
     )
     command = ["sh", "-c", 'trap "" INT; exec "$0" -c "$1"', sys.executable, script]
@@ -95,14 +95,14 @@ def test_a_process_heeds_an_interrupt_although_vlmdet_ignores_it(tmp_path: Path)
     assert (done.stdout, (tmp_path / "log").read_text()) == ("True\n", "True\n")
 
 
-def test_a_terminated_vlmdet_leaves_no_swift_behind(tmp_path: Path) -> None:
+def test_a_terminated_vlmdet_leaves_no_program_behind(tmp_path: Path) -> None:
     """SIGTERM to the tool itself, as a scheduler sends it."""
     script = (
-        "import signal,sys;from pathlib import Path;from vlmdet_cli.training import swift;"
+        "import signal,sys;from pathlib import Path;from vlmdet_cli.core import programs;"
         "from vlmdet_cli.cli.command_line import _interrupt;signal.signal(signal.SIGTERM, _interrupt);"
         'child=\'import os,time;open("pid","w").write(str(os.getpid()));time.sleep(600)\';'
-        "c=swift.Command((sys.executable,'-c',child),{});"
-        "swift.run(c,Path('log'),cwd=Path('.'),watch=lambda:None,hint='')"
+        "c=programs.Command((sys.executable,'-c',child),{});"
+        "programs.run(c,Path('log'),cwd=Path('.'),watch=lambda:None,hint='')"
     )
     tool = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 30
