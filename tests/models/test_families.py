@@ -9,6 +9,7 @@ from tests.conftest import Cli, write_project
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models import dialects, registry
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL
+from vlmdet_cli.models.qwen3_vl import QWEN3_VL
 
 REFUSAL = "error: Not a model of a known family: {model}\n  Its model_type is {model_type}.\n"
 
@@ -37,12 +38,26 @@ def test_a_folders_own_settings_decide_its_family(tmp_path: Path) -> None:
         registry.family_of(str(other), "qwen2_vl")
     assert caught.value.what == f"Not a model of a known family: {other}"
     assert caught.value.why == ("Its model_type is florence2.",)
-    assert caught.value.hint == "Known families: qwen2_vl."
+    assert caught.value.hint == f"Known families: {', '.join(registry.names())}."
 
 
-@pytest.mark.parametrize("name", ["Qwen/Qwen2-VL-2B-Instruct", "qwen/qwen2_vl", "someone/Qwen2-VL-7B-Instruct-AWQ"])
-def test_a_hubs_model_is_recognised_by_its_name(name: str) -> None:
-    assert registry.family_of(name) is QWEN2_VL
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        ("Qwen/Qwen2-VL-2B-Instruct", "qwen2_vl"),
+        ("qwen/qwen2_vl", "qwen2_vl"),
+        ("someone/Qwen2-VL-7B-Instruct-AWQ", "qwen2_vl"),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", "qwen2_5_vl"),
+        ("Qwen/Qwen2.5-VL-72B-Instruct-AWQ", "qwen2_5_vl"),
+        ("unsloth/Qwen2.5-VL-7B-Instruct-unsloth-bnb-4bit", "qwen2_5_vl"),
+        ("mlx-community/qwen2_5_vl_3b", "qwen2_5_vl"),
+        ("Qwen3-VL-8B-Instruct", "qwen3_vl"),
+        ("unsloth/Qwen3-VL-8B-Instruct-GGUF", "qwen3_vl"),
+        ("Qwen/Qwen3-VL-30B-A3B-Instruct-FP8", "qwen3_vl"),
+    ],
+)
+def test_a_hubs_model_is_recognised_by_its_name(model: str, family: str) -> None:
+    assert registry.family_of(model).name == family
 
 
 def test_model_type_decides_where_the_name_tells_nothing(tmp_path: Path) -> None:
@@ -54,7 +69,7 @@ def test_model_type_decides_where_the_name_tells_nothing(tmp_path: Path) -> None
         registry.family_of("someone/my-model")
 
 
-@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen3-VL-2B", "microsoft/Florence-2-base"])
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen3-8B", "llava-hf/llava-1.5-7b-hf"])
 def test_a_hubs_model_of_another_family_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="Not a model of a known family"):
         registry.family_of(name)
@@ -129,6 +144,17 @@ def test_another_system_prompt_replaces_the_familys_and_an_empty_prompt_removes_
     user = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>?<|im_end|>\n<|im_start|>assistant\n"
     assert QWEN2_VL.request_text("?", "Be brief.") == f"<|im_start|>system\nBe brief.<|im_end|>\n{user}"
     assert QWEN2_VL.request_text("?", "") == user
+
+
+def test_a_family_without_a_system_prompt_has_no_system_turn() -> None:
+    user = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>?<|im_end|>\n<|im_start|>assistant\n"
+    assert QWEN3_VL.request_text("?") == user
+    assert QWEN3_VL.request_text("?", "Be brief.") == f"<|im_start|>system\nBe brief.<|im_end|>\n{user}"
+
+
+def test_a_picture_of_qwen3_vl_takes_a_token_for_32_by_32_pixels() -> None:
+    assert QWEN3_VL.trained_size((640, 480), None) == (640, 480)
+    assert QWEN3_VL.image_tokens([(640, 480), (1, 1)], None).tolist() == [20 * 15, 4]
 
 
 def test_a_picture_takes_a_token_for_28_by_28_pixels_of_its_trained_size() -> None:

@@ -180,3 +180,15 @@ def test_rows_of_test_pictures_are_never_shortened(cli: Cli) -> None:
     assert cli("prepare", *options("data.split.test=0.4", "train.max_length=420")).exit_code == 0
     assert {len(labels) for _, _, labels in written_rows("test")} == {20}
     assert {len(labels) for _, _, labels in written_rows()} == {10}
+
+
+def test_the_system_prompt_of_training_counts_towards_a_rows_length(cli: Cli) -> None:
+    write_project(Path(), {"a.jpg": [("cat", (1, 1, 9, 9))]})
+    stop = ("prepare", "--set", "format.too_long=stop", "--set", "train.max_length=400")
+    assert cli(*stop).exit_code == 0
+    done = cli(*stop, "--set", f"train.swift.system={'Be brief. ' * 40}")
+    assert done.exit_code == 3
+    assert "1 rows are or may be longer than train.max_length = 400 tokens" in done.stderr
+    Path("system.txt").write_text("Be brief. " * 40)
+    from_file = cli(*stop, "--set", "train.swift.system=system.txt")
+    assert (from_file.exit_code, from_file.stderr) == (3, done.stderr)

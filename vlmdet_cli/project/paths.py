@@ -9,6 +9,7 @@ import msgspec
 from vlmdet_cli.project import runs
 from vlmdet_cli.project.config import Config
 from vlmdet_cli.project.runs import ResultFolder, Run
+from vlmdet_cli.training.arguments import read_system
 
 if TYPE_CHECKING:
     from vlmdet_cli.models.family import Family
@@ -116,6 +117,12 @@ class Project(msgspec.Struct, frozen=True):
             return requested
         model = Path(self.model(self.config.train.model))
         return self.family.pixel_limit(model) if model.is_dir() else None
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt of training, as swift reads ``train.swift.system``; None where it is the family's own."""
+        requested = self.config.train.swift.get("system")
+        return read_system(requested, self.root) if isinstance(requested, str) else None
 
 
 GetProject = Callable[[], Project]  # loads the project, so that a command whose files are all named needs none

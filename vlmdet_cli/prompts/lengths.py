@@ -23,12 +23,13 @@ class TokenCounter(msgspec.Struct, frozen=True):
     """Counts the tokens of rows with one picture each, the chat form included.
 
     ``tokenizer``: of the ``tokenizers`` package; without it counts are upper bounds. ``max_pixels``: the training's
-    pixel limit, None for none.
+    pixel limit, None for none. ``system``: its system prompt, None for the family's own.
     """
 
     family: Family
     max_pixels: int | None
     tokenizer: Any = None
+    system: str | None = None
 
     @property
     def exact(self) -> bool:
@@ -58,11 +59,14 @@ class TokenCounter(msgspec.Struct, frozen=True):
     @property
     def _chat_tokens(self) -> int:
         """An upper bound of what the chat form adds to question and answer, but for the picture."""
-        return self.family.max_text_tokens(self.family.row_text(IMAGE_TAG, "")) - 1
+        return self.family.max_text_tokens(self.family.row_text(IMAGE_TAG, "", self.system)) - 1
 
     def _encoded(self, questions: Sequence[str], answers: Sequence[str]) -> list[int]:
         """Tokens without the picture's."""
-        texts = list(map(self.family.row_text, questions, answers))
+        texts = [
+            self.family.row_text(question, answer, self.system)
+            for question, answer in zip(questions, answers, strict=True)
+        ]
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [len(encoding.ids) - 1 for encoding in encodings]
 
@@ -79,16 +83,16 @@ def _bytes(text: str) -> int:
 
 
 @functools.lru_cache(maxsize=2)
-def token_counter(family: Family, model: str, max_pixels: int | None) -> TokenCounter:
+def token_counter(family: Family, model: str, max_pixels: int | None, system: str | None = None) -> TokenCounter:
     """The counter of a model: exact where ``model`` is a folder with a tokenizer, else an upper bound."""
     file = Path(model) / "tokenizer.json"
     if file.is_file():
         try:
             from tokenizers import Tokenizer
         except ImportError:
-            return TokenCounter(family, max_pixels)
-        return TokenCounter(family, max_pixels, Tokenizer.from_file(str(file)))
-    return TokenCounter(family, max_pixels)
+            return TokenCounter(family, max_pixels, system=system)
+        return TokenCounter(family, max_pixels, Tokenizer.from_file(str(file)), system)
+    return TokenCounter(family, max_pixels, system=system)
 
 
 def too_long(

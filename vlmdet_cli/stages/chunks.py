@@ -52,8 +52,8 @@ def write_chunks(
 class RowSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the rows of a split depend on beside its pictures.
 
-    ``images`` is the path that precedes file names in rows. ``count_all``: whether the tokens of every row are counted,
-    not only of those that may be too long.
+    ``images`` is the path that precedes file names in rows. ``system``: the system prompt, None for the family's own.
+    ``count_all``: whether the tokens of every row are counted, not only of those that may be too long.
     """
 
     split: str
@@ -64,6 +64,7 @@ class RowSettings(msgspec.Struct, frozen=True, kw_only=True):
     dialect_name: str
     model: str
     max_pixels: int | None
+    system: str | None
     max_length: int
     count_all: bool = False
 
@@ -73,7 +74,7 @@ class RowSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def length_limit(self) -> LengthLimit:
-        counter = lengths.token_counter(registry.get(self.family), self.model, self.max_pixels)
+        counter = lengths.token_counter(registry.get(self.family), self.model, self.max_pixels, self.system)
         return LengthLimit(counter, self.max_length, self.count_all)
 
 
@@ -88,6 +89,7 @@ def row_settings(project: Project, split: str, *, count_all: bool = False) -> Ro
         dialect_name=project.dialect_name,
         model=project.model(config.train.model),
         max_pixels=project.max_pixels,
+        system=project.system,
         max_length=config.train.max_length,
         count_all=count_all,
     )

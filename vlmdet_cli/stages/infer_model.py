@@ -129,10 +129,10 @@ def asked_as(project: Project | None, choice: ModelChoice) -> AskedAs:
     if trained is not None:
         dialect, max_pixels, system = trained.dialect, trained.max_pixels, trained.system
     else:
-        limit, prompt = flags.get("max_pixels"), flags.get("system")
+        limit = flags.get("max_pixels")
         dialect = ""
         max_pixels = limit if isinstance(limit, int) else family.pixel_limit(choice.model)
-        system = prompt if isinstance(prompt, str) else None
+        system = project.system if project else None
     return AskedAs(
         family=family, dialect=dialect or format_.dialect or family.dialect, max_pixels=max_pixels, system=system
     )

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vlmdet_cli.errors import UsageError
 from vlmdet_cli.training.settings import OWN_KEYS, Flag, Train
 
 # in the order of the documented run; the model and the dataset come after the tuner's type
@@ -71,9 +72,23 @@ def export(*, checkpoint: Path, output: Path, flags: Mapping[str, Flag]) -> list
 
 def absolute(name: str, value: Flag, root: Path) -> Flag:
     """The value of a flag that names a file of the project as an absolute path; any other value as it is."""
-    if name in PATHS and isinstance(value, str) and (root / value).exists():
-        return str((root / value).resolve())
+    is_path = isinstance(value, str) and (name in PATHS or (name == "system" and value.endswith(".txt")))
+    if is_path and (root / str(value)).exists():
+        return str((root / str(value)).resolve())
     return value
+
+
+def read_system(value: str, root: Path) -> str:
+    r"""The system prompt of the flag ``system``: the text of a file ``*.txt``, else the value with ``\n`` as line ends.
+
+    Raises ``UsageError`` where the file is missing.
+    """
+    if not value.endswith(".txt"):
+        return value.replace("\\n", "\n")
+    try:
+        return (root / value).read_text("utf-8")
+    except OSError as error:
+        raise UsageError(f"Cannot read the system prompt: {root / value}", why=f"{error.strerror}.") from None
 
 
 def as_arguments(flags: Mapping[str, Flag]) -> list[str]:

@@ -1,0 +1,88 @@
+"""Rows and requests of each family are, number for number, what ms-swift's own template feeds the model."""
+
+import json
+import random
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.models import tiny_models
+from vlmdet_cli.core.annotations import Box
+from vlmdet_cli.models import dialects, registry
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("swift") is None, reason="needs the extra `train`"),
+]
+ROOT = Path(__file__).resolve().parents[2]
+LIMITS = [None, 40_000, 602_112]
+QUESTIONS = [
+    "<image>Draw the bounding box of objects",
+    "<image> Please count how many objects of each category are in the image.",
+    "What is left of the 猫?",  # the picture comes first
+    "Is there\na cat in <image>?  Or  “two”…",
+]
+Row = dict[str, Any]
+
+
+def shapes(count: int) -> list[tuple[int, int]]:
+    """Sizes of pictures from less than a token to about a million pixels, of any shape up to 100 to 1."""
+    random_, sizes = random.Random(11), [(1, 1), (28, 28), (32, 32), (224, 224), (1, 60), (999, 1001)]  # noqa: S311
+    while len(sizes) < count:
+        width, height = (int(2 ** random_.uniform(2, 10.7)) for _ in range(2))
+        if max(width, height) / min(width, height) < 100:
+            sizes.append((width, height))
+    return sizes
+
+
+def rows(family: str) -> list[Row]:
+    """A row for each shape; pixel limits, questions, answers and system prompts take turns."""
+    out: list[Row] = []
+    for seed, (width, height) in enumerate(shapes(32)):
+        boxes: list[tuple[str, Box]] = [
+            (label, (0, 0, width / (number + 1), height)) for number, label in enumerate(["cat", "stop sign", "猫"])
+        ]
+        dialect = dialects.get(registry.get(family).dialect, LIMITS[seed % 3])
+        answers = [dialect.render(boxes[: seed % 4], (width, height)), "person: 2\nbicycle: 1", 'A "bicycle".']
+        out.append(
+            {"question": QUESTIONS[seed % 4], "answer": answers[seed % 5 % 3], "size": [width, height],
+             "system": [None, None, "Be brief.", ""][seed % 4 if seed % 7 else 0], "limit": seed % 3, "seed": seed}
+        )  # fmt: skip
+    return out
+
+
+@pytest.fixture(scope="module", params=sorted(tiny_models.builders()))
+def encoded(
+    request: pytest.FixtureRequest, tiny_model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> list[tuple[Row, Any]]:
+    """Rows, each with what the family and what swift make of it."""
+    family, output = tiny_models.family_name(request.param), tmp_path_factory.mktemp("encoded") / "out.json"
+    model, asked = tiny_model_folders[request.param], rows(family)
+    job = {"family": family, "model": str(model), "max_pixels": LIMITS, "rows": asked}
+    command = [sys.executable, "-m", "tests.models.swift_requests", str(output)]
+    done = subprocess.run(command, cwd=ROOT, input=json.dumps(job), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(zip(asked, json.loads(output.read_text()), strict=True))
+
+
+def test_every_family_has_a_tiny_model() -> None:
+    assert {tiny_models.family_name(model) for model in tiny_models.builders()} == set(registry.names())
+
+
+@pytest.mark.parametrize("text", ["request", "row"])
+def test_the_model_is_fed_what_swifts_template_feeds_it(encoded: list[tuple[Row, Any]], text: str) -> None:
+    for row, sides in encoded:
+        ours, swift = sides[text]
+        ours.pop("attention_mask", None)
+        assert "input_ids" in ours
+        assert len(ours) >= 2, "a picture's values"
+        assert ours == swift, row
+
+
+def test_the_length_guard_counts_the_tokens_of_swifts_training_rows(encoded: list[tuple[Row, Any]]) -> None:
+    assert all(sides["exact"] for _, sides in encoded)
+    assert [sides["tokens"][0] for _, sides in encoded] == [sides["tokens"][1] for _, sides in encoded]

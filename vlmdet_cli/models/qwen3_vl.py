@@ -1,0 +1,26 @@
+"""Qwen3-VL: boxes in thousandths, as JSON; larger picture tokens, and no system prompt of its own."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from vlmdet_cli.models.qwen_vl import JSON_BOXES, LEGACY_BOXES, QwenVLFamily
+
+
+class Qwen3VLFamily(QwenVLFamily):
+    """Models whose ``model_type`` is ``qwen3_vl``, or ``qwen3_vl_moe`` with a mixture of experts."""
+
+    name = "qwen3_vl"
+    model_types = ("qwen3_vl", "qwen3_vl_moe")
+    name_parts = ("qwen3vl",)
+    dialect = "qwen3_vl"
+    swift_model_type = "qwen3_vl"
+    swift_template = "qwen3_vl"
+    system_prompt = None
+    token_side = 32  # 2 x 2 patches of 16 x 16 pixels
+    objects_environments: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "qwen3_vl": JSON_BOXES,
+        "qwen2_vl": LEGACY_BOXES,  # the same thousandths, between special tokens
+    }
+
+
+QWEN3_VL = Qwen3VLFamily()
