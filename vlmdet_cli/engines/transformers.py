@@ -14,7 +14,7 @@ from vlmdet_cli.core.model_hash import model_folder_hash
 from vlmdet_cli.engines import Completion, EngineSettings, Request
 from vlmdet_cli.engines.batches import BatchedAnswers, Sized
 from vlmdet_cli.engines.failures import engine_errors
-from vlmdet_cli.engines.pictures import sized_picture
+from vlmdet_cli.engines.pictures import PictureReader
 from vlmdet_cli.engines.settings import TransformersOptions
 from vlmdet_cli.errors import EngineError
 
@@ -66,6 +66,7 @@ class LoadedModel:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self._torch, self._settings = torch, settings
+        self.read = PictureReader(settings)
         self.device = _device(torch, settings.device)
         options = _options(settings)
         arguments: dict[str, Any] = {"dtype": _dtype(torch, options.dtype, self.device), "local_files_only": True}
@@ -85,10 +86,6 @@ class LoadedModel:
         self._cuts = {*self._ends, tokenizer.pad_token_id}
         _check_decoders()
         settings.family.resize(_blank_picture(), settings.max_pixels)
-
-    def read(self, request: Request) -> "Image.Image":
-        """The upright picture in RGB, sized as in training. Raises ``BadPicture``."""
-        return sized_picture(request, self._settings)
 
     def complete(self, batch: Sequence[Sized], max_tokens: int) -> list[Completion]:
         """The completions of a batch, in its order."""
