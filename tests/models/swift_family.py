@@ -20,12 +20,12 @@ def noise(size: tuple[int, int], seed: int) -> Any:
     return Image.fromarray(values)
 
 
-def trained(picture: dict[str, Any]) -> list[Any]:
+def trained(picture: dict[str, Any], patch_side: int) -> list[Any]:
     from qwen_vl_utils import fetch_image
     from swift.template.vision_utils import rescale_image
 
     image = noise(picture["size"], picture["seed"])
-    image = fetch_image({"image": rescale_image(image, picture["max_pixels"])})
+    image = fetch_image({"image": rescale_image(image, picture["max_pixels"])}, image_patch_size=patch_side)
     return [*image.size, hashlib.sha256(image.tobytes()).hexdigest()]
 
 
@@ -36,12 +36,13 @@ def main(output: str) -> None:
     request = json.load(sys.stdin)
     meta = TEMPLATE_MAPPING[request["template"]]
     assert request["model_type"] in MODEL_MAPPING
+    patch_side = 16 if meta.template_cls.version == "v3" else 14  # of the published models
     known = {
         "system": meta.default_system,
         "parts": ["".join(part) for part in (meta.system_prefix, meta.prompt, meta.suffix)],
         "stop": meta.stop_words,
         "image": "".join(meta.template_cls.placeholder_tokens[:1]),
-        "pictures": [trained(picture) for picture in request["pictures"]],
+        "pictures": [trained(picture, patch_side) for picture in request["pictures"]],
     }
     Path(output).write_text(json.dumps(known))
 

@@ -54,8 +54,10 @@ def test_the_chat_form_is_that_of_swifts_template(known: tuple[str, Any, list[Pi
     system, prompt, suffix = swift["parts"]
     prompt = prompt.replace("{{QUERY}}", "QUESTION")
     request = family.request_text("<image>QUESTION", "SYSTEM")
-    image = request.partition("QUESTION")[0].removeprefix(system.replace("{{SYSTEM}}", "SYSTEM"))
-    assert request.replace("SYSTEM", swift["system"], 1) == family.request_text("<image>QUESTION")
+    turn = system.replace("{{SYSTEM}}", "SYSTEM")
+    image = request.partition("QUESTION")[0].removeprefix(turn)
+    own_turn = "" if swift["system"] is None else turn.replace("SYSTEM", swift["system"])
+    assert request.replace(turn, own_turn, 1) == family.request_text("<image>QUESTION")
     assert image.startswith(prompt.partition("QUESTION")[0])
     assert family.image_token in image
     placeholder = image.removeprefix(prompt.partition("QUESTION")[0])
