@@ -7,10 +7,13 @@ from vlmdet_cli.models.qwen_vl import JSON_BOXES, LEGACY_BOXES, QwenVLFamily
 
 
 class Qwen3VLFamily(QwenVLFamily):
-    """Models whose ``model_type`` is ``qwen3_vl``, or ``qwen3_vl_moe`` with a mixture of experts."""
+    """Models whose ``model_type`` is ``qwen3_vl``.
+
+    ``qwen3_vl_moe`` has the same form, but ms-swift must be called with that type: a folder of it is refused.
+    """
 
     name = "qwen3_vl"
-    model_types = ("qwen3_vl", "qwen3_vl_moe")
+    model_types = ("qwen3_vl",)
     name_parts = ("qwen3vl",)
     dialect = "qwen3_vl"
     swift_model_type = "qwen3_vl"
