@@ -9,6 +9,7 @@ truth of a row has changed since, the file gets the new one. Answers of another 
 not asked any more, are set aside under the next free number.
 """
 
+import contextlib
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from vlmdet_cli.core.answers import Answer
 from vlmdet_cli.core.files import whole_file, write_json
 from vlmdet_cli.core.rows import Kind
 from vlmdet_cli.engines import Completion, Request
+from vlmdet_cli.errors import DataError
 
 
 class AnswersMeta(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,20 +140,22 @@ class AnswersFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # closing writes again what ``append`` could not, and has raised
+                self._file.close()
 
     def append(self, answer: Answer) -> None:
-        """One line, on its way to the disk when this returns."""
+        """One line, on its way to the disk when this returns. Raises ``DataError`` where it cannot be written."""
         if self._file is None:
             raise ValueError("the answers file is not open")
-        self._file.write(_line(answer))
-        self._file.flush()
+        with _write_errors(self.path):
+            self._file.write(_line(answer))
+            self._file.flush()
 
     def write(self, answers: Iterable[Answer]) -> None:
         """The whole file, in the order given; it is not touched where it stands so already."""
         data = b"".join(map(_line, answers))
         if not self.path.is_file() or self.path.read_bytes() != data:
-            with whole_file(self.path) as temporary:
+            with _write_errors(self.path), whole_file(self.path) as temporary:
                 temporary.write_bytes(data)
 
 
@@ -184,6 +188,19 @@ def meta_path(answers: Path) -> Path:
 
 def detections_path(answers: Path) -> Path:
     return answers.with_suffix(".detections.json")
+
+
+@contextlib.contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    """The system's error as a ``DataError`` that names the file: an error of writing names none itself."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"Cannot write the answers: {path}",
+            why=f"{error.strerror or error}.",
+            hint="Free some space and run the same command again: what is answered is kept.",
+        ) from None
 
 
 def _line(answer: Answer) -> bytes:

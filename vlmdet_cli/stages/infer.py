@@ -65,7 +65,8 @@ def infer(
     with lock(file.path.parent, f".{file.path.name}.lock"):
         resumed = file.resume(by_key, retry_failed=retry_failed)
         new = _ask(by_key, resumed.answers, engine, file, _Reporter(categories, on_progress))
-        answers = [(resumed.answers | new)[key] for key in by_key]
+        known = resumed.answers | new
+        answers = [known[key] for key in by_key]
         file.write(answers)
         parsed = [(answer, parse(answer, categories)) for answer in answers if answer.kind == "detection"]
         _write_detections(detections_path(file.path), parsed)
