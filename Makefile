@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+WORKERS ?= 2
 READY := $(VENV)/.ready
 
 .PHONY: demo test fast lint bench clean
@@ -12,10 +13,10 @@ demo: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh vlmdet_cli/demo/run.sh $(DEMO)
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 fast: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .
