@@ -8,13 +8,9 @@ import typer
 from rich.console import RenderableType
 
 from vlmdet_cli.cli import step_tables
-from vlmdet_cli.cli.session import Session
+from vlmdet_cli.cli.session import Session, Shard, shard_of
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import Project, convert
-
-Shard = Annotated[
-    str, typer.Option(metavar="I/N", help="Work on the I-th of N parts of the pictures.", show_default="all")
-]
 
 
 def prepare(
@@ -63,13 +59,8 @@ def _data_report(report: Any) -> Iterator[RenderableType]:
 
 
 def _sharded(project: Project, shard: str) -> Project:
-    """The project, limited to a shard. Raises ``UsageError`` where ``shard`` is not I/N with 1 ≤ I ≤ N."""
-    if not shard:
-        return project
-    number, slash, total = shard.partition("/")
-    if not (slash and number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
-        raise UsageError(f"No such shard: {shard}", hint="Name it as I/N, from 1/N to N/N.")
-    return Project(project.root, project.config, (int(number), int(total)))
+    """The project, limited to a shard where one is named."""
+    return Project(project.root, project.config, shard_of(shard)) if shard else project
 
 
 def augment(context: typer.Context, shard: Shard = "") -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlmdet_cli.cli import report_tables, step_tables
-from vlmdet_cli.cli.session import Session
+from vlmdet_cli.cli.session import Session, Shard, shard_of
 from vlmdet_cli.console import Bars
 from vlmdet_cli.core.files import write_json, write_text
 from vlmdet_cli.core.settings import Classes, Duplicates, ScoreSource
@@ -62,11 +62,16 @@ def infer(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", metavar="", help="Ask again about pictures that could not be read.")
     ] = False,
+    shard: Shard = "",
+    collect: Annotated[
+        bool, typer.Option("--collect", metavar="", help="Put the answers of all shards together; ask nothing.")
+    ] = False,
 ) -> None:
     """Let the model answer; keep raw answers and parsed boxes.
 
     Example: vlmdet infer --model my-model photo.jpg --json
     """
+    from vlmdet_cli.stages import collect as collecting
     from vlmdet_cli.stages import infer_inputs
     from vlmdet_cli.stages.infer_model import InferRequest
 
@@ -80,8 +85,13 @@ def infer(
             split=split,
             name=name,
             output=output or (Path(temporary) / "answers.jsonl" if images else None),
+            shard=shard_of(shard) if shard else None,
             show_download=session.output.shows_progress,
         )
+        if collect:
+            result = collecting.collect(session.project(), request)
+            session.output.result(result, *step_tables.infer(result))
+            return
         job = infer_inputs.infer_job(session.project, request)
         for warning in job.warnings:
             session.warn(warning)

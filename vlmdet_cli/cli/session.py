@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from vlmdet_cli.console import Output, exit_code_of
+from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import FILE_NAME, Project, load
 
 _PANEL = "Global options"
@@ -35,6 +36,18 @@ Debug = Annotated[bool, typer.Option("--debug", metavar="", rich_help_panel=_PAN
 NoProgress = Annotated[
     bool, typer.Option("--no-progress", metavar="", rich_help_panel=_PANEL, help="Show no progress bars.")
 ]
+
+Shard = Annotated[
+    str, typer.Option(metavar="I/N", help="Work on the I-th of N parts of the pictures.", show_default="all")
+]
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """The shard that an option names. Raises ``UsageError`` where it is not I/N with 1 ≤ I ≤ N."""
+    number, slash, total = text.partition("/")
+    if not (slash and number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
+        raise UsageError(f"No such shard: {text}", hint="Name it as I/N, from 1/N to N/N.")
+    return int(number), int(total)
 
 
 class GlobalOptions(NamedTuple):

@@ -19,8 +19,8 @@ from vlmdet_cli.core.files import write_json
 from vlmdet_cli.core.ledger import Ledger
 from vlmdet_cli.core.locks import lock
 from vlmdet_cli.engines import Engine
-from vlmdet_cli.engines.answers import AnswersFile, InferRow, detections_path, keys
-from vlmdet_cli.errors import DataError, EngineError
+from vlmdet_cli.engines.answers import AnswersFile, InferRow, Resumed, detections_path, keys
+from vlmdet_cli.errors import EngineError
 from vlmdet_cli.models import dialects
 from vlmdet_cli.stages.infer_progress import InferProgress, OnProgress, health_of, is_looped
 
@@ -28,7 +28,8 @@ from vlmdet_cli.stages.infer_progress import InferProgress, OnProgress, health_o
 class InferResult(msgspec.Struct, frozen=True, kw_only=True):
     """``asked``: rows asked now. ``failed``: rows whose picture was bad. ``looped``: answers of detection that repeat
     themselves. ``refreshed``: answers whose truth changed.
-    ``set_aside``: earlier answers that are kept under another name.
+    ``set_aside``: earlier answers that are kept under another name. ``shards``: the number of answers files that these
+    were collected from, 0 where they were asked for.
     """
 
     answers: str
@@ -43,6 +44,7 @@ class InferResult(msgspec.Struct, frozen=True, kw_only=True):
     health: dict[str, int]
     looped: int
     ledger: dict[str, dict[str, Any]]
+    shards: int = 0
 
 
 def infer(
@@ -56,10 +58,8 @@ def infer(
 ) -> InferResult:
     """Answer the rows that have no answer yet. ``categories``: the labels that answers are read by, None for any.
 
-    Raises ``DataError`` where there is no row, ``EngineError`` where the engine fails.
+    Raises ``EngineError`` where the engine fails.
     """
-    if not rows:
-        raise DataError("No picture to ask about", hint="Name images, a folder, or a prepared split.")
     started = time.monotonic()
     by_key = dict(zip(keys(rows), rows, strict=True))
     with lock(file.path.parent, f".{file.path.name}.lock"):
@@ -67,22 +67,37 @@ def infer(
         new = _ask(by_key, resumed.answers, engine, file, _Reporter(categories, on_progress))
         known = resumed.answers | new
         answers = [known[key] for key in by_key]
-        file.write(answers)
-        parsed = [(answer, parse(answer, categories)) for answer in answers if answer.kind == "detection"]
-        _write_detections(detections_path(file.path), parsed)
+        return conclude(file, answers, categories, Work(started=started, resumed=resumed, asked=len(new)))
+
+
+class Work(NamedTuple):
+    """What was done before all answers were there: ``started`` is a time of ``time.monotonic``."""
+
+    started: float
+    resumed: Resumed
+    asked: int = 0
+    shards: int = 0
+
+
+def conclude(file: AnswersFile, answers: Sequence[Answer], categories: Sequence[str] | None, work: Work) -> InferResult:
+    """Write the answers in their order, and their detections. The caller holds the file's lock."""
+    file.write(answers)
+    parsed = [(answer, parse(answer, categories)) for answer in answers if answer.kind == "detection"]
+    _write_detections(detections_path(file.path), parsed)
     return InferResult(
         answers=str(file.path),
         detections=str(detections_path(file.path)),
         rows=len(answers),
-        asked=len(new),
+        asked=work.asked,
         failed=sum(answer.finish == "error" for answer in answers),
-        refreshed=resumed.refreshed,
-        set_aside=resumed.set_aside,
-        seconds=round(time.monotonic() - started, 1),
+        refreshed=work.resumed.refreshed,
+        set_aside=work.resumed.set_aside,
+        seconds=round(time.monotonic() - work.started, 1),
         finish=dict(Counter(answer.finish for answer in answers)),
         health=dict(Counter(health_of(answer, detections) for answer, detections in parsed)),
         looped=sum(is_looped(answer, detections) for answer, detections in parsed),
         ledger=_ledger(answers),
+        shards=work.shards,
     )
 
 

@@ -22,8 +22,9 @@ from vlmdet_cli.prompts.object_rows import texts
 from vlmdet_cli.prompts.questions import kind_of
 from vlmdet_cli.stages import chunks, shards
 from vlmdet_cli.stages.infer import InferResult, infer, parse
-from vlmdet_cli.stages.infer_model import AskedAs, InferRequest, ModelChoice, asked_as, choose_model
+from vlmdet_cli.stages.infer_model import AskedAs, InferRequest, ModelChoice, ResultChoice, asked_as, choose_model
 from vlmdet_cli.stages.infer_progress import OnProgress
+from vlmdet_cli.stages.infer_shards import shard_path, shard_rows
 from vlmdet_cli.stages.prepare import read_split
 
 _PREPARE_AGAIN = "Run `vlmdet prepare` and `vlmdet augment` again."
@@ -57,9 +58,9 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
     """Raises ``UsageError`` for a model, run or split that is not there, ``DataError`` for pictures that are not."""
     loaded = None if request.images and request.model and not request.run else project()
     settings = loaded.config.infer if loaded else Infer()
-    split = request.split or settings.split
-    if split not in SPLITS:
-        raise UsageError(f"No such split: {split}", hint=f"There are {', '.join(SPLITS)}.")
+    split = split_of(settings, request)
+    if request.shard and (request.images or request.output):
+        raise UsageError("--shard takes no pictures and no --output", hint="It answers a part of a prepared split.")
     choice = choose_model(loaded, request)
     asked = asked_as(loaded, choice)
     engine = _engine(settings, choice, asked)
@@ -70,11 +71,15 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
         rows = [_picture_row(path, prompt) for path in _pictures(request.images)]
     else:
         loaded = loaded or project()
-        rows, categories = _split_rows(loaded, split)
+        rows, categories = split_rows(loaded, split)
         data = file_hash(loaded.subset(split))
         warnings.append(_dialect_warning(loaded, asked))
+    file = answers_path(choice, request, split)
+    if request.shard:
+        rows, file = shard_rows(rows, request.shard), shard_path(file, request.shard)
+    elif not rows:
+        raise DataError("No picture to ask about", hint="Name images, a folder, or a prepared split.")
     meta = _meta(settings, choice, asked, engine, split=None if request.images else split, data=data)
-    file = request.output or (choice.results or ResultFolder(Path())).answers(request.name or f"{choice.prefix}{split}")
     return InferJob(
         rows=rows,
         engine=engine,
@@ -82,6 +87,20 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
         categories=categories,
         warnings=tuple(filter(None, warnings)),
     )
+
+
+def split_of(settings: Infer, request: InferRequest) -> str:
+    """The split that is asked. Raises ``UsageError`` for a name that is none."""
+    split = request.split or settings.split
+    if split not in SPLITS:
+        raise UsageError(f"No such split: {split}", hint=f"There are {', '.join(SPLITS)}.")
+    return split
+
+
+def answers_path(kept: ModelChoice | ResultChoice, request: InferRequest, split: str) -> Path:
+    """The file of the answers to all rows."""
+    results = kept.results or ResultFolder(Path())
+    return request.output or results.answers(request.name or f"{kept.prefix}{split}")
 
 
 def _engine(settings: Infer, choice: ModelChoice, asked: AskedAs) -> engines.Engine:
@@ -167,7 +186,7 @@ def _prompt(project: Project | None) -> str:
     return phrase.replace(CLASSES, ", ".join(read_split(project, "train").categories))
 
 
-def _split_rows(project: Project, split: str) -> tuple[list[InferRow], tuple[str, ...]]:
+def split_rows(project: Project, split: str) -> tuple[list[InferRow], tuple[str, ...]]:
     """A prepared split's rows, detection first, then the questions; and its categories."""
     shards.join(project, questions=project.config.infer.questions)
     data = read_split(project, split)

@@ -14,6 +14,7 @@ from vlmdet_cli.models import registry
 from vlmdet_cli.models.family import Family
 from vlmdet_cli.project import Format, Project
 from vlmdet_cli.project.runs import ResultFolder, Run, runs, trained_settings
+from vlmdet_cli.stages.infer_shards import Shard
 from vlmdet_cli.stages.merge import merged_model
 from vlmdet_cli.training import hub
 
@@ -21,7 +22,8 @@ from vlmdet_cli.training import hub
 class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The command line of ``infer``; what is empty or None comes from the project.
 
-    ``model``: a folder or a hub's name. ``show_download``: show the bars of a hub's download.
+    ``model``: a folder or a hub's name. ``shard``: (i, n) for the i-th of n parts of a prepared split.
+    ``show_download``: show the bars of a hub's download.
     """
 
     images: Sequence[Path] = ()
@@ -31,6 +33,7 @@ class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
     split: str = ""
     name: str = ""
     output: Path | None = None
+    shard: Shard | None = None
     show_download: bool = False
 
 
@@ -58,37 +61,52 @@ class AskedAs(msgspec.Struct, frozen=True, kw_only=True):
     system: str | None
 
 
+class ResultChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a model's answers are kept: ``results``, ``prefix`` and ``run`` of ``ModelChoice``."""
+
+    results: ResultFolder | None
+    prefix: str
+    run: Run | None
+
+
+def choose_results(project: Project | None, request: InferRequest) -> ResultChoice:
+    """The folder of the answers; the model itself may be on another machine.
+
+    Raises ``UsageError`` for a run that is not there, or where neither a model nor a project is named.
+    """
+    run = project.run(request.run) if project and request.run else None
+    if request.adapter is not None:
+        run = run or _run_of(project, request.adapter)
+        prefix = f"{request.adapter.absolute().name}-"
+    elif request.model:
+        prefix = f"{Path(request.model).absolute().name}-"
+    elif project is not None:
+        run, prefix = run or project.run(), ""
+    else:
+        raise UsageError("No model is named", hint="Name one with --model, or a project with -p.")
+    return ResultChoice(results=run or (project.results if project else None), prefix=prefix, run=run)
+
+
 def choose_model(project: Project | None, request: InferRequest) -> ModelChoice:
     """A model by name, an adapter on its base model, or the merged model of a run."""
-    if request.adapter is not None:
-        return _adapter(project, request, request.adapter)
-    if request.model:
-        run = project.run(request.run) if project and request.run else None
-        results = run or (project.results if project else None)
-        model = _model_folder(request.model, request)
-        prefix = Path(request.model).absolute().name
-        return ModelChoice(model=model, name=request.model, results=results, run=run, prefix=f"{prefix}-")
-    if project is None:
-        raise UsageError("No model is named", hint="Name one with --model, or a project with -p.")
-    run = project.run(request.run)
-    model, warning = merged_model(run)
-    return ModelChoice(model=model, name=str(model), results=run, run=run, warning=warning)
-
-
-def _adapter(project: Project | None, request: InferRequest, adapter: Path) -> ModelChoice:
-    if not (adapter / "adapter_config.json").is_file():
-        raise UsageError(f"No LoRA adapter: {adapter}", hint="An adapter folder holds adapter_config.json.")
-    run = _run_of(project, adapter)
-    if project and request.run:
-        run = project.run(request.run)
-    name = request.model or _base_model(project, adapter)
+    if request.adapter is not None and not (request.adapter / "adapter_config.json").is_file():
+        raise UsageError(f"No LoRA adapter: {request.adapter}", hint="An adapter folder holds adapter_config.json.")
+    kept = choose_results(project, request)
+    warning = ""
+    if request.adapter is None and not request.model and kept.run is not None:
+        model, warning = merged_model(kept.run)
+        name = str(model)
+    else:
+        name = request.model or (_base_model(project, request.adapter) if request.adapter else "")
+        model = _model_folder(name, request)
     return ModelChoice(
-        model=_model_folder(name, request),
+        model=model,
         name=name,
-        adapter=adapter,
-        results=run or (project.results if project else None),
-        run=run,
-        prefix=f"{adapter.absolute().name}-",
+        adapter=request.adapter,
+        results=kept.results,
+        prefix=kept.prefix,
+        run=kept.run,
+        warning=warning,
     )
 
 
