@@ -151,7 +151,8 @@ def test_a_boxs_score_is_its_labels_chance_and_the_mean_of_its_coordinates() -> 
     assert entry.score == pytest.approx(np.exp(-0.5 - 0.8 / 4))
 
 
-def test_answers_with_log_probabilities_are_scored_and_half_of_them_are_refused(cli: Cli) -> None:
+def scored_answers(name: str = "a.jsonl") -> list[dict[str, Any]]:
+    """Answers to all pictures with a cat that is right and a dog that is wrong, which is less certain."""
     rows = []
     for n in range(12):
         sure = [("cat", -0.01), ("(50,50),(250,250)", -0.04)]
@@ -159,19 +160,61 @@ def test_answers_with_log_probabilities_are_scored_and_half_of_them_are_refused(
         tokens = sure + unsure
         rows.append({"image": f"{n}.jpg", "image_id": n + 1, "size": [100, 100], "prompt": "<image>x",
                      "text": "".join(text for text, _ in tokens), "tokens": tokens})  # fmt: skip
-    Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = evaluated(cli, "a.jsonl")
-    assert result["scores"]["source"] == "logprob"
+    write_answers(name, rows)
+    return rows
+
+
+def write_answers(name: str, rows: list[dict[str, Any]]) -> None:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_answers_with_log_probabilities_are_scored_and_half_of_them_are_refused(cli: Cli) -> None:
+    rows = scored_answers()
+    result = evaluated(cli, "a.jsonl", "--score-rule", "label_times_mean")
+    assert (result["scores"]["source"], result["scores"]["rule"]) == ("logprob", "label_times_mean")
     thresholds = [entry["threshold"] for entry in result["scores"]["curve"]]
     assert thresholds == [pytest.approx(np.exp(-0.02)), pytest.approx(np.exp(-2.25))]
     del rows[3]["tokens"]
-    Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows[5]["tokens"] = [["another text", -1.0]]
+    write_answers("a.jsonl", rows)
     done = cli("eval", "--truth", "truth.json", "--predictions", "a.jsonl")
     assert (done.exit_code, done.stderr) == (
         3,
-        "error: 1 of 12 answers lack log-probabilities: a.jsonl\n  3.jpg\nhint: Answer all in one run with "
+        "error: 2 of 12 answers lack log-probabilities: a.jsonl\n  3.jpg\n  5.jpg\nhint: Answer all in one run with "
         "infer.scores = true.\n",
     )
+
+
+def test_the_rule_of_scores_is_chosen_and_named_and_never_mixed_up(cli: Cli) -> None:
+    scored_answers()
+    chances = {"label": (-0.01, -2.0), "min_coordinate": (-0.04, -1.0), "product": (-0.05, -3.0)}
+    for rule, logs in chances.items():
+        result = evaluated(cli, "a.jsonl", "--score-rule", rule)
+        assert [point["threshold"] for point in result["scores"]["curve"]] == pytest.approx(np.exp(logs))
+        assert {result[part]["score_rule"] for part in ("protocol", "coco")} == {rule}
+        Path(f"{rule}.json").write_text(json.dumps(result))
+    assert "COCO AP (scores: logprob, label)" in cli(
+        "eval", "--truth", "truth.json", "--predictions", "a.jsonl", "--score-rule", "label", "--markdown"
+    ).stdout  # fmt: skip
+    assert evaluated(cli, "a.jsonl", "--scores", "constant")["protocol"]["score_rule"] is None
+    done = cli("compare", "label.json", "product.json")
+    assert done.exit_code == 2
+    assert "score_rule: label in label.json, product in product.json" in done.stderr
+
+
+def test_a_report_of_a_version_that_named_no_rule_has_the_rule_of_that_version(cli: Cli) -> None:
+    scored_answers()
+    for rule in ("label", "label_times_mean"):
+        Path(f"{rule}.json").write_text(json.dumps(evaluated(cli, "a.jsonl", "--score-rule", rule)))
+    earlier = json.loads(Path("label_times_mean.json").read_text())
+    del earlier["protocol"]["score_rule"], earlier["coco"]["score_rule"], earlier["scores"]["rule"]
+    Path("earlier.json").write_text(json.dumps(earlier))
+    assert cli("compare", "earlier.json", "label_times_mean.json").exit_code == 0
+    assert "score_rule: label_times_mean in earlier.json" in cli("compare", "earlier.json", "label.json").stderr
+    plain = evaluated(cli, results("p.json", 4))
+    del plain["protocol"]["score_rule"]
+    Path("plain.json").write_text(json.dumps(plain))
+    evaluated(cli, "p.json", "--no-worse-than", "plain.json")
 
 
 # --- errors, counting, protocols -----------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def markdown(report: "Report", gates: Sequence["Gate"]) -> str:
         interval = f"{limits[0]:.3f} – {limits[1]:.3f}" if limits else "–"
         lines.append(f"| {name} | {_number(overall[key])} | {interval} |")
     lines.append(f"| macro F1 | {_number(overall['macro_f1'])} | – |")
-    lines.append(f"| COCO AP (scores: {report.coco['score_source']}) | {_number(report.coco['AP'])} | – |")
+    lines.append(f"| COCO AP (scores: {score_source(report)}) | {_number(report.coco['AP'])} | – |")
     if gates:
         lines.append("")
     for gate in gates:
@@ -59,6 +59,11 @@ def markdown(report: "Report", gates: Sequence["Gate"]) -> str:
         lines.append(f"| {_cell(name)} | {' | '.join(map(str, cells))} |")
     lines += ["", "</details>"]
     return "\n".join(lines)
+
+
+def score_source(report: "Report") -> str:
+    """Where the scores come from and, of log-probabilities, by which rule."""
+    return ", ".join(filter(None, [report.protocol["score_source"], report.protocol["score_rule"]]))
 
 
 def _number(value: Any) -> str:

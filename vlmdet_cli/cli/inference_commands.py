@@ -11,7 +11,7 @@ from vlmdet_cli.cli import report_tables, step_tables
 from vlmdet_cli.cli.session import Session, Shard, shard_of
 from vlmdet_cli.console import Bars
 from vlmdet_cli.core.files import write_json, write_text
-from vlmdet_cli.core.settings import Classes, Duplicates, ScoreSource
+from vlmdet_cli.core.settings import Classes, Duplicates, ScoreRule, ScoreSource
 from vlmdet_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -140,6 +140,10 @@ def evaluate(
         ScoreSource | None,
         typer.Option(metavar="SOURCE", help="Scores: auto, constant, file or logprob.", show_default="eval.scores"),
     ] = None,
+    score_rule: Annotated[
+        ScoreRule | None,
+        typer.Option(metavar="RULE", help="How log-probabilities become a score.", show_default="eval.score_rule"),
+    ] = None,
     dialect: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="How raw answers write boxes.", show_default="as they say, or by content"),
@@ -174,6 +178,7 @@ def evaluate(
         classes=classes,
         duplicates=duplicates,
         scores=scores,
+        score_rule=score_rule,
         dialect=dialect,
     )
     report = stage.evaluate(job.truth, job.predictions, job.protocol)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from vlmdet_cli.cli.exports import score_source
 from vlmdet_cli.cli.tables import Views, cell, ledger, line, row, table
 from vlmdet_cli.console import safe
 
@@ -51,7 +52,7 @@ def _headline(result: "Report") -> Table:
     for name, value in (
         ("macro F1", overall["macro_f1"]),
         ("F1 over 0.50:0.95", overall["f1_50_95"]),
-        (f"COCO AP (scores: {coco['score_source']})", coco["AP"]),
+        (f"COCO AP (scores: {score_source(result)})", coco["AP"]),
         ("COCO AP50", coco["AP50"]),
         ("COCO AP75", coco["AP75"]),
         ("pictures", protocol["pictures"]),

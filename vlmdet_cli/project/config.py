@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from vlmdet_cli.core.settings import Classes, Count, Duplicates, ScoreSource, Table, Text
+from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, Classes, Count, Duplicates, ScoreRule, ScoreSource, Table, Text
 from vlmdet_cli.data.settings import Split, SplitShares, Subset
 from vlmdet_cli.engines.settings import Infer
 from vlmdet_cli.prompts.settings import Augment, Format
@@ -71,6 +71,7 @@ class Eval(Table, frozen=True, kw_only=True):
     classes: Classes = "all"
     duplicates: Duplicates = "count"
     scores: ScoreSource = "auto"
+    score_rule: ScoreRule = DEFAULT_SCORE_RULE
     fail_under: tuple[str, ...] = ()
 
 

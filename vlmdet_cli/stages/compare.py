@@ -20,7 +20,10 @@ from vlmdet_cli.stages.evaluate import Report
 # of the protocol, what must be equal: the rest describes the predictions, not the measurement
 SAME = (
     "truth_hash", "prompt", "classes", "categories", "matching", "duplicates", "iou", "f1_thresholds", "score_source",
+    "score_rule",
 )  # fmt: skip
+# of logprob scores in reports of versions that had this rule alone and did not name it
+EARLIER_SCORE_RULE = "label_times_mean"
 MEASURES = {
     "F1": ("overall", "f1"),
     "precision": ("overall", "precision"),
@@ -132,6 +135,8 @@ def read_report(path: Path) -> Report:
             why=f"{error}.",
             hint="Reports are written to reports/, and by `vlmdet eval --json`.",
         ) from None
+    rule = EARLIER_SCORE_RULE if report.protocol.get("score_source") == "logprob" else None
+    report = msgspec.structs.replace(report, protocol={"score_rule": rule, **report.protocol})
     missing = [name for name in (*SAME, "pictures", "objects") if name not in report.protocol]
     if report.schema != 1 or missing:
         why = f"Schema {report.schema}; its protocol lacks {', '.join(missing) or 'nothing'}."

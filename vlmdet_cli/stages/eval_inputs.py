@@ -90,7 +90,7 @@ def eval_job(project: GetProject, request: EvalRequest, **overrides: Any) -> Eva
 
 def eval_protocol(settings: Eval, **chosen: Any) -> EvalProtocol:
     """The protocol of the project's settings, with what was chosen in their place."""
-    names = ("iou", "classes", "duplicates", "scores")
+    names = ("iou", "classes", "duplicates", "scores", "score_rule")
     return msgspec.convert({name: getattr(settings, name) for name in names} | chosen, EvalProtocol)
 
 

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from vlmdet_cli.core.ledger import Ledger
-from vlmdet_cli.core.settings import Classes, Duplicates, ScoreSource
+from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, Classes, Duplicates, ScoreRule, ScoreSource
 from vlmdet_cli.data import ground_truth
 from vlmdet_cli.data.ground_truth import Truth
 from vlmdet_cli.errors import UsageError, first_few
@@ -34,8 +34,9 @@ PROMPTS = 5  # of an evaluation, that are shown
 
 
 class EvalProtocol(msgspec.Struct, frozen=True, kw_only=True):
-    """IoU threshold, which classes count in a picture, whether exact repeats count, where scores come from, the
-    dialect of raw text (empty: as the file says or shows), and the seed of the bootstrap.
+    """IoU threshold, which classes count in a picture, whether exact repeats count, where scores come from and by
+    which rule from log-probabilities, the dialect of raw text (empty: as the file says or shows), and the seed of the
+    bootstrap.
 
     ``config`` is what the report keeps of the project's settings. ``rows_must_fit``: whether what the rows of answers
     hold of the truth must fit it, see ``answers_fit``.
@@ -45,6 +46,7 @@ class EvalProtocol(msgspec.Struct, frozen=True, kw_only=True):
     classes: Classes = "all"
     duplicates: Duplicates = "count"
     scores: ScoreSource = "auto"
+    score_rule: ScoreRule = DEFAULT_SCORE_RULE
     dialect: str = ""
     seed: int = 0
     config: dict[str, Any] | None = None
@@ -99,11 +101,11 @@ def evaluate(truth_file: Path, predictions_file: Path, settings: EvalProtocol | 
             for name, score in measured.per_class.items()
         },
         sizes=msgspec.to_builtins(measured.sizes),
-        coco={**coco.measures, "score_source": predictions.score_source},
+        coco={**coco.measures, "score_source": predictions.score_source, "score_rule": predictions.score_rule},
         errors=coco.errors,
         confusion=coco.confusion,
         counting=_counting(truth, boxes, measured.match),
-        scores=_scores(boxes, settings.iou, coco, predictions.score_source),
+        scores=_scores(boxes, settings.iou, coco, predictions),
         tasks=tasks(predictions.answers, settings.duplicates),
         answers=_health(predictions, boxes.given),
         ledger=_ledger(truth, predictions, boxes, measured.match),
@@ -115,7 +117,7 @@ def evaluate(truth_file: Path, predictions_file: Path, settings: EvalProtocol | 
 
 def read_predictions(file: Path, truth: Truth, settings: EvalProtocol) -> Predictions:
     """Predictions as the protocol says. Raises ``DataError`` where rows of answers must fit the truth and do not."""
-    predictions = reader.read(file, truth, settings.scores, settings.dialect)
+    predictions = reader.read(file, truth, settings.scores, settings.dialect, settings.score_rule)
     if settings.rows_must_fit:
         require_fit(predictions, truth)
     return predictions
@@ -161,12 +163,13 @@ def _counting(truth: Truth, boxes: EvalBoxes, match: Match) -> dict[str, Any]:
     return counting.from_detections(boxes.predictions.where(predicted), objects.where(known), boxes.names)
 
 
-def _scores(boxes: EvalBoxes, iou: float, coco: CocoResult, source: str) -> dict[str, Any]:
+def _scores(boxes: EvalBoxes, iou: float, coco: CocoResult, predictions: Predictions) -> dict[str, Any]:
     """What scores are worth, where there are any."""
-    if source == "constant":
+    if predictions.score_source == "constant":
         return {}
     swept = sweep(boxes.predictions, boxes.scores, boxes.objects, iou)
-    return {"source": source, **swept, "calibration": coco.calibration} if swept else {}
+    described = {"source": predictions.score_source, "rule": predictions.score_rule}
+    return {**described, **swept, "calibration": coco.calibration} if swept else {}
 
 
 def _protocol(truth: Truth, predictions: Predictions, boxes: EvalBoxes, settings: EvalProtocol) -> dict[str, Any]:
@@ -189,6 +192,7 @@ def _protocol(truth: Truth, predictions: Predictions, boxes: EvalBoxes, settings
         "iou": settings.iou,
         "f1_thresholds": [THRESHOLDS[0], THRESHOLDS[-1]],
         "score_source": predictions.score_source,
+        "score_rule": predictions.score_rule,
         "pictures": len(truth.data.images),
         "objects": int(np.count_nonzero(boxes.objects.targets)),
         "crowds": int(np.count_nonzero(boxes.objects.crowd)),

@@ -9,6 +9,7 @@ import msgspec
 
 from vlmdet_cli.core.annotations import ImageId
 from vlmdet_cli.core.answers import Answer, ParsedDetections, PredictedBox
+from vlmdet_cli.core.settings import ScoreRule
 from vlmdet_cli.data.ground_truth import Truth
 from vlmdet_cli.errors import DataError, counted, first_few
 
@@ -19,9 +20,10 @@ Form = Literal["answers", "swift infer", "detection JSON", "COCO results"]
 class Predictions(msgspec.Struct, frozen=True, kw_only=True):
     """All predicted boxes, exact repeats included.
 
-    ``answered``: indices of the truth's pictures that have an answer, empty or not. Of raw text alone: ``answers`` and
-    ``parsed`` (of the detection rows, in their order), ``dialect`` with where it comes from, and ``asked``: the classes
-    that prompts named, by picture, None where some prompt asked for all. ``notes`` are sentences for the user.
+    ``answered``: indices of the truth's pictures that have an answer, empty or not. ``score_rule``: of scores that come
+    from log-probabilities. Of raw text alone: ``answers`` and ``parsed`` (of the detection rows, in their order),
+    ``dialect`` with where it comes from, and ``asked``: the classes that prompts named, by picture, None where some
+    prompt asked for all. ``notes`` are sentences for the user.
     """
 
     path: Path
@@ -29,6 +31,7 @@ class Predictions(msgspec.Struct, frozen=True, kw_only=True):
     boxes: list[PredictedBox]
     answered: set[int]
     score_source: Literal["constant", "file", "logprob"] = "constant"
+    score_rule: ScoreRule | None = None
     answers: list[Answer] = []
     parsed: list[ParsedDetections] = []
     dialect: str | None = None

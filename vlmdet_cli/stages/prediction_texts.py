@@ -17,6 +17,7 @@ import msgspec
 import orjson
 
 from vlmdet_cli.core.answers import Answer, ParsedDetections, PredictedBox, Problem, Token
+from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, ScoreRule
 from vlmdet_cli.data.ground_truth import Truth
 from vlmdet_cli.errors import DataError, first_few
 from vlmdet_cli.metrics.repeats import with_repeats
@@ -35,11 +36,13 @@ SAMPLE = 200  # answers that tell a file's dialect
 Size = tuple[int, int]
 
 
-def read_lines(path: Path, data: bytes, truth: Truth, dialect: str = "") -> Predictions:
+def read_lines(
+    path: Path, data: bytes, truth: Truth, dialect: str = "", rule: ScoreRule = DEFAULT_SCORE_RULE
+) -> Predictions:
     """Predictions of a file with a row a line; ``dialect`` is used in place of the rows' own where it is named."""
     lines = data.splitlines()
     rows = [_json(path, line, number, len(lines)) for number, line in enumerate(lines, 1) if line.strip()]
-    return read_rows(path, rows, truth, dialect)
+    return read_rows(path, rows, truth, dialect, rule)
 
 
 def _json(path: Path, line: bytes, number: int, lines: int) -> tuple[int, Any]:
@@ -54,8 +57,17 @@ def _json(path: Path, line: bytes, number: int, lines: int) -> tuple[int, Any]:
         ) from None
 
 
-def read_rows(path: Path, numbered: Sequence[tuple[int, Any]], truth: Truth, dialect: str = "") -> Predictions:
-    """Predictions of rows with their numbers. Raises ``DataError``, and ``UsageError`` for an unknown dialect."""
+def read_rows(
+    path: Path,
+    numbered: Sequence[tuple[int, Any]],
+    truth: Truth,
+    dialect: str = "",
+    rule: ScoreRule = DEFAULT_SCORE_RULE,
+) -> Predictions:
+    """Predictions of rows with their numbers. Raises ``DataError``, and ``UsageError`` for an unknown dialect.
+
+    ``rule``: of the scores of boxes whose answers have log-probabilities.
+    """
     rows = [_answer(path, row, number) for number, row in numbered]
     if not rows:
         raise DataError(f"The {WHAT} has no rows: {path}")
@@ -71,14 +83,15 @@ def read_rows(path: Path, numbered: Sequence[tuple[int, Any]], truth: Truth, dia
         dialects.get(dialect)
         rows = [msgspec.structs.replace(row, dialect=dialect) for row in rows]
         detection = [row for row in rows if row.kind == "detection"]
-    parsed = [_parse(row, size, truth.categories) for row, size in zip(detection, sizes, strict=True)]
     scored = _scored(path, detection)
+    parsed = [_parse(row, size, truth.categories, rule) for row, size in zip(detection, sizes, strict=True)]
     return Predictions(
         path=path,
         form="swift infer" if swift else "answers",
-        boxes=_boxes(parsed, indices, scored=scored),
+        boxes=_boxes(parsed, indices),
         answered=set(indices),
         score_source="logprob" if scored else "constant",
+        score_rule=rule if scored else None,
         answers=rows,
         parsed=parsed,
         dialect=", ".join(dict.fromkeys(row.dialect for row in rows)),
@@ -101,9 +114,10 @@ def _answer(path: Path, row: Any, number: int) -> Answer:
     if not isinstance(row, dict) or not {"response", "text", "finish"} & set(row):
         raise unknown_form(path)
     try:
-        return _of_swift(row) if "response" in row else msgspec.convert(row, Answer)
+        answer = _of_swift(row) if "response" in row else msgspec.convert(row, Answer)
     except (msgspec.ValidationError, KeyError, TypeError, IndexError, StopIteration) as error:
         raise DataError(f"The {WHAT} has a wrong row: {path}, line {number}", why=f"{error}.") from None
+    return msgspec.structs.replace(answer, tokens=_fitting(answer.tokens, answer.text))
 
 
 def _of_swift(row: dict[str, Any]) -> Answer:
@@ -118,7 +132,7 @@ def _of_swift(row: dict[str, Any]) -> Answer:
         text=text,
         kind=kind_of(prompt),
         expected=row.get("labels"),
-        tokens=_fitting(tokens, text),
+        tokens=tokens,
     )
 
 
@@ -167,15 +181,15 @@ def _size(path: Path, row: Answer, truth: Truth, index: int) -> Size:
     return size
 
 
-def _parse(row: Answer, size: Size, categories: Sequence[str]) -> ParsedDetections:
+def _parse(row: Answer, size: Size, categories: Sequence[str], rule: ScoreRule) -> ParsedDetections:
     if row.finish == "error":
         return ParsedDetections((), (Problem("error", row.error),), "unparsed")
-    return dialects.get(row.dialect, row.max_pixels or None).parse(row.text, size, categories, row.tokens)
+    return dialects.get(row.dialect, row.max_pixels or None).parse(row.text, size, categories, row.tokens, rule)
 
 
-def _boxes(parsed: Sequence[ParsedDetections], indices: Sequence[int], *, scored: bool) -> list[PredictedBox]:
+def _boxes(parsed: Sequence[ParsedDetections], indices: Sequence[int]) -> list[PredictedBox]:
     return [
-        PredictedBox(index, d.label, d.box, d.score if scored and d.score is not None else 1.0)
+        PredictedBox(index, d.label, d.box, 1.0 if d.score is None else d.score)
         for index, answer in zip(indices, parsed, strict=True)
         for d in with_repeats(answer)
     ]

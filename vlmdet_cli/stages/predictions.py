@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from vlmdet_cli.core.files import parse_json, read_bytes
-from vlmdet_cli.core.settings import ScoreSource
+from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, ScoreRule, ScoreSource
 from vlmdet_cli.data.formats.detections import DetectionRow
 from vlmdet_cli.data.ground_truth import Truth
 from vlmdet_cli.errors import DataError, UsageError
@@ -25,16 +25,22 @@ from vlmdet_cli.stages.prediction_files import WHAT, Predictions, convert, unkno
 _COCO_RESULTS = msgspec.json.Decoder(list[CocoResult])
 
 
-def read(path: Path, truth: Truth, scores: ScoreSource = "auto", dialect: str = "") -> Predictions:
+def read(
+    path: Path,
+    truth: Truth,
+    scores: ScoreSource = "auto",
+    dialect: str = "",
+    rule: ScoreRule = DEFAULT_SCORE_RULE,
+) -> Predictions:
     """Predictions of a file for a truth's pictures. Raises ``DataError``, ``UsageError`` for scores that are not there.
 
     ``scores``: ``auto`` takes what the file has; ``constant`` counts every box as 1. ``dialect``: of raw text, in place
-    of what the file says or shows.
+    of what the file says or shows. ``rule``: how log-probabilities become a score.
     """
-    predictions = _read(path, truth, dialect)
+    predictions = _read(path, truth, dialect, rule)
     if scores == "constant":
         boxes = [msgspec.structs.replace(box, score=1.0) for box in predictions.boxes]
-        return msgspec.structs.replace(predictions, score_source="constant", boxes=boxes)
+        return msgspec.structs.replace(predictions, score_source="constant", score_rule=None, boxes=boxes)
     if scores not in {"auto", predictions.score_source}:
         raise UsageError(
             f"The {WHAT} has no scores of the kind {scores}: {path}",
@@ -44,7 +50,7 @@ def read(path: Path, truth: Truth, scores: ScoreSource = "auto", dialect: str = 
     return predictions
 
 
-def _read(path: Path, truth: Truth, dialect: str) -> Predictions:
+def _read(path: Path, truth: Truth, dialect: str, rule: ScoreRule) -> Predictions:
     data = read_bytes(path, WHAT)
     first = data.lstrip()[:1]
     if not first:
@@ -53,16 +59,16 @@ def _read(path: Path, truth: Truth, dialect: str) -> Predictions:
         with contextlib.suppress(msgspec.DecodeError):  # the common form at its fastest; anything else says why below
             if rows := _COCO_RESULTS.decode(data):
                 return read_coco_results(path, rows, truth)
-        return _document(path, parse_json(data, str(path), WHAT), truth, dialect)
-    return texts.read_lines(path, data, truth, dialect)
+        return _document(path, parse_json(data, str(path), WHAT), truth, dialect, rule)
+    return texts.read_lines(path, data, truth, dialect, rule)
 
 
-def _document(path: Path, document: Any, truth: Truth, dialect: str) -> Predictions:
+def _document(path: Path, document: Any, truth: Truth, dialect: str, rule: ScoreRule) -> Predictions:
     keys = set(document[0]) if document and isinstance(document[0], dict) else set()
     if "bbox" in keys:
         return read_coco_results(path, convert(path, document, list[CocoResult]), truth)
     if not document or "object" in keys:
         return read_detections(path, convert(path, document, list[DetectionRow]), truth)
     if keys & {"response", "text"}:
-        return texts.read_rows(path, list(enumerate(document, 1)), truth, dialect)
+        return texts.read_rows(path, list(enumerate(document, 1)), truth, dialect, rule)
     raise unknown_form(path)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.core.answers import Detection, ParsedDetections, Token
+from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, ScoreRule
 from vlmdet_cli.models.dialects.items import DetectionCollector, Item, Size, spellings
 
 if TYPE_CHECKING:
@@ -165,13 +166,18 @@ class Dialect(ABC):
         return self.to_pixels(self.to_frame(box, size_wh), size_wh)
 
     def parse(
-        self, text: str, size_wh: Size | None, categories: Sequence[str] | None = None, tokens: Sequence[Token] = ()
+        self,
+        text: str,
+        size_wh: Size | None,
+        categories: Sequence[str] | None = None,
+        tokens: Sequence[Token] = (),
+        rule: ScoreRule = DEFAULT_SCORE_RULE,
     ) -> ParsedDetections:
         """The boxes and the problems of an answer; never raises.
 
         Boxes are pixels, or the frame's own numbers where no size is given. With ``categories`` a label gets the
         category's own spelling; a label that matches none stays as it is. With ``tokens``, the pieces of the text and
-        their log-probabilities, each box gets a score (see ``items.box_scores``).
+        their log-probabilities, each box gets a score by ``rule`` (see ``scores``).
         """
         text = without_end(text)
         if self.is_empty(text):
@@ -181,7 +187,8 @@ class Dialect(ABC):
         collector = DetectionCollector(self.frame(size_wh), spellings(categories))
         for item in self.scan(text):
             collector.add(item)
-        return collector.parsed(text, tokens, functools.partial(self.to_pixels, size_wh=size_wh) if size_wh else None)
+        to_pixels = functools.partial(self.to_pixels, size_wh=size_wh) if size_wh else None
+        return collector.parsed(text, tokens, to_pixels, rule)
 
     def well_formed(self, text: str) -> list[tuple[str, FrameBox]] | None:
         """The (label, box) pairs of a text that is nothing but well-formed boxes in whole numbers, else None.

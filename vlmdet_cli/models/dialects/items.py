@@ -4,8 +4,6 @@ The rules are the same for all dialects: corners in order, numbers inside the fr
 and loops, known labels, the health of the answer.
 """
 
-import bisect
-import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +11,10 @@ from typing import NamedTuple
 
 from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.core.answers import Detection, Health, ParsedDetections, Problem, Token
+from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, ScoreRule
+from vlmdet_cli.models.dialects.scores import Span, box_scores
 
 Size = tuple[float, float]
-Span = tuple[int, int]
 LOOP = 5  # identical boxes in a row that are a loop
 SHORT = 80  # characters of a problem's text
 
@@ -23,7 +22,8 @@ SHORT = 80  # characters of a problem's text
 class Item(NamedTuple):
     """A scanned box with its label (numbers of the frame, as written), or a problem and its text.
 
-    ``spans``: (start, end) of the label and of the box in characters of the text.
+    ``spans``: (start, end) of the label and of the box in characters of the text. That of a box holds its four numbers
+    and no others.
     """
 
     label: str
@@ -39,24 +39,6 @@ def box_item(label: str, box: Box, label_span: Span, box_span: Span) -> Item:
 
 def problem_item(kind: str, text: str) -> Item:
     return Item("", None, kind, text)
-
-
-def box_scores(tokens: Sequence[Token], spans: Sequence[tuple[Span, Span]]) -> list[float]:
-    """A score between 0 and 1 for each (label, box) span of the text that the tokens make up.
-
-    The score is the probability of the label's tokens, times the geometric mean of the probabilities of the four
-    coordinates: ``exp(sum of the label's log-probabilities + sum of the coordinates' / 4)``. A label is right or wrong
-    as a whole; a coordinate may be off by some thousandths, and the box is right all the same.
-    """
-    ends = list(itertools.accumulate(len(text) for text, _ in tokens))
-    sums = [0.0, *itertools.accumulate(log_probability for _, log_probability in tokens)]
-
-    def total(span: Span) -> float:
-        """The sum over all tokens that touch a span."""
-        first, last = bisect.bisect_right(ends, span[0]), bisect.bisect_left(ends, span[1])
-        return sums[min(last + 1, len(tokens))] - sums[first]
-
-    return [math.exp(min(total(label) + total(box) / 4, 0.0)) for label, box in spans]
 
 
 def spellings(categories: Sequence[str] | None) -> Mapping[str, str] | None:
@@ -103,13 +85,20 @@ class DetectionCollector:
         self._keep(item, clamped, text)
 
     def parsed(
-        self, text: str, tokens: Sequence[Token], to_pixels: Callable[[Box], Box] | None = None
+        self,
+        text: str,
+        tokens: Sequence[Token],
+        to_pixels: Callable[[Box], Box] | None = None,
+        rule: ScoreRule = DEFAULT_SCORE_RULE,
     ) -> ParsedDetections:
-        """The result after the last item; ``text`` is the whole answer. Without ``to_pixels`` boxes stay as written."""
+        """The result after the last item; ``text`` is the whole answer. Without ``to_pixels`` boxes stay as written.
+
+        ``rule``: of the scores, which boxes have where there are tokens.
+        """
         self._end_repeats()
         if not self._counts and not self._problems:
             self._note("unparsed", text)
-        scores = box_scores(tokens, self._spans) if tokens else [None] * len(self._counts)
+        scores = box_scores(text, tokens, self._spans, rule) if tokens else [None] * len(self._counts)
         convert = to_pixels or _with_integers
         detections = tuple(
             Detection(label, convert(box), score) for (label, box), score in zip(self._counts, scores, strict=True)

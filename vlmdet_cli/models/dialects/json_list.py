@@ -15,7 +15,8 @@ from typing import Any
 
 from vlmdet_cli.core.boxes import Boxes
 from vlmdet_cli.models.dialects.base import BOX_PLACEHOLDER, REF_PLACEHOLDER, Dialect, FrameBox
-from vlmdet_cli.models.dialects.items import Item, Size, Span, box_item, problem_item
+from vlmdet_cli.models.dialects.items import Item, Size, box_item, problem_item
+from vlmdet_cli.models.dialects.scores import Span
 from vlmdet_cli.models.image_sizes import trained_size, trained_sizes
 
 SIDE = 28  # the sides of Qwen2.5-VL's resized pictures are multiples of this

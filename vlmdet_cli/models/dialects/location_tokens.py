@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.models.dialects.base import Dialect, FrameBox
-from vlmdet_cli.models.dialects.items import Item, Span, box_item, problem_item
+from vlmdet_cli.models.dialects.items import Item, box_item, problem_item
+from vlmdet_cli.models.dialects.scores import Span
 
 _SEPARATORS = " \t\r\n,;:"
 _CUT_TOKEN = re.compile(r"<(?:l(?:o(?:c(?:_?\d*)?)?)?)?$")
@@ -54,15 +55,17 @@ class LocationTokens(Dialect):
 
     def _boxes(self, text: str, label_span: Span, run: Span, *, last: bool, cut: bool) -> Iterator[Item]:
         """The boxes of one run: four numbers each; a rest of fewer, or no label, is a problem."""
-        label, tokens = text[slice(*label_span)].strip(_SEPARATORS), text[slice(*run)]
+        label = text[slice(*label_span)].strip(_SEPARATORS)
         if not label:
-            yield problem_item("truncated" if last and not self.label_first else "unparsed", tokens)
+            yield problem_item("truncated" if last and not self.label_first else "unparsed", text[slice(*run)])
             return
-        numbers = list(map(int, _DIGITS.findall(tokens)))
+        numbers = list(_DIGITS.finditer(text, *run))
         for start in range(0, len(numbers) // 4 * 4, 4):
-            yield box_item(label, self.in_order(numbers[start : start + 4]), label_span, run)
+            four = numbers[start : start + 4]
+            box = self.in_order([int(number[0]) for number in four])
+            yield box_item(label, box, label_span, (four[0].start(), four[-1].end()))
         if len(numbers) % 4 or (last and cut):
-            yield problem_item("truncated" if last else "unparsed", tokens[-40:])
+            yield problem_item("truncated" if last else "unparsed", text[slice(*run)][-40:])
 
 
 class PaliGemma(LocationTokens):

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from vlmdet_cli.core.annotations import Box
-from vlmdet_cli.models.dialects.items import Item, Span, box_item, problem_item
+from vlmdet_cli.models.dialects.items import Item, box_item, problem_item
+from vlmdet_cli.models.dialects.scores import Span
 
 
 class TagScanner(ABC):
