@@ -13,6 +13,7 @@ from vlmdet_cli import engines
 from vlmdet_cli.core.answers import Answer
 from vlmdet_cli.engines import EngineSettings
 from vlmdet_cli.engines.answers import read_answers, read_meta
+from vlmdet_cli.engines.settings import TransformersOptions
 from vlmdet_cli.project.run_record import DatasetRecord, ModelRecord, RunRecord, TrainedSettings, write_record
 from vlmdet_cli.project.runs import MARKER
 
@@ -224,3 +225,17 @@ def test_what_is_not_there_is_named(cli: Cli, tmp_path: Path) -> None:
     result = cli("infer", "--model", "m", "--split", "train")
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error: The split train is not prepared: {tmp_path}/out/data/subset/train.json\n")
+
+
+def test_settings_of_the_command_line_count_without_a_project(
+    cli: Cli, asked: list[EngineSettings], tmp_path: Path
+) -> None:
+    model, path = model_folder(tmp_path / "model"), picture(tmp_path, "a.jpg")
+    ask(cli, "--model", str(model), str(path), "--set", "infer.batch=3", "--set", "infer.transformers.dtype=float16")
+    assert (asked[0].batch, asked[0].options) == (3, TransformersOptions(dtype="float16"))
+    done = cli("infer", "--model", str(model), str(path), "--set", "infer.bach=3", "--set", "train.epochs=2")
+    assert (done.exit_code, done.stderr.splitlines()[:3]) == (2, [
+        "error: A setting of inference is wrong",
+        "  train: where a model and pictures are named, only settings of [infer] count",
+        "  infer.bach: unknown key; did you mean batch?",
+    ])  # fmt: skip

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from vlmdet_cli.core.settings import Classes, Duplicates, ScoreRule, ScoreSource
 from vlmdet_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from vlmdet_cli.stages.infer_drawings import AnswerDrawings
     from vlmdet_cli.stages.infer_progress import InferProgress, OnProgress
 
 AnswersName = Annotated[str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="the split")]
@@ -31,7 +33,11 @@ def infer(
     context: typer.Context,
     images: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="IMAGE|DIR", help="Pictures, or folders of pictures.", show_default="a prepared split"),
+        typer.Argument(
+            metavar="IMAGE|DIR|-",
+            help="Pictures, folders of pictures, or - for a list on standard input.",
+            show_default="a prepared split",
+        ),
     ] = None,
     model: Annotated[
         str,
@@ -58,6 +64,10 @@ def infer(
     ] = "",
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the answers to named pictures in this file.")
+    ] = None,
+    draw: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE|DIR", help="Draw the boxes: one picture into a file, several into a folder."),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", metavar="", help="Ask again about pictures that could not be read.")
@@ -86,6 +96,7 @@ def infer(
             name=name,
             output=output or (Path(temporary) / "answers.jsonl" if images else None),
             shard=shard_of(shard) if shard else None,
+            sets=session.options.sets,
             show_download=session.output.shows_progress,
         )
         if collect:
@@ -93,15 +104,29 @@ def infer(
             session.output.result(result, *step_tables.infer(result))
             return
         job = infer_inputs.infer_job(session.project, request)
+        drawings = _drawings(draw, [row.image for row in job.rows] if images else [])
         for warning in job.warnings:
             session.warn(warning)
         with session.output.progress() as bars:
             result = job.run(_progress_view(session, bars), retry_failed=retry_failed)
-        documents = job.picture_documents() if images else []
+        answers = job.parsed_answers() if images else []
+        if drawings:
+            drawings.write(answers)
     if images:
-        session.output.result(documents[0] if len(documents) == 1 else documents, *step_tables.detections(documents))
+        documents = [infer_inputs.picture_document(*answer) for answer in answers]
+        is_single = len(images) == len(documents) == 1 and str(images[0]) == documents[0]["image"]
+        views = (*step_tables.detections(documents), *step_tables.drawings(drawings.paths.values() if drawings else ()))
+        session.output.result(documents[0] if is_single else documents, *views)
     else:
         session.output.result(result, *step_tables.infer(result))
+
+
+def _drawings(target: Path | None, images: Sequence[str]) -> "AnswerDrawings | None":
+    if target is None:
+        return None
+    from vlmdet_cli.stages.infer_drawings import AnswerDrawings  # with all that draws: `infer` starts without it
+
+    return AnswerDrawings(target, images)
 
 
 def _progress_view(session: Session, bars: Bars) -> "OnProgress":

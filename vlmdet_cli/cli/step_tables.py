@@ -1,6 +1,7 @@
 """The results of the steps and of init and doctor as tables and lines. Pure; prints nothing but training progress."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -137,6 +138,11 @@ def detections(pictures: Iterable[Mapping[str, Any]]) -> Views:
             yield line("no boxes", f"health {picture['health']}: {picture['text']}")
         for problem in picture["problems"]:
             yield line("problem", f"{problem.kind}: {problem.text}")
+
+
+def drawings(paths: Iterable[Path]) -> Views:
+    for path in paths:
+        yield line("drawing", short_path(path))
 
 
 def viz(result: "VizResult") -> Views:

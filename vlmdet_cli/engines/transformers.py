@@ -27,10 +27,11 @@ _NO_SAMPLING = {"temperature": None, "top_p": None, "top_k": None}
 
 
 class TransformersEngine:
-    """Answers with the model of ``settings``, which it loads when it is asked for the first time."""
+    """Answers with the model of ``settings``, which it loads when it is asked for the first time and keeps."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
+        self._model: LoadedModel | None = None
 
     def identity(self) -> dict[str, Any]:
         settings = self._settings
@@ -45,12 +46,17 @@ class TransformersEngine:
 
     def answer(self, requests: Iterable[Request], max_tokens: int) -> Iterator[Completion]:
         """Greedy completions; ``length`` where the token limit came before the end of the answer."""
-        name = self._settings.adapter or self._settings.model
-        with engine_errors(f"Cannot load the model: {name}", _LOAD_HINT, _MEMORY_HINT):
-            model = LoadedModel(self._settings)
+        model = self._loaded()
         batches = BatchedAnswers(self._settings.batch, model.read, lambda batch: model.complete(batch, max_tokens))
         with engine_errors("The engine transformers failed", _RUN_HINT):
             yield from batches.completions(requests)
+
+    def _loaded(self) -> "LoadedModel":
+        if self._model is None:
+            name = self._settings.adapter or self._settings.model
+            with engine_errors(f"Cannot load the model: {name}", _LOAD_HINT, _MEMORY_HINT):
+                self._model = LoadedModel(self._settings)
+        return self._model
 
 
 class LoadedModel:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 import tomli
 
+from vlmdet_cli.engines.settings import Infer
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project.config import Config, Data, Sources
 from vlmdet_cli.project.paths import Project
@@ -42,6 +43,21 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Project:
 def convert(tree: dict[str, Any], overrides: Sequence[str] = (), name: str = FILE_NAME) -> Config:
     """Settings of parsed TOML; ``name`` is what errors call the file."""
     return _convert(tree, overrides, name)[0]
+
+
+def infer_settings(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> Infer:
+    """The settings of inference where no project file is read; ``tree``: those of ``[infer]``.
+
+    Raises ``UsageError`` that names every wrong one, and every override that is of another table.
+    """
+    tables: dict[str, Any] = {"infer": dict(tree)}
+    problems = [problem for override in overrides for problem in _apply_override(tables, override, [])]
+    others = [name for name in tables if name != "infer"]
+    problems += [f"{name}: where a model and pictures are named, only settings of [infer] count" for name in others]
+    problems += _problems(tables["infer"], Infer, ("infer",))
+    if problems:
+        raise UsageError("A setting of inference is wrong", why=problems, hint=_HINT)
+    return msgspec.convert(tables["infer"], Infer)
 
 
 def _convert(tree: dict[str, Any], overrides: Sequence[str], name: str) -> tuple[Config, tuple[str, ...]]:

@@ -1,6 +1,8 @@
 """What ``infer`` works on: pictures named on the command line or a prepared split, and the model to ask."""
 
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from vlmdet_cli.data.image_files import IMAGE_SUFFIXES, Unreadable, upright_size
 from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow, read_answers
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.models.dialects import Dialect
-from vlmdet_cli.project import SPLITS, Format, GetProject, Infer, Project
+from vlmdet_cli.project import SPLITS, Format, GetProject, Infer, Project, infer_settings
 from vlmdet_cli.project.runs import ResultFolder
 from vlmdet_cli.prompts.detection import CLASSES
 from vlmdet_cli.prompts.object_rows import texts
@@ -27,6 +29,7 @@ from vlmdet_cli.stages.infer_progress import OnProgress
 from vlmdet_cli.stages.infer_shards import shard_path, shard_rows
 from vlmdet_cli.stages.prepare import read_split
 
+STDIN = Path("-")
 _PREPARE_AGAIN = "Run `vlmdet prepare` and `vlmdet augment` again."
 
 
@@ -49,21 +52,21 @@ class InferJob(msgspec.Struct, frozen=True, kw_only=True):
             on_progress=on_progress,
         )
 
-    def picture_documents(self) -> list[dict[str, Any]]:
-        """What the answers say of each picture, in the order of the rows."""
-        return [_document(answer, parse(answer, self.categories)) for answer in read_answers(self.file.path)]
+    def parsed_answers(self) -> list[tuple[Answer, ParsedDetections]]:
+        """The answers in the order of the rows, with what they mean."""
+        return [(answer, parse(answer, self.categories)) for answer in read_answers(self.file.path)]
 
 
 def infer_job(project: GetProject, request: InferRequest) -> InferJob:
     """Raises ``UsageError`` for a model, run or split that is not there, ``DataError`` for pictures that are not."""
     loaded = None if request.images and request.model and not request.run else project()
-    settings = loaded.config.infer if loaded else Infer()
+    settings = loaded.config.infer if loaded else infer_settings({}, request.sets)
     split = split_of(settings, request)
     if request.shard and (request.images or request.output):
         raise UsageError("--shard takes no pictures and no --output", hint="It answers a part of a prepared split.")
     choice = choose_model(loaded, request)
     asked = asked_as(loaded, choice)
-    engine = _engine(settings, choice, asked)
+    engine = create_engine(settings, choice, asked)
     warnings = [choice.warning]
     categories, data = None, None
     if request.images:
@@ -103,7 +106,8 @@ def answers_path(kept: ModelChoice | ResultChoice, request: InferRequest, split:
     return request.output or results.answers(request.name or f"{kept.prefix}{split}")
 
 
-def _engine(settings: Infer, choice: ModelChoice, asked: AskedAs) -> engines.Engine:
+def create_engine(settings: Infer, choice: ModelChoice, asked: AskedAs) -> engines.Engine:
+    """The engine of the settings for a model; it loads nothing yet."""
     return engines.create(
         settings.engine,
         engines.EngineSettings(
@@ -151,19 +155,36 @@ def _meta(
 
 
 def _pictures(images: Iterable[Path]) -> list[Path]:
-    """Pictures as named; a folder stands for those in it, in order of name. A missing one is an error."""
+    """Pictures as named, each once. A folder stands for those in it, ``-`` for those that standard input lists.
+
+    A missing one is an error.
+    """
     pictures: list[Path] = []
     for path in images:
-        if path.is_dir():
-            in_folder = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-            if not in_folder:
-                raise DataError(f"No pictures in the folder: {path}")
-            pictures += in_folder
-        elif path.is_file():
-            pictures.append(path)
-        else:
-            raise DataError(f"No such picture: {path}", hint="Check the path.")
+        pictures += _listed_pictures() if path == STDIN else _named_pictures(path)
     return list(dict.fromkeys(pictures))
+
+
+def _listed_pictures() -> Iterator[Path]:
+    """The pictures that standard input names, a path a line; blank lines count for nothing."""
+    is_empty = True
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        if name := os.fsdecode(line).strip("\r\n"):
+            is_empty = False
+            yield from _named_pictures(Path(name), f"Line {number:,} of standard input.")
+    if is_empty:
+        raise DataError("Standard input lists no picture", hint="Each line is the path of a picture.")
+
+
+def _named_pictures(path: Path, where: str = "") -> list[Path]:
+    if path.is_dir():
+        in_folder = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not in_folder:
+            raise DataError(f"No pictures in the folder: {path}", why=where or ())
+        return in_folder
+    if not path.is_file():
+        raise DataError(f"No such picture: {path}", why=where or (), hint="Check the path.")
+    return [path]
 
 
 def _picture_row(path: Path, prompt: str) -> InferRow:
@@ -233,7 +254,8 @@ def _dialect_warning(project: Project, asked: AskedAs) -> str:
 # --- the result ----------------------------------------------------------------------------------------------
 
 
-def _document(answer: Answer, parsed: ParsedDetections) -> dict[str, Any]:
+def picture_document(answer: Answer, parsed: ParsedDetections) -> dict[str, Any]:
+    """What an answer says of its picture."""
     values = {
         "image": answer.image,
         "size": answer.size,

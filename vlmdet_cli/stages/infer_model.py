@@ -23,7 +23,8 @@ class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The command line of ``infer``; what is empty or None comes from the project.
 
     ``model``: a folder or a hub's name. ``shard``: (i, n) for the i-th of n parts of a prepared split.
-    ``show_download``: show the bars of a hub's download.
+    ``sets``: ``KEY=VALUE`` settings, for pictures that are asked without a project. ``show_download``: show the bars of
+    a hub's download.
     """
 
     images: Sequence[Path] = ()
@@ -34,6 +35,7 @@ class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     output: Path | None = None
     shard: Shard | None = None
+    sets: Sequence[str] = ()
     show_download: bool = False
 
 
