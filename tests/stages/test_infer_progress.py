@@ -1,7 +1,7 @@
 """What is shown of an inference while it runs."""
 
 from vlmdet_cli.core.answers import Answer
-from vlmdet_cli.stages.infer import parse
+from vlmdet_cli.stages.answer_reading import ReadingRules, read_answer
 from vlmdet_cli.stages.infer_progress import InferProgress
 
 BOX = "<|object_ref_start|>cat<|object_ref_end|><|box_start|>(0,0),(500,{n})<|box_end|>"
@@ -11,7 +11,7 @@ GOOD, BAD_BOX = BOX.format(n=400), BOX.format(n=0)
 def progress_of(*answers: Answer) -> InferProgress:
     progress = InferProgress(2, 2 + len(answers))
     for answer in answers:
-        progress.add(answer, parse(answer) if answer.kind == "detection" else None, num_tokens=9)
+        progress.add(answer, read_answer(answer, ReadingRules()) if answer.kind == "detection" else None, num_tokens=9)
     return progress
 
 

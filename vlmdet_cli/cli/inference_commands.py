@@ -62,6 +62,10 @@ def infer(
             metavar="NAME", help="Name of the answers file.", show_default="the split; with --model MODEL-SPLIT"
         ),
     ] = "",
+    categories: Annotated[
+        list[str] | None,
+        typer.Option("--category", metavar="NAME", help="A category to ask for in named pictures; repeatable."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the answers to named pictures in this file.")
     ] = None,
@@ -96,6 +100,8 @@ def infer(
             name=name,
             output=output or (Path(temporary) / "answers.jsonl" if images else None),
             shard=shard_of(shard) if shard else None,
+            categories=categories or (),
+            in_project=session.options.project is not None,
             sets=session.options.sets,
             show_download=session.output.shows_progress,
         )
@@ -109,11 +115,11 @@ def infer(
             session.warn(warning)
         with session.output.progress() as bars:
             result = job.run(_progress_view(session, bars), retry_failed=retry_failed)
-        answers = job.parsed_answers() if images else []
+        pictures = job.pictures() if images else []
         if drawings:
-            drawings.write(answers)
+            drawings.write(pictures)
     if images:
-        documents = [infer_inputs.picture_document(*answer) for answer in answers]
+        documents = [picture.document() for picture in pictures]
         is_single = len(images) == len(documents) == 1 and str(images[0]) == documents[0]["image"]
         views = (*step_tables.detections(documents), *step_tables.drawings(drawings.paths.values() if drawings else ()))
         session.output.result(documents[0] if is_single else documents, *views)

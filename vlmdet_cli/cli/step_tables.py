@@ -135,8 +135,9 @@ def detections(pictures: Iterable[Mapping[str, Any]]) -> Views:
         if picture.get("error"):
             yield line("error", picture["error"])
         elif not picture["object"]:
-            yield line("no boxes", f"health {picture['health']}: {picture['text']}")
-        for problem in picture["problems"]:
+            texts = dict.fromkeys(answer["text"] for answer in picture.get("answers", [picture]))
+            yield line("no boxes", f"health {picture['health']}: {' | '.join(texts)}")
+        for problem in picture["problems"] if not picture.get("error") else ():
             yield line("problem", f"{problem.kind}: {problem.text}")
 
 

@@ -15,6 +15,7 @@ AboveZero = Annotated[float, msgspec.Meta(gt=0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Classes = Literal["all", "present"]  # whether predicted classes that a picture does not have count as false
 Duplicates = Literal["count", "remove"]  # whether exact repeats of a predicted box count as false
+Ask = Literal["rows", "all", "each", "present"]  # which classes ``infer`` asks for, see ``prompts.asking``
 ScoreSource = Literal["auto", "constant", "file", "logprob"]  # where the scores of predicted boxes come from
 # how log-probabilities become a score, see ``models.dialects.scores``
 ScoreRule = Literal["product", "geometric_mean", "label", "min_coordinate", "label_times_mean", "label_times_min"]

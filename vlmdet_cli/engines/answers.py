@@ -24,6 +24,7 @@ from vlmdet_cli.core.annotations import ImageId
 from vlmdet_cli.core.answers import Answer
 from vlmdet_cli.core.files import whole_file, write_json
 from vlmdet_cli.core.rows import Kind
+from vlmdet_cli.core.settings import Ask
 from vlmdet_cli.engines import Completion, Request
 from vlmdet_cli.errors import DataError
 
@@ -33,7 +34,8 @@ class AnswersMeta(msgspec.Struct, frozen=True, kw_only=True):
 
     ``engine``: the engine's identity. ``model`` and ``adapter``: name and hash. ``max_pixels``: the limit to
     which pictures were resized. ``system``: the system prompt, None for the family's own. ``split`` and ``data``: the
-    prepared split and the hash of its ground-truth file, None for named pictures. ``run``: the run whose model it is.
+    prepared split and the hash of its ground-truth file, None for named pictures. ``ask`` and ``prompt``: which rows
+    were asked, see ``prompts.asking``. ``run``: the run whose model it is.
     """
 
     engine: dict[str, Any]
@@ -45,14 +47,18 @@ class AnswersMeta(msgspec.Struct, frozen=True, kw_only=True):
     max_pixels: int | None = None
     system: str | None = None
     scores: bool = False
+    ask: Ask = "rows"
+    prompt: str = ""
     split: str | None = None
     data: str | None = None
     run: str | None = None
     schema: int = 1
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the answers: two files with the same identity hold the same answers to the same rows."""
-        names = ("engine", "family", "dialect", "max_tokens", "max_pixels", "system", "scores")
+        """All that decides the answers and which rows they are to: two files with the same identity hold the same
+        answers to the same rows of a split.
+        """
+        names = ("engine", "family", "dialect", "max_tokens", "max_pixels", "system", "scores", "ask", "prompt")
         return {name: getattr(self, name) for name in names}
 
 

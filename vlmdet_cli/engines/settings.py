@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from vlmdet_cli.core.settings import Positive, Table
+from vlmdet_cli.core.settings import Ask, Positive, Table
 from vlmdet_cli.data.settings import Split
 
 
@@ -14,16 +14,25 @@ class TransformersOptions(Table, frozen=True, kw_only=True):
 
 
 class Infer(Table, frozen=True, kw_only=True):
-    """``engine``: the name of an engine; the field of that name has its options."""
+    """``engine``: the name of an engine; the field of that name has its options. ``ask``: the rows as prepared, or
+    prompts that name all classes, one class, or those that the picture has. ``prompt``: asks in these words instead.
+    """
 
     engine: str = "transformers"
     split: Split = "test"
     batch: Positive = 16
     max_tokens: Positive = 1024
     device: str = "auto"
+    ask: Ask = "rows"
+    prompt: str = ""
     questions: bool = True
     scores: bool = False
     transformers: TransformersOptions = TransformersOptions()
+
+    def answers_name(self, split: str = "") -> str:
+        """The default name of the answers to a split: what is asked in another way is kept beside it."""
+        parts = [split or self.split, "" if self.ask == "rows" else self.ask, "prompt" if self.prompt else ""]
+        return "-".join(filter(None, parts))
 
     def options(self, engine: str) -> Table:
         """The options of an engine; an empty table where the engine has none."""

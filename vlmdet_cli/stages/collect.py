@@ -11,6 +11,7 @@ from vlmdet_cli.core.locks import lock
 from vlmdet_cli.engines.answers import AnswersFile, keys
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import Project
+from vlmdet_cli.stages.answer_reading import ReadingRules
 from vlmdet_cli.stages.infer import InferResult, Work, conclude
 from vlmdet_cli.stages.infer_inputs import answers_path, split_of, split_rows
 from vlmdet_cli.stages.infer_model import InferRequest, choose_results
@@ -28,14 +29,15 @@ def collect(project: Project, request: InferRequest) -> InferResult:
     split = split_of(project.config.infer, request)
     rows, categories = split_rows(project, split)
     target = Target(
-        path=answers_path(choose_results(project, request), request, split),
+        path=answers_path(choose_results(project, request), request, project.config.infer.answers_name(split)),
         rows=dict(zip(keys(rows), rows, strict=True)),
         split=split,
         data=file_hash(project.subset(split)),
     )
     shards, answers = collected(target)
     file = AnswersFile(target.path, shards.metas[1])
+    rules = ReadingRules(categories=categories, ask=file.meta.ask)
     with lock(file.path.parent, f".{file.path.name}.lock"):
         resumed = file.resume(target.rows)
         ordered = [row.refreshed(answers[key]) for key, row in target.rows.items()]
-        return conclude(file, ordered, categories, Work(started=started, resumed=resumed, shards=shards.count))
+        return conclude(file, ordered, rules, Work(started=started, resumed=resumed, shards=shards.count))

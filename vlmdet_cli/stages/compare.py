@@ -19,8 +19,8 @@ from vlmdet_cli.stages.evaluate import Report
 
 # of the protocol, what must be equal: the rest describes the predictions, not the measurement
 SAME = (
-    "truth_hash", "prompt", "classes", "categories", "matching", "duplicates", "iou", "f1_thresholds", "score_source",
-    "score_rule",
+    "truth_hash", "prompt", "asked", "classes", "categories", "matching", "duplicates", "iou", "f1_thresholds",
+    "score_source", "score_rule",
 )  # fmt: skip
 # of logprob scores in reports of versions that had this rule alone and did not name it
 EARLIER_SCORE_RULE = "label_times_mean"
@@ -92,7 +92,7 @@ def _by_name(project: Project, text: str, name: str) -> ReportFile:
 
 
 def _of_run(project: Project, run: str, name: str) -> ReportFile:
-    path = project.run(run).report(name or project.config.infer.split)
+    path = project.run(run).report(name or project.config.infer.answers_name())
     if not path.is_file():
         names = sorted(file.stem for file in path.parent.glob("*.json"))
         raise UsageError(

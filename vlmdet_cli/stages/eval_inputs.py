@@ -105,8 +105,8 @@ def _settings(project: Project, predictions: Path) -> dict[str, Any]:
 
 
 def answers_name(project: Project, request: EvalRequest) -> str:
-    """The name of the answers file: as named, else the split."""
-    return request.name or request.split or project.config.infer.split
+    """The name of the answers file: as named, else that of the split's answers with the project's prompts."""
+    return request.name or project.config.infer.answers_name(request.split)
 
 
 def results_with(project: Project, name: str, run: str = "") -> ResultFolder:

@@ -24,12 +24,14 @@ from vlmdet_cli.metrics.matching import IN_CROWD, LEFT_OUT_REASONS, Match
 from vlmdet_cli.metrics.sweep import sweep
 from vlmdet_cli.metrics.tasks import tasks
 from vlmdet_cli.stages import predictions as reader
+from vlmdet_cli.stages.answer_reading import NOT_ASKED
 from vlmdet_cli.stages.answers_fit import require_fit
+from vlmdet_cli.stages.asked_classes import asked_in_words, notes, without_prompts
 from vlmdet_cli.stages.eval_boxes import EvalBoxes, eval_boxes
 from vlmdet_cli.stages.prediction_files import Predictions
 
 MATCHING = "greedy by descending IoU, per picture and class; crowds ignored"
-NOT_ASKED = "class not asked for"
+CLASS_NOT_ASKED = "class not asked for"
 PROMPTS = 5  # of an evaluation, that are shown
 
 
@@ -111,7 +113,7 @@ def evaluate(truth_file: Path, predictions_file: Path, settings: EvalProtocol | 
         ledger=_ledger(truth, predictions, boxes, measured.match),
         config=settings.config,
         pictures={name: values.round(6).tolist() for name, values in zip(bootstrap.COLUMNS, counts.T, strict=True)},
-        notes=predictions.notes,
+        notes=notes(truth, predictions),
     )
 
 
@@ -183,7 +185,7 @@ def _protocol(truth: Truth, predictions: Predictions, boxes: EvalBoxes, settings
         "dialect_source": predictions.dialect_source,
         "prompt": first_few([prompt.replace("<image>", "").strip() for prompt in asked], PROMPTS) or None,
         "classes": settings.classes,
-        "asked": "all classes" if predictions.asked is None else "classes named in each prompt",
+        "asked": asked_in_words(predictions),
         "categories": len(truth.categories),
         "federated": truth.federated,
         "matching": MATCHING,
@@ -231,6 +233,7 @@ def _health(predictions: Predictions, given: int) -> dict[str, Any]:
     repeats = sum(sum(parsed.repeats) for parsed in predictions.parsed)
     return {
         "n": len(rows),
+        "missing": predictions.missing,
         "health": dict(Counter(health).most_common()),
         "finish": dict(Counter(row.finish for row in rows).most_common()),
         "problems": dict(problems.most_common()),
@@ -241,17 +244,20 @@ def _health(predictions: Predictions, given: int) -> dict[str, Any]:
 def _ledger(truth: Truth, predictions: Predictions, boxes: EvalBoxes, match: Match) -> dict[str, dict[str, Any]]:
     """Pictures of the truth with and without an answer, and every predicted box."""
     ledger, pictures = Ledger(), len(truth.data.images)
+    nothing_to_ask = without_prompts(truth, predictions)
     ledger.keep("pictures", len(predictions.answered))
-    ledger.drop("pictures", "no answer, their objects count as missed", pictures - len(predictions.answered))
+    ledger.drop("pictures", "no object, so that there is no class to ask for", nothing_to_ask)
+    unanswered = pictures - len(predictions.answered) - nothing_to_ask
+    ledger.drop("pictures", "no answer, their objects count as missed", unanswered)
     if predictions.asked is not None:
         ledger.keep("objects", int(np.count_nonzero(boxes.objects.targets)))
-        ledger.drop("objects", NOT_ASKED, boxes.not_asked)
+        ledger.drop("objects", CLASS_NOT_ASKED, boxes.not_asked)
     ledger.keep("predicted boxes", int(np.count_nonzero(~match.ignored)))
     for reason, count in zip(LEFT_OUT_REASONS[1:], np.bincount(match.left_out, minlength=4)[1:].tolist(), strict=True):
         ledger.drop("predicted boxes", reason, count)
     for reason, count in boxes.removed.items():
         ledger.drop("predicted boxes", reason, count)
-    for kind in ("unparsed", "truncated", "degenerate"):
+    for kind in ("unparsed", "truncated", "degenerate", NOT_ASKED):
         # a cut box may have been kept all the same; the ledger counts text that gave no box
         count = sum(problem.kind == kind for parsed in predictions.parsed for problem in parsed.problems)
         ledger.drop("predicted boxes", kind, count)

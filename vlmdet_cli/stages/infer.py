@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from vlmdet_cli.core.answers import Answer, ParsedDetections
+from vlmdet_cli.core.answers import Answer
 from vlmdet_cli.core.files import write_json
 from vlmdet_cli.core.ledger import Ledger
 from vlmdet_cli.core.locks import lock
 from vlmdet_cli.engines import Engine
 from vlmdet_cli.engines.answers import AnswersFile, InferRow, Resumed, detections_path, keys
 from vlmdet_cli.errors import EngineError
-from vlmdet_cli.models import dialects
-from vlmdet_cli.stages.infer_progress import InferProgress, OnProgress, health_of, is_looped
+from vlmdet_cli.stages.answer_reading import PictureAnswers, ReadingRules, by_picture, health_of, read_answer
+from vlmdet_cli.stages.infer_progress import InferProgress, OnProgress, is_looped
 
 
 class InferResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,22 +52,23 @@ def infer(
     engine: Engine,
     file: AnswersFile,
     *,
-    categories: Sequence[str] | None = None,
+    rules: ReadingRules | None = None,
     retry_failed: bool = False,
     on_progress: OnProgress = lambda _progress: None,
 ) -> InferResult:
-    """Answer the rows that have no answer yet. ``categories``: the labels that answers are read by, None for any.
+    """Answer the rows that have no answer yet. ``rules``: how answers are read.
 
     Raises ``EngineError`` where the engine fails.
     """
+    rules = rules or ReadingRules()
     started = time.monotonic()
     by_key = dict(zip(keys(rows), rows, strict=True))
     with lock(file.path.parent, f".{file.path.name}.lock"):
         resumed = file.resume(by_key, retry_failed=retry_failed)
-        new = _ask(by_key, resumed.answers, engine, file, _Reporter(categories, on_progress))
+        new = _ask(by_key, resumed.answers, engine, file, _Reporter(rules, on_progress))
         known = resumed.answers | new
         answers = [known[key] for key in by_key]
-        return conclude(file, answers, categories, Work(started=started, resumed=resumed, asked=len(new)))
+        return conclude(file, answers, rules, Work(started=started, resumed=resumed, asked=len(new)))
 
 
 class Work(NamedTuple):
@@ -79,11 +80,12 @@ class Work(NamedTuple):
     shards: int = 0
 
 
-def conclude(file: AnswersFile, answers: Sequence[Answer], categories: Sequence[str] | None, work: Work) -> InferResult:
+def conclude(file: AnswersFile, answers: Sequence[Answer], rules: ReadingRules, work: Work) -> InferResult:
     """Write the answers in their order, and their detections. The caller holds the file's lock."""
     file.write(answers)
-    parsed = [(answer, parse(answer, categories)) for answer in answers if answer.kind == "detection"]
-    _write_detections(detections_path(file.path), parsed)
+    pictures = by_picture((answer for answer in answers if answer.kind == "detection"), rules)
+    _write_detections(detections_path(file.path), pictures)
+    parsed = [pair for picture in pictures for pair in zip(picture.answers, picture.parsed, strict=True)]
     return InferResult(
         answers=str(file.path),
         detections=str(detections_path(file.path)),
@@ -102,13 +104,13 @@ def conclude(file: AnswersFile, answers: Sequence[Answer], categories: Sequence[
 
 
 class _Reporter(NamedTuple):
-    """Reads each answer as it comes, for those who watch. ``categories``: the labels that answers are read by."""
+    """Reads each answer as it comes, for those who watch."""
 
-    categories: Sequence[str] | None
+    rules: ReadingRules
     on_progress: OnProgress
 
     def report(self, progress: InferProgress, answer: Answer, num_tokens: int) -> None:
-        parsed = parse(answer, self.categories) if answer.kind == "detection" else None
+        parsed = read_answer(answer, self.rules) if answer.kind == "detection" else None
         progress.add(answer, parsed, num_tokens)
         self.on_progress(progress)
 
@@ -139,14 +141,6 @@ def _ask(
     return answers
 
 
-def parse(answer: Answer, categories: Sequence[str] | None = None) -> ParsedDetections:
-    """The detections of an answer, in pixels of its picture."""
-    if answer.finish == "error":
-        return ParsedDetections((), (), "empty")
-    size = answer.size if all(answer.size) else None
-    return dialects.get(answer.dialect, answer.max_pixels or None).parse(answer.text, size, categories, answer.tokens)
-
-
 def _ledger(answers: Iterable[Answer]) -> dict[str, dict[str, Any]]:
     ledger = Ledger()
     for answer in answers:
@@ -157,11 +151,8 @@ def _ledger(answers: Iterable[Answer]) -> dict[str, dict[str, Any]]:
     return ledger.as_dict()
 
 
-def _write_detections(path: Path, parsed: Iterable[tuple[Answer, ParsedDetections]]) -> None:
-    """Detection JSON: the boxes of each picture, those of several detection rows together."""
-    objects: dict[str, dict[str, list[list[float]]]] = {}
-    for answer, detections in parsed:
-        by_label = objects.setdefault(answer.image, {})
-        for label, boxes in detections.by_label().items():
-            by_label[label] = by_label.get(label, []) + boxes
-    write_json(path, [{"image_path": image, "object": by_label} for image, by_label in objects.items()])
+def _write_detections(path: Path, pictures: Iterable[PictureAnswers]) -> None:
+    """Detection JSON: the boxes of each picture, those of several answers together."""
+    write_json(
+        path, [{"image_path": picture.answers[0].image, "object": picture.whole.by_label()} for picture in pictures]
+    )

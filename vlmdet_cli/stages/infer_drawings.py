@@ -4,17 +4,17 @@
 --draw drawings      drawings/001-NAME.jpg, 002-NAME.jpg, …
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from vlmdet_cli.core.answers import Answer, ParsedDetections
 from vlmdet_cli.core.files import whole_file
 from vlmdet_cli.data import image_files
 from vlmdet_cli.drawing.lettering import palette
 from vlmdet_cli.drawing.panel import Mark, draw_panel, draw_unreadable
 from vlmdet_cli.errors import UsageError
+from vlmdet_cli.stages.answer_reading import PictureAnswers
 from vlmdet_cli.stages.viz import panel_name
 
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
@@ -30,11 +30,14 @@ class AnswerDrawings:
     def __init__(self, target: Path, images: Sequence[str]) -> None:
         self.paths = _paths(target, list(dict.fromkeys(images)))
 
-    def write(self, answers: Sequence[tuple[Answer, ParsedDetections]]) -> None:
+    def write(self, pictures: Iterable[PictureAnswers]) -> None:
         """Write the drawing of each picture, with the boxes of all answers about it."""
-        marks: dict[str, list[Mark]] = {name: [] for name in self.paths}
-        for answer, parsed in answers:
-            marks[answer.image] += [Mark(detection.label, detection.box, "truth") for detection in parsed.detections]
+        marks = {
+            picture.answers[0].image: [
+                Mark(detection.label, detection.box, "truth") for detection in picture.whole.detections
+            ]
+            for picture in pictures
+        }
         colours = palette(sorted({mark.label for row in marks.values() for mark in row}))
         for name, path in self.paths.items():
             try:

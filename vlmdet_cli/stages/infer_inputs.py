@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import msgspec
 import orjson
 
 from vlmdet_cli import engines
-from vlmdet_cli.core.answers import Answer, ParsedDetections
 from vlmdet_cli.core.files import file_hash, read_bytes
 from vlmdet_cli.data import dataset
 from vlmdet_cli.data.image_files import IMAGE_SUFFIXES, Unreadable, upright_size
@@ -19,13 +18,14 @@ from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.project import SPLITS, Format, GetProject, Infer, Project, infer_settings
 from vlmdet_cli.project.runs import ResultFolder
-from vlmdet_cli.prompts.detection import CLASSES
 from vlmdet_cli.prompts.object_rows import texts
 from vlmdet_cli.prompts.questions import kind_of
 from vlmdet_cli.stages import chunks, shards
-from vlmdet_cli.stages.infer import InferResult, infer, parse
+from vlmdet_cli.stages.answer_reading import PictureAnswers, ReadingRules, by_picture
+from vlmdet_cli.stages.infer import InferResult, infer
 from vlmdet_cli.stages.infer_model import AskedAs, InferRequest, ModelChoice, ResultChoice, asked_as, choose_model
 from vlmdet_cli.stages.infer_progress import OnProgress
+from vlmdet_cli.stages.infer_prompts import as_asked, unseen_prompt_warning, with_prompts
 from vlmdet_cli.stages.infer_shards import shard_path, shard_rows
 from vlmdet_cli.stages.prepare import read_split
 
@@ -34,12 +34,10 @@ _PREPARE_AGAIN = "Run `vlmdet prepare` and `vlmdet augment` again."
 
 
 class InferJob(msgspec.Struct, frozen=True, kw_only=True):
-    """``categories``: the labels by which answers are read, None for any."""
-
     rows: list[InferRow]
     engine: engines.Engine
     file: AnswersFile
-    categories: tuple[str, ...] | None
+    rules: ReadingRules
     warnings: tuple[str, ...] = ()
 
     def run(self, on_progress: OnProgress, *, retry_failed: bool = False) -> InferResult:
@@ -47,19 +45,20 @@ class InferJob(msgspec.Struct, frozen=True, kw_only=True):
             self.rows,
             self.engine,
             self.file,
-            categories=self.categories,
+            rules=self.rules,
             retry_failed=retry_failed,
             on_progress=on_progress,
         )
 
-    def parsed_answers(self) -> list[tuple[Answer, ParsedDetections]]:
-        """The answers in the order of the rows, with what they mean."""
-        return [(answer, parse(answer, self.categories)) for answer in read_answers(self.file.path)]
+    def pictures(self) -> list[PictureAnswers]:
+        """The answers about each picture, in the order of the rows."""
+        return by_picture(read_answers(self.file.path), self.rules)
 
 
 def infer_job(project: GetProject, request: InferRequest) -> InferJob:
     """Raises ``UsageError`` for a model, run or split that is not there, ``DataError`` for pictures that are not."""
-    loaded = None if request.images and request.model and not request.run else project()
+    is_alone = bool(request.images and request.model) and not (request.run or request.in_project)
+    loaded = None if is_alone else project()
     settings = loaded.config.infer if loaded else infer_settings({}, request.sets)
     split = split_of(settings, request)
     if request.shard and (request.images or request.output):
@@ -70,14 +69,16 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
     warnings = [choice.warning]
     categories, data = None, None
     if request.images:
-        prompt = f"<image>{_prompt(loaded)}"
-        rows = [_picture_row(path, prompt) for path in _pictures(request.images)]
+        rows = _picture_rows(loaded, settings, request)
+        categories = _labels(rows)
     else:
+        if request.categories:
+            raise UsageError("--category is for named pictures", hint="Those of a split are in subset.categories.")
         loaded = loaded or project()
         rows, categories = split_rows(loaded, split)
         data = file_hash(loaded.subset(split))
-        warnings.append(_dialect_warning(loaded, asked))
-    file = answers_path(choice, request, split)
+        warnings += [_dialect_warning(loaded, asked), unseen_prompt_warning(loaded)]
+    file = answers_path(choice, request, settings.answers_name(split))
     if request.shard:
         rows, file = shard_rows(rows, request.shard), shard_path(file, request.shard)
     elif not rows:
@@ -87,7 +88,7 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
         rows=rows,
         engine=engine,
         file=AnswersFile(file, meta),
-        categories=categories,
+        rules=ReadingRules(categories=categories, ask=settings.ask),
         warnings=tuple(filter(None, warnings)),
     )
 
@@ -100,10 +101,10 @@ def split_of(settings: Infer, request: InferRequest) -> str:
     return split
 
 
-def answers_path(kept: ModelChoice | ResultChoice, request: InferRequest, split: str) -> Path:
-    """The file of the answers to all rows."""
+def answers_path(kept: ModelChoice | ResultChoice, request: InferRequest, name: str) -> Path:
+    """The file of the answers to all rows. ``name``: the default one of answers that are asked so."""
     results = kept.results or ResultFolder(Path())
-    return request.output or results.answers(request.name or f"{kept.prefix}{split}")
+    return request.output or results.answers(request.name or f"{kept.prefix}{name}")
 
 
 def create_engine(settings: Infer, choice: ModelChoice, asked: AskedAs) -> engines.Engine:
@@ -145,6 +146,8 @@ def _meta(
         max_tokens=settings.max_tokens,
         system=asked.system,
         scores=settings.scores,
+        ask=settings.ask,
+        prompt=settings.prompt,
         split=split,
         data=data,
         run=choice.run.name if choice.run else None,
@@ -187,24 +190,36 @@ def _named_pictures(path: Path, where: str = "") -> list[Path]:
     return [path]
 
 
-def _picture_row(path: Path, prompt: str) -> InferRow:
-    """The row of a named picture; its size is the upright one."""
+def _picture_rows(project: Project | None, settings: Infer, request: InferRequest) -> list[InferRow]:
+    """The rows of the pictures that are named."""
+
+    def categories() -> Sequence[str]:
+        if project is None:
+            raise UsageError(
+                "The prompt names classes, and nothing says which",
+                hint="Name them with --category, or a project with -p.",
+            )
+        return read_split(project, "train").categories
+
+    pictures = [_picture_row(path) for path in _pictures(request.images)]
+    return with_prompts(
+        pictures, settings, project.config.format if project else Format(), request.categories, categories
+    )
+
+
+def _picture_row(path: Path) -> InferRow:
+    """The row of a named picture, without a prompt; its size is the upright one."""
     try:
         size = upright_size(path)
     except Unreadable:
         size = (0, 0)  # the engine says why
-    return InferRow(image=str(path), path=path, prompt=prompt, size=size)
+    return InferRow(image=str(path), path=path, prompt="", size=size)
 
 
-def _prompt(project: Project | None) -> str:
-    """The first phrase that asks for all classes; where it names them, they are those of the prepared data."""
-    settings = project.config.format if project else Format()
-    phrase = (settings.prompts if settings.ask == "all" else settings.class_prompts)[0]
-    if CLASSES not in phrase:
-        return phrase
-    if project is None:
-        raise UsageError("The prompt names classes, and no project says which", hint="Name one with -p.")
-    return phrase.replace(CLASSES, ", ".join(read_split(project, "train").categories))
+def _labels(rows: Iterable[InferRow]) -> tuple[str, ...] | None:
+    """The categories that the prompts name; None where they name none."""
+    names = dict.fromkeys(name for row in rows for name in row.asked or ())
+    return tuple(names) or None
 
 
 def split_rows(project: Project, split: str) -> tuple[list[InferRow], tuple[str, ...]]:
@@ -217,7 +232,7 @@ def split_rows(project: Project, split: str) -> tuple[list[InferRow], tuple[str,
         files.append(project.questions(split))
     dialect = chunks.row_settings(project, split).dialect  # reads the model's settings: once, not for each row
     rows = [_split_row(project, dialect, row, images, path) for path in files for row in _instruction_rows(path)]
-    return rows, data.categories
+    return as_asked(rows, data, project, split), data.categories
 
 
 def _instruction_rows(path: Path) -> list[dict[str, Any]]:
@@ -249,20 +264,3 @@ def _dialect_warning(project: Project, asked: AskedAs) -> str:
     if not rows or rows == asked.dialect:
         return ""
     return f"the rows are written in {rows}, and the model was trained to answer in {asked.dialect}."
-
-
-# --- the result ----------------------------------------------------------------------------------------------
-
-
-def picture_document(answer: Answer, parsed: ParsedDetections) -> dict[str, Any]:
-    """What an answer says of its picture."""
-    values = {
-        "image": answer.image,
-        "size": answer.size,
-        "object": parsed.by_label(),
-        "problems": parsed.problems,
-        "health": "error" if answer.finish == "error" else parsed.health,
-        "text": answer.text,
-        "finish": answer.finish,
-    }
-    return values | ({"error": answer.error} if answer.error else {})

@@ -23,6 +23,7 @@ class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The command line of ``infer``; what is empty or None comes from the project.
 
     ``model``: a folder or a hub's name. ``shard``: (i, n) for the i-th of n parts of a prepared split.
+    ``categories``: those to ask for in named pictures. ``in_project``: whether the command line names a project.
     ``sets``: ``KEY=VALUE`` settings, for pictures that are asked without a project. ``show_download``: show the bars of
     a hub's download.
     """
@@ -35,6 +36,8 @@ class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     output: Path | None = None
     shard: Shard | None = None
+    categories: Sequence[str] = ()
+    in_project: bool = False
     sets: Sequence[str] = ()
     show_download: bool = False
 

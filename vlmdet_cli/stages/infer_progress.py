@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from vlmdet_cli.core.answers import Answer, ParsedDetections
+from vlmdet_cli.stages.answer_reading import health_of
 
 
 class InferProgress:
@@ -52,11 +53,6 @@ class InferProgress:
 
 
 OnProgress = Callable[[InferProgress], None]
-
-
-def health_of(answer: Answer, parsed: ParsedDetections) -> str:
-    """The health of an answer's parsing; ``error`` for a bad picture."""
-    return "error" if answer.finish == "error" else parsed.health
 
 
 def is_looped(answer: Answer, parsed: ParsedDetections) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 
 from vlmdet_cli.core.annotations import ImageId
 from vlmdet_cli.core.answers import Answer, ParsedDetections, PredictedBox
-from vlmdet_cli.core.settings import ScoreRule
+from vlmdet_cli.core.settings import Ask, ScoreRule
 from vlmdet_cli.data.ground_truth import Truth
 from vlmdet_cli.errors import DataError, counted, first_few
 
@@ -22,8 +22,9 @@ class Predictions(msgspec.Struct, frozen=True, kw_only=True):
 
     ``answered``: indices of the truth's pictures that have an answer, empty or not. ``score_rule``: of scores that come
     from log-probabilities. Of raw text alone: ``answers`` and ``parsed`` (of the detection rows, in their order),
-    ``dialect`` with where it comes from, and ``asked``: the classes that prompts named, by picture, None where some
-    prompt asked for all. ``notes`` are sentences for the user.
+    ``dialect`` with where it comes from, and ``asked``: the classes that prompts named, by picture, None where all
+    objects can be found. ``ask``: what prompts asked for, and ``missing``: how many of them have no answer. ``notes``
+    are sentences for the user.
     """
 
     path: Path
@@ -36,7 +37,9 @@ class Predictions(msgspec.Struct, frozen=True, kw_only=True):
     parsed: list[ParsedDetections] = []
     dialect: str | None = None
     dialect_source: Literal["answers", "content", "named"] | None = None
+    ask: Ask = "rows"
     asked: dict[int, set[str]] | None = None
+    missing: int = 0
     notes: list[str] = []
 
 

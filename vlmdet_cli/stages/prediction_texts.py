@@ -9,6 +9,7 @@ a small frame would rarely do so by chance), then the first of ``dialects.names`
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +17,16 @@ from typing import Any, Literal
 import msgspec
 import orjson
 
-from vlmdet_cli.core.answers import Answer, ParsedDetections, PredictedBox, Problem, Token
-from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, ScoreRule
+from vlmdet_cli.core.answers import Answer, ParsedDetections, PredictedBox, Token
+from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, Ask, ScoreRule
 from vlmdet_cli.data.ground_truth import Truth
+from vlmdet_cli.engines.answers import read_meta
 from vlmdet_cli.errors import DataError, first_few
 from vlmdet_cli.metrics.repeats import with_repeats
 from vlmdet_cli.models import dialects
+from vlmdet_cli.prompts.asking import classes_by_prompt
 from vlmdet_cli.prompts.questions import kind_of
+from vlmdet_cli.stages.answer_reading import ReadingRules, read_answer
 from vlmdet_cli.stages.prediction_files import (
     WHAT,
     Predictions,
@@ -83,8 +87,10 @@ def read_rows(
         dialects.get(dialect)
         rows = [msgspec.structs.replace(row, dialect=dialect) for row in rows]
         detection = [row for row in rows if row.kind == "detection"]
+    ask = "rows" if swift else _ask(path)
+    rules = ReadingRules(categories=truth.categories, ask=ask, score_rule=rule)
     scored = _scored(path, detection)
-    parsed = [_parse(row, size, truth.categories, rule) for row, size in zip(detection, sizes, strict=True)]
+    parsed = [read_answer(row, rules, size) for row, size in zip(detection, sizes, strict=True)]
     return Predictions(
         path=path,
         form="swift infer" if swift else "answers",
@@ -96,7 +102,9 @@ def read_rows(
         parsed=parsed,
         dialect=", ".join(dict.fromkeys(row.dialect for row in rows)),
         dialect_source=source,
-        asked=_asked(detection, indices),
+        ask=ask,
+        asked=_asked(detection, indices) if ask == "rows" else None,
+        missing=_missing(ask, truth, indices),
         notes=notes,
     )
 
@@ -152,6 +160,20 @@ def _asked(rows: Sequence[Answer], indices: Sequence[int]) -> dict[int, set[str]
     return named
 
 
+def _ask(path: Path) -> Ask:
+    """What the prompts asked for, as the account beside the answers says."""
+    meta = read_meta(path)
+    return meta.ask if meta else "rows"
+
+
+def _missing(ask: Ask, truth: Truth, indices: Sequence[int]) -> int:
+    """Prompts about the truth's pictures that have no answer; 0 where it is not known which there should be."""
+    if ask == "rows":
+        return 0
+    given = Counter(indices)
+    return sum(max(len(prompts) - given[n], 0) for n, prompts in enumerate(classes_by_prompt(truth.data, ask)))
+
+
 def _scored(path: Path, rows: Sequence[Answer]) -> bool:
     """Whether the answers carry log-probabilities; some with and some without is an error."""
     texts = [row for row in rows if row.finish != "error" and row.text]
@@ -179,12 +201,6 @@ def _size(path: Path, row: Answer, truth: Truth, index: int) -> Size:
             hint="Give the truth as COCO instances JSON.",
         )
     return size
-
-
-def _parse(row: Answer, size: Size, categories: Sequence[str], rule: ScoreRule) -> ParsedDetections:
-    if row.finish == "error":
-        return ParsedDetections((), (Problem("error", row.error),), "unparsed")
-    return dialects.get(row.dialect, row.max_pixels or None).parse(row.text, size, categories, row.tokens, rule)
 
 
 def _boxes(parsed: Sequence[ParsedDetections], indices: Sequence[int]) -> list[PredictedBox]:

@@ -64,7 +64,7 @@ def _row(project: Project, run: project_runs.Run, record: RunRecord, differs: di
         seconds=record.seconds,
         exit_code=record.exit_code,
         merged=run.merged.is_dir(),
-        f1=_f1(run.report(project.config.infer.split)),
+        f1=_f1(run.report(project.config.infer.answers_name())),
         differs=differs,
     )
 

@@ -105,7 +105,7 @@ class DetectionCollector:
         )
         repeats = tuple(count - 1 for count in self._counts.values())
         return ParsedDetections(
-            detections, tuple(self._problems), _health(detections, self._problems), repeats if any(repeats) else ()
+            detections, tuple(self._problems), health(detections, self._problems), repeats if any(repeats) else ()
         )
 
     def _clamped(self, box: Box) -> Box:
@@ -152,7 +152,7 @@ class DetectionCollector:
         self._problems.append(Problem(kind, short(text)))
 
 
-def _health(detections: Sequence[Detection], problems: Sequence[Problem]) -> Health:
+def health(detections: Sequence[Detection], problems: Sequence[Problem]) -> Health:
     if not problems:
         return "ok" if detections else "empty"
     return "partial" if detections else "unparsed"

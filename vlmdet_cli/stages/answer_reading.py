@@ -1,0 +1,113 @@
+"""What raw answers mean: the boxes of an answer, and those of all answers about a picture.
+
+Every command reads answers here, so that the boxes that ``infer`` writes are those that ``eval`` counts and ``viz``
+draws.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from vlmdet_cli.core.answers import Answer, ParsedDetections, Problem
+from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, Ask, ScoreRule
+from vlmdet_cli.models import dialects
+from vlmdet_cli.models.dialects.items import health
+
+NOT_ASKED = "not_asked"  # the problem of a box whose label is not the class that its prompt asks for
+
+
+class ReadingRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How answers are read. ``categories``: the labels that are known, None for any. ``ask``: what prompts ask for; of
+    an answer to a prompt for one class (``each``) the boxes of other classes do not count. ``score_rule``: how
+    log-probabilities become a score.
+    """
+
+    categories: Sequence[str] | None = None
+    ask: Ask = "rows"
+    score_rule: ScoreRule = DEFAULT_SCORE_RULE
+
+
+def read_answer(answer: Answer, rules: ReadingRules, size: tuple[int, int] | None = None) -> ParsedDetections:
+    """The boxes of an answer in pixels of its picture, and its problems.
+
+    ``size``: width and height of the picture in place of the answer's own. Where neither is known, boxes are numbers of
+    the dialect's frame. A picture that could not be read is a problem of the kind ``error``.
+    """
+    if answer.finish == "error":
+        return ParsedDetections((), (Problem("error", answer.error),), "unparsed")
+    size = size or answer.size
+    dialect = dialects.get(answer.dialect, answer.max_pixels or None)
+    parsed = dialect.parse(answer.text, size if all(size) else None, rules.categories, answer.tokens, rules.score_rule)
+    return _only_asked(parsed, answer.asked or ()) if rules.ask == "each" else parsed
+
+
+def _only_asked(parsed: ParsedDetections, asked: Sequence[str]) -> ParsedDetections:
+    """Without the boxes of other classes; each becomes a problem."""
+    is_asked = [detection.label in asked for detection in parsed.detections]
+    if all(is_asked):
+        return parsed
+    others = [detection for detection, kept in zip(parsed.detections, is_asked, strict=True) if not kept]
+    detections = tuple(itertools.compress(parsed.detections, is_asked))
+    problems = (*parsed.problems, *(Problem(NOT_ASKED, f"{other.label} {other.box}") for other in others))
+    repeats = tuple(itertools.compress(parsed.repeats, is_asked))
+    return ParsedDetections(detections, problems, health(detections, problems), repeats if any(repeats) else ())
+
+
+def joined(parsed: Sequence[ParsedDetections]) -> ParsedDetections:
+    """The answers about one picture as one, in their order."""
+    if len(parsed) == 1:
+        return parsed[0]
+    detections = tuple(detection for answer in parsed for detection in answer.detections)
+    problems = tuple(problem for answer in parsed for problem in answer.problems)
+    repeats = tuple(times for answer in parsed for times in answer.repeats or (0,) * len(answer.detections))
+    return ParsedDetections(detections, problems, health(detections, problems), repeats if any(repeats) else ())
+
+
+class PictureAnswers(NamedTuple):
+    """The answers about one picture with what each means, and what they mean together."""
+
+    answers: list[Answer]
+    parsed: list[ParsedDetections]
+    whole: ParsedDetections
+
+    def document(self) -> dict[str, Any]:
+        """The picture's boxes, and the text of its answer; of several answers, each with its prompt."""
+        first = self.answers[0]
+        values = {
+            "image": first.image,
+            "size": first.size,
+            "object": self.whole.by_label(),
+            "problems": [] if first.error else self.whole.problems,
+            "health": health_of(first, self.whole),
+            **_text(first),
+        }
+        if len(self.answers) == 1:
+            return values
+        texts = [
+            {"asked": answer.asked, "prompt": answer.prompt, "health": health_of(answer, parsed), **_text(answer)}
+            for answer, parsed in zip(self.answers, self.parsed, strict=True)
+        ]
+        return {key: value for key, value in values.items() if key not in {"text", "finish"}} | {"answers": texts}
+
+
+def _text(answer: Answer) -> dict[str, Any]:
+    return {"text": answer.text, "finish": answer.finish} | ({"error": answer.error} if answer.error else {})
+
+
+def by_picture(answers: Iterable[Answer], rules: ReadingRules) -> list[PictureAnswers]:
+    """The answers about each picture, in the order of its first one."""
+    groups: dict[str, list[Answer]] = {}
+    for answer in answers:
+        groups.setdefault(answer.image, []).append(answer)
+    pictures = []
+    for group in groups.values():
+        parsed = [read_answer(answer, rules) for answer in group]
+        pictures.append(PictureAnswers(group, parsed, joined(parsed)))
+    return pictures
+
+
+def health_of(answer: Answer, parsed: ParsedDetections) -> str:
+    """The health of an answer's parsing; ``error`` for a bad picture."""
+    return "error" if answer.finish == "error" else parsed.health

@@ -1,0 +1,89 @@
+"""The prompts of ``infer``: the rows of a prepared split or the pictures named, asked as ``infer.ask`` says.
+
+Requests about the same picture stand next to each other, so that an engine reads it once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from vlmdet_cli.data.dataset import Dataset
+from vlmdet_cli.engines.answers import InferRow
+from vlmdet_cli.engines.settings import Infer
+from vlmdet_cli.errors import UsageError
+from vlmdet_cli.project import Format, Project
+from vlmdet_cli.prompts.asking import Asked, Wording, classes_by_prompt, wording
+from vlmdet_cli.prompts.detection import CLASSES
+
+
+def as_asked(rows: Sequence[InferRow], data: Dataset, project: Project, split: str) -> list[InferRow]:
+    """The rows of a prepared split with the detection rows that ``infer.ask`` and ``infer.prompt`` say; its other
+    questions, behind them, stay as they are.
+    """
+    settings = project.config.infer
+    words = wording(project.config.format, settings.prompt)
+    detection = [row for row in rows if row.kind == "detection"]
+    others = [row for row in rows if row.kind != "detection"]
+    if settings.ask != "rows":
+        detection = list(_rows_by_class(data, words, project, split))
+    elif settings.prompt:
+        detection = [_in_words(row, words, data.categories) for row in detection]
+    return [*detection, *others]
+
+
+def _in_words(row: InferRow, words: Wording, categories: Sequence[str]) -> InferRow:
+    asked = None if row.asked is None else tuple(row.asked)
+    return msgspec.structs.replace(row, prompt=words.prompt(asked, categories))
+
+
+def _rows_by_class(data: Dataset, words: Wording, project: Project, split: str) -> Iterator[InferRow]:
+    for image, prompts in zip(data.images, classes_by_prompt(data, project.config.infer.ask), strict=True):
+        name = project.image_row(split, image.file_name)
+        row = InferRow(
+            image=name, path=project.output / name, prompt="", image_id=image.id, size=(image.width, image.height)
+        )
+        for asked in prompts:
+            yield _with_classes(row, asked, words, data.categories)
+
+
+def with_prompts(
+    pictures: Sequence[InferRow],
+    settings: Infer,
+    format_: Format,
+    named: Sequence[str],
+    categories: Callable[[], Sequence[str]],
+) -> list[InferRow]:
+    """A row for each prompt about each picture. ``named``: the categories of the command line; where there are none,
+    ``categories`` returns all of the project's, or raises ``UsageError``.
+    """
+    if settings.ask == "present":
+        raise UsageError(
+            'infer.ask = "present" is for a prepared split',
+            why="Only a ground truth says which classes a picture has.",
+            hint='Name the classes with --category, or set infer.ask = "each".',
+        )
+    words = wording(format_, settings.prompt)
+    prompts: list[Asked] = [tuple(named) or None]
+    if settings.ask == "each":
+        prompts = [(name,) for name in named or categories()]
+    names = categories() if prompts == [None] and CLASSES in words.all_phrase else ()
+    return [_with_classes(row, asked, words, names) for row in pictures for asked in prompts]
+
+
+def _with_classes(row: InferRow, asked: Asked, words: Wording, categories: Sequence[str]) -> InferRow:
+    return msgspec.structs.replace(
+        row, prompt=words.prompt(asked, categories), asked=None if asked is None else list(asked)
+    )
+
+
+def unseen_prompt_warning(project: Project | None) -> str:
+    """Where prompts name classes and the project's rows do not: a model trained on them has seen no such prompt."""
+    if project is None or project.config.infer.prompt or project.config.format.ask != "all":
+        return ""
+    ask = project.config.infer.ask
+    if ask not in {"each", "present"}:
+        return ""
+    return (
+        f'infer.ask = "{ask}" asks in the words of format.class_prompt, and rows with format.ask = "all" do not: '
+        "a model that was trained on them has not seen such prompts."
+    )
