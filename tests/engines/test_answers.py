@@ -8,7 +8,16 @@ import msgspec
 import pytest
 
 from vlmdet_cli.core.answers import Answer
-from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow, keys, meta_path, read_answers, read_meta
+from vlmdet_cli.engines.answers import (
+    AnswersFile,
+    AnswersMeta,
+    InferRow,
+    StoredAnswers,
+    keys,
+    meta_path,
+    read_answers,
+    read_meta,
+)
 
 
 def row(name: str, **values: Any) -> InferRow:
@@ -28,7 +37,9 @@ def keyed(*rows: InferRow) -> dict[str, InferRow]:
 def write(path: Path, rows: dict[str, InferRow], account: AnswersMeta) -> None:
     file = AnswersFile(path, account)
     file.resume({})
-    file.write(Answer(image=row.image, prompt=row.prompt, kind=row.kind, text=row.image) for row in rows.values())
+    file.write(
+        (key, Answer(image=row.image, prompt=row.prompt, kind=row.kind, text=row.image)) for key, row in rows.items()
+    )
 
 
 def test_keys_tell_picture_prompt_and_kind_apart_and_a_repeated_row_from_its_first() -> None:
@@ -55,8 +66,9 @@ def test_answers_of_another_identity_are_set_aside_with_their_account(tmp_path: 
     for number in (1, 2, 3):
         write(path, rows, meta(engine={"number": number}))
         (tmp_path / "a.detections.json").write_text(str(number))
-        resumed = AnswersFile(path, meta(engine={"number": number + 1})).resume(rows)
-        assert (resumed.answers, resumed.set_aside) == ({}, 1)
+        file = AnswersFile(path, meta(engine={"number": number + 1}))
+        assert file.resume(rows).set_aside == 1
+        assert len(file.stored) == 0
         aside = tmp_path / f"a.{number}.jsonl"
         assert [answer.image for answer in read_answers(aside)] == ["a"]
         assert read_meta(aside) == meta(engine={"number": number})
@@ -82,8 +94,9 @@ def test_split_data_run_and_the_models_folder_are_no_part_of_the_identity(tmp_pa
     path, rows = tmp_path / "a.jsonl", keyed(row("a"))
     write(path, rows, meta(data="1", split="val"))
     today = meta(data="2", split="test", run="run-001", model={"name": "elsewhere", "hash": "1"})
-    resumed = AnswersFile(path, today).resume(rows)
-    assert (len(resumed.answers), resumed.set_aside) == (1, 0)
+    file = AnswersFile(path, today)
+    assert file.resume(rows).set_aside == 0
+    assert list(file.stored) == list(rows)
     assert read_meta(path) == today
 
 
@@ -105,8 +118,9 @@ def test_what_decides_the_answers_is_part_of_the_identity(change: dict[str, obje
 def test_answers_to_rows_that_are_not_asked_any_more_are_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     write(path, keyed(row("a"), row("b"), row("c")), meta())
-    resumed = AnswersFile(path, meta()).resume(keyed(row("c"), row("a")))
-    assert ([answer.image for answer in resumed.answers.values()], resumed.set_aside) == (["a", "c"], 1)
+    file, rows = AnswersFile(path, meta()), keyed(row("c"), row("a"))
+    assert file.resume(rows).set_aside == 1
+    assert [answer.image for _, answer in file.stored.items(rows)] == ["c", "a"]
     assert [answer.image for answer in read_answers(path)] == ["a", "c"]
     assert [answer.image for answer in read_answers(tmp_path / "a.1.jsonl")] == ["b"]
     assert read_meta(tmp_path / "a.1.jsonl") == meta()
@@ -129,3 +143,32 @@ def test_the_account_is_plain_json_with_a_schema(tmp_path: Path) -> None:
     assert document["schema"] == 1
     assert {"engine", "model", "adapter", "family", "dialect", "max_pixels", "max_tokens", "scores", "split", "data",
             "run"} <= set(document)  # fmt: skip
+
+
+def test_a_file_that_stands_so_already_is_not_touched_and_another_is_written_whole(tmp_path: Path) -> None:
+    path, rows = tmp_path / "a.jsonl", keyed(row("a"), row("b"), row("c"))
+    write(path, rows, meta())
+    file = AnswersFile(path, meta())
+    file.resume(rows)
+    before, data = path.stat(), path.read_bytes()
+    file.resume(rows)
+    file.write(file.stored.items(rows))
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    lines = data.splitlines(keepends=True)
+    for names, numbers in ((list(rows)[:2], (0, 1)), ([], ()), (list(rows)[::-1], (2, 1, 0)), (list(rows)[1:], (1, 2))):
+        path.write_bytes(data + b'{"torn')
+        file.resume(rows)
+        file.write(file.stored.items(names))
+        assert path.read_bytes() == b"".join(lines[number] for number in numbers)
+        assert [answer.image for _, answer in file.stored.items(names)] == ["abc"[number] for number in numbers]
+
+
+def test_appended_answers_are_read_by_key(tmp_path: Path) -> None:
+    path, rows = tmp_path / "a.jsonl", keyed(row("a"), row("b"), row("c", prompt="ü"))
+    file = AnswersFile(path, meta())
+    file.resume(rows)
+    with file:
+        for key in reversed(rows):
+            file.append(key, Answer(image=rows[key].image, prompt=rows[key].prompt, text="é" * 5))
+    assert [answer.image for _, answer in file.stored.items(rows)] == ["a", "b", "c"]
+    assert list(StoredAnswers.of(path)) == list(reversed(rows))

@@ -1,6 +1,7 @@
 """infer: nothing is lost, doubled or asked twice when it is stopped and run again, by a small engine of our own."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,34 @@ def test_parsed_boxes_are_pixels_of_the_picture(tmp_path: Path) -> None:
     ask(rows(tmp_path, 1), FakeEngine(), tmp_path / "a.jsonl")
     detections = json.loads((tmp_path / "a.detections.json").read_text())
     assert detections == [{"image_path": "0.jpg", "object": {"cat": [[0, 0, 32, pytest.approx(48 * 8 / 1000)]]}}]
+
+
+def test_the_boxes_of_a_picture_whose_rows_stand_apart_are_written_together(tmp_path: Path) -> None:
+    asked = rows(tmp_path, 3)
+    asked += [msgspec.structs.replace(row, prompt="<image>again") for row in asked[::-1]]
+    ask(asked, FakeEngine(), tmp_path / "a.jsonl")
+    detections = json.loads((tmp_path / "a.detections.json").read_text())
+    assert [(picture["image_path"], len(picture["object"]["cat"])) for picture in detections] == [
+        ("0.jpg", 2), ("1.jpg", 2), ("2.jpg", 2)
+    ]  # fmt: skip
+    ask([], FakeEngine(), tmp_path / "a.jsonl")
+    assert (tmp_path / "a.detections.json").read_text() == "[]\n"
+
+
+def test_answers_are_on_the_disk_and_not_in_memory(tmp_path: Path) -> None:
+    class Talkative(FakeEngine):
+        def answer(self, requests: Any, max_tokens: int) -> Any:
+            del max_tokens
+            for request in requests:
+                yield Completion(key=request.key, finish="error", error="no " * 25_000)  # nothing to parse
+
+    image = picture(tmp_path, "0.jpg")
+    asked = [InferRow(image=f"{n}.jpg", path=image, prompt="<image>x", size=(64, 48)) for n in range(200)]
+    path = tmp_path / "a.jsonl"
+    ask(asked[:1], Talkative(), path)
+    tracemalloc.start()
+    ask(asked, Talkative(), path)
+    ask(asked[::-1], Talkative(), path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert path.stat().st_size > 14_000_000 > 5 * peak

@@ -185,7 +185,7 @@ def test_answers_to_named_pictures_are_kept_where_the_output_says(
         picture(tmp_path / "folder", name.replace("txt", "png"))
     documents = json.loads(cli("infer", "--model", "base", "folder", "--output", "x/answers.jsonl", "--json").stdout)
     assert [document["image"] for document in documents] == ["folder/a.jpg", "folder/b.jpg", "folder/c.png"]
-    answers: list[Answer] = read_answers(tmp_path / "x" / "answers.jsonl")
+    answers: list[Answer] = list(read_answers(tmp_path / "x" / "answers.jsonl"))
     assert [answer.text for answer in answers] == [document["text"] for document in documents]
     assert asked[0].family.name == "qwen2_vl"
 

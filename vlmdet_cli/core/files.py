@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import orjson
@@ -52,8 +52,16 @@ def to_builtins(record: Any) -> Any:
 
 def read_bytes(path: Path, what: str) -> bytes:
     """A file's bytes, or a ``DataError`` that names it; ``what`` says what the file should be."""
+    with open_file(path, what) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def open_file(path: Path, what: str) -> Iterator[IO[bytes]]:
+    """A file to read, or a ``DataError`` that names it where it cannot be read; ``what`` says what it should be."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(f"Cannot read the {what}: {path}", why=f"{reason}.", hint="Check the path.") from None

@@ -10,9 +10,10 @@ not asked any more, are set aside under the next free number.
 """
 
 import contextlib
+import io
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ from vlmdet_cli.core.files import whole_file, write_json
 from vlmdet_cli.core.rows import Kind
 from vlmdet_cli.core.settings import Ask
 from vlmdet_cli.engines import Completion, Request
+from vlmdet_cli.engines.answer_lines import decode, line, scan, write_lines
 from vlmdet_cli.errors import DataError
 
 
@@ -102,19 +104,57 @@ class InferRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resumed(NamedTuple):
-    """What an answers file already held: answers by key, how many got a new truth, how many were set aside."""
+    """What was done to an answers file before it goes on: how many answers got a new truth, how many were set aside."""
 
-    answers: dict[str, Answer]
     refreshed: int
     set_aside: int
 
 
+class StoredAnswers:
+    """The answers in the file ``path`` by key. Only the byte at which each begins is kept in memory."""
+
+    def __init__(self, path: Path, starts: dict[str, int]) -> None:
+        self.path = path
+        self._starts = starts
+
+    @classmethod
+    def of(cls, path: Path) -> "StoredAnswers":
+        """The answers of a file that may be missing, in its order; see ``read_answers``."""
+        starts = list[int]()
+        names = list(keys(scan(path, starts)))
+        return cls(path, dict(zip(names, starts, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._starts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._starts)
+
+    def add(self, key: str, start: int) -> None:
+        """A line that was written at the byte ``start``."""
+        self._starts[key] = start
+
+    def items(self, names: Iterable[str]) -> Iterator[tuple[str, Answer]]:
+        """These keys and their answers, read one at a time. Raises ``KeyError`` for a key that has no answer."""
+        with self.path.open("rb") if self._starts else io.BytesIO() as file:
+            for key in names:
+                file.seek(self._starts[key])
+                yield key, decode(file.readline())
+
+
 class AnswersFile:
-    """The answers file at ``path``, open for appending inside a ``with`` block. The caller holds its lock."""
+    """The answers file at ``path``, open for appending inside a ``with`` block. The caller holds its lock.
+
+    ``stored`` are the answers that it holds, from ``resume`` on.
+    """
 
     def __init__(self, path: Path, meta: AnswersMeta) -> None:
         self.path = path
         self.meta = meta
+        self.stored = StoredAnswers(path, {})
         self._file: IO[bytes] | None = None
 
     def resume(self, rows: Mapping[str, InferRow], *, retry_failed: bool = False) -> Resumed:
@@ -122,23 +162,28 @@ class AnswersFile:
 
         ``retry_failed``: answers whose picture was bad are taken out, so that they are asked again.
         """
-        answers = read_answers(self.path)
-        stored = read_meta(self.path)
-        if answers and (stored is None or stored.identity() != self.meta.identity()):
+        self.stored, meta = StoredAnswers.of(self.path), read_meta(self.path)
+        others = [key for key in self.stored if key not in rows]
+        if len(self.stored) and (meta is None or meta.identity() != self.meta.identity()):
+            others = list(self.stored)
             _set_aside(self.path)
-            set_aside, kept = len(answers), dict[str, Answer]()
-        else:
-            by_key = dict(zip(keys(answers), answers, strict=True))
-            others = [answer for key, answer in by_key.items() if key not in rows]
-            if others:
-                _set_aside(self.path, others)
-            set_aside, kept = len(others), {key: answer for key, answer in by_key.items() if key in rows}
-        if retry_failed:
-            kept = {key: answer for key, answer in kept.items() if answer.finish != "error"}
-        current = {key: rows[key].refreshed(answer) for key, answer in kept.items()}
-        self.write(current.values())
+            self.stored = StoredAnswers(self.path, {})
+        elif others:
+            _set_aside(self.path, self.stored.items(others))
+        refreshed = 0
+
+        def current() -> Iterator[tuple[str, Answer]]:
+            nonlocal refreshed
+            kept = [key for key in self.stored if key in rows]
+            for key, answer in self.stored.items(kept):
+                if not (retry_failed and answer.finish == "error"):
+                    today = rows[key].refreshed(answer)
+                    refreshed += today != answer
+                    yield key, today
+
+        self.write(current())
         write_json(meta_path(self.path), self.meta)
-        return Resumed(current, sum(current[key] != kept[key] for key in kept), set_aside)
+        return Resumed(refreshed, len(others))
 
     def __enter__(self) -> "AnswersFile":
         self._file = self.path.open("ab")
@@ -149,20 +194,34 @@ class AnswersFile:
             with contextlib.suppress(OSError):  # closing writes again what ``append`` could not, and has raised
                 self._file.close()
 
-    def append(self, answer: Answer) -> None:
+    def append(self, key: str, answer: Answer) -> None:
         """One line, on its way to the disk when this returns. Raises ``DataError`` where it cannot be written."""
         if self._file is None:
             raise ValueError("the answers file is not open")
+        start = self._file.tell()
         with _write_errors(self.path):
-            self._file.write(_line(answer))
+            self._file.write(line(answer))
             self._file.flush()
+        self.stored.add(key, start)
 
-    def write(self, answers: Iterable[Answer]) -> None:
-        """The whole file, in the order given; it is not touched where it stands so already."""
-        data = b"".join(map(_line, answers))
-        if not self.path.is_file() or self.path.read_bytes() != data:
-            with _write_errors(self.path), whole_file(self.path) as temporary:
-                temporary.write_bytes(data)
+    def write(self, answers: Iterable[tuple[str, Answer]]) -> None:
+        """The whole file, in the order given; it is not touched where it stands so already.
+
+        The answers may come from this file itself: they are taken one at a time.
+        """
+        starts = dict[str, int]()
+
+        def lines() -> Iterator[bytes]:
+            end = 0
+            for key, answer in answers:
+                starts[key] = end
+                data = line(answer)
+                end += len(data)
+                yield data
+
+        with _write_errors(self.path):
+            write_lines(self.path, lines())
+        self.stored = StoredAnswers(self.path, starts)
 
 
 def keys(rows: Iterable[InferRow | Answer]) -> Iterator[str]:
@@ -174,10 +233,9 @@ def keys(rows: Iterable[InferRow | Answer]) -> Iterator[str]:
         seen[known_by] += 1
 
 
-def read_answers(path: Path) -> list[Answer]:
+def read_answers(path: Path) -> Iterator[Answer]:
     """The answers of a file that may be missing. A line that is no answer, such as a torn last one, is left out."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    return [answer for line in lines if line.endswith(b"\n") and (answer := _decoded(line)) is not None]
+    return scan(path, [])
 
 
 def read_meta(answers: Path) -> AnswersMeta | None:
@@ -209,18 +267,7 @@ def _write_errors(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _line(answer: Answer) -> bytes:
-    return msgspec.json.encode(answer) + b"\n"
-
-
-def _decoded(line: bytes) -> Answer | None:
-    try:
-        return msgspec.json.decode(line, type=Answer)
-    except msgspec.DecodeError:
-        return None
-
-
-def _set_aside(answers: Path, rows: Sequence[Answer] | None = None) -> None:
+def _set_aside(answers: Path, rows: Iterable[tuple[str, Answer]] | None = None) -> None:
     """Keep the whole file, or only ``rows``, under the next free number, together with its meta.
 
     The meta is copied first: a stop in between loses nothing.
@@ -230,8 +277,8 @@ def _set_aside(answers: Path, rows: Sequence[Answer] | None = None) -> None:
     if meta_path(answers).is_file():
         shutil.copyfile(meta_path(answers), meta_path(target))
     if rows is not None:
-        with whole_file(target) as temporary:
-            temporary.write_bytes(b"".join(map(_line, rows)))
+        with whole_file(target) as temporary, temporary.open("wb") as file:
+            file.writelines(line(answer) for _, answer in rows)
         return
     if detections_path(answers).is_file():
         detections_path(answers).replace(detections_path(target))

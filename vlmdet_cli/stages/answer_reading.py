@@ -101,11 +101,13 @@ def by_picture(answers: Iterable[Answer], rules: ReadingRules) -> list[PictureAn
     groups: dict[str, list[Answer]] = {}
     for answer in answers:
         groups.setdefault(answer.image, []).append(answer)
-    pictures = []
-    for group in groups.values():
-        parsed = [read_answer(answer, rules) for answer in group]
-        pictures.append(PictureAnswers(group, parsed, joined(parsed)))
-    return pictures
+    return [picture_answers(group, rules) for group in groups.values()]
+
+
+def picture_answers(answers: list[Answer], rules: ReadingRules) -> PictureAnswers:
+    """All answers about one picture, read."""
+    parsed = [read_answer(answer, rules) for answer in answers]
+    return PictureAnswers(answers, parsed, joined(parsed))
 
 
 def health_of(answer: Answer, parsed: ParsedDetections) -> str:

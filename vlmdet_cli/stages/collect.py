@@ -15,7 +15,7 @@ from vlmdet_cli.stages.answer_reading import ReadingRules
 from vlmdet_cli.stages.infer import InferResult, Work, conclude
 from vlmdet_cli.stages.infer_inputs import answers_path, split_of, split_rows
 from vlmdet_cli.stages.infer_model import InferRequest, choose_results
-from vlmdet_cli.stages.infer_shards import Target, collected
+from vlmdet_cli.stages.infer_shards import Target, complete_shards
 
 
 def collect(project: Project, request: InferRequest) -> InferResult:
@@ -34,10 +34,10 @@ def collect(project: Project, request: InferRequest) -> InferResult:
         split=split,
         data=file_hash(project.subset(split)),
     )
-    shards, answers = collected(target)
+    shards = complete_shards(target)
     file = AnswersFile(target.path, shards.metas[1])
     rules = ReadingRules(categories=categories, ask=file.meta.ask)
     with lock(file.path.parent, f".{file.path.name}.lock"):
         resumed = file.resume(target.rows)
-        ordered = [row.refreshed(answers[key]) for key, row in target.rows.items()]
-        return conclude(file, ordered, rules, Work(started=started, resumed=resumed, shards=shards.count))
+        work = Work(started=started, resumed=resumed, shards=shards.count)
+        return conclude(file, target.rows, shards.answers(), rules, work)

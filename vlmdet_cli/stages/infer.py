@@ -8,20 +8,19 @@ since a row may be answered in the company of others. A picture that cannot be u
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from vlmdet_cli.core.answers import Answer
-from vlmdet_cli.core.files import write_json
 from vlmdet_cli.core.ledger import Ledger
 from vlmdet_cli.core.locks import lock
 from vlmdet_cli.engines import Engine
 from vlmdet_cli.engines.answers import AnswersFile, InferRow, Resumed, detections_path, keys
 from vlmdet_cli.errors import EngineError
-from vlmdet_cli.stages.answer_reading import PictureAnswers, ReadingRules, by_picture, health_of, read_answer
+from vlmdet_cli.stages.answer_reading import ReadingRules, health_of, read_answer
+from vlmdet_cli.stages.infer_detections import CompletePictures, detections_file
 from vlmdet_cli.stages.infer_progress import InferProgress, OnProgress, is_looped
 
 
@@ -65,10 +64,9 @@ def infer(
     by_key = dict(zip(keys(rows), rows, strict=True))
     with lock(file.path.parent, f".{file.path.name}.lock"):
         resumed = file.resume(by_key, retry_failed=retry_failed)
-        new = _ask(by_key, resumed.answers, engine, file, _Reporter(rules, on_progress))
-        known = resumed.answers | new
-        answers = [known[key] for key in by_key]
-        return conclude(file, answers, rules, Work(started=started, resumed=resumed, asked=len(new)))
+        asked = _ask(by_key, engine, file, _Reporter(rules, on_progress))
+        work = Work(started=started, resumed=resumed, asked=asked)
+        return conclude(file, by_key, file.stored.items(by_key), rules, work)
 
 
 class Work(NamedTuple):
@@ -80,25 +78,45 @@ class Work(NamedTuple):
     shards: int = 0
 
 
-def conclude(file: AnswersFile, answers: Sequence[Answer], rules: ReadingRules, work: Work) -> InferResult:
-    """Write the answers in their order, and their detections. The caller holds the file's lock."""
-    file.write(answers)
-    pictures = by_picture((answer for answer in answers if answer.kind == "detection"), rules)
-    _write_detections(detections_path(file.path), pictures)
-    parsed = [pair for picture in pictures for pair in zip(picture.answers, picture.parsed, strict=True)]
+def conclude(
+    file: AnswersFile,
+    rows: Mapping[str, InferRow],
+    answers: Iterable[tuple[str, Answer]],
+    rules: ReadingRules,
+    work: Work,
+) -> InferResult:
+    """Write all answers in the order of the rows, and their detections. The caller holds the file's lock.
+
+    ``answers``: those to the rows, by key, in the same order; they are taken one at a time.
+    """
+    finish, health, looped = Counter[str](), Counter[str](), 0
+    pictures = CompletePictures(rows.values(), rules)
+    with detections_file(detections_path(file.path)) as detections:
+
+        def counted() -> Iterator[tuple[str, Answer]]:
+            nonlocal looped
+            for key, answer in answers:
+                finish[answer.finish] += 1
+                for picture in pictures.add(answer):
+                    health.update(map(health_of, picture.answers, picture.parsed))
+                    looped += sum(map(is_looped, picture.answers, picture.parsed))
+                    detections.add(picture)
+                yield key, answer
+
+        file.write(counted())
     return InferResult(
         answers=str(file.path),
         detections=str(detections_path(file.path)),
-        rows=len(answers),
+        rows=len(rows),
         asked=work.asked,
-        failed=sum(answer.finish == "error" for answer in answers),
+        failed=finish["error"],
         refreshed=work.resumed.refreshed,
         set_aside=work.resumed.set_aside,
         seconds=round(time.monotonic() - work.started, 1),
-        finish=dict(Counter(answer.finish for answer in answers)),
-        health=dict(Counter(health_of(answer, detections) for answer, detections in parsed)),
-        looped=sum(is_looped(answer, detections) for answer, detections in parsed),
-        ledger=_ledger(answers),
+        finish=dict(finish),
+        health=dict(health),
+        looped=looped,
+        ledger=_ledger(finish),
         shards=work.shards,
     )
 
@@ -115,44 +133,32 @@ class _Reporter(NamedTuple):
         self.on_progress(progress)
 
 
-def _ask(
-    rows: Mapping[str, InferRow],
-    known: Mapping[str, Answer],
-    engine: Engine,
-    file: AnswersFile,
-    reporter: _Reporter,
-) -> dict[str, Answer]:
-    """The answers to the rows that are not known yet, by key, each appended to the file as it comes."""
-    requests = [row.request(key) for key, row in rows.items() if key not in known]
-    answers: dict[str, Answer] = {}
-    if not requests:
-        return answers
-    progress = InferProgress(len(known), len(rows))
+def _ask(rows: Mapping[str, InferRow], engine: Engine, file: AnswersFile, reporter: _Reporter) -> int:
+    """Ask the rows that have no answer yet; each answer is appended to the file as it comes. How many were asked."""
+    unanswered = [key for key in rows if key not in file.stored]
+    answered = 0
+    if not unanswered:
+        return answered
+    progress = InferProgress(len(rows) - len(unanswered), len(rows))
+    requests = (rows[key].request(key) for key in unanswered)
     with file:
         for completion in engine.answer(requests, file.meta.max_tokens):
             answer = rows[completion.key].answer(completion, file.meta)
-            answers[completion.key] = answer
-            file.append(answer)
+            file.append(completion.key, answer)
+            answered += 1
             reporter.report(progress, answer, completion.num_tokens)
-    if len(answers) < len(requests):
+    if answered < len(unanswered):
         raise EngineError(
-            f"The engine answered {len(answers):,} of {len(requests):,} rows", hint="Run the same command again."
+            f"The engine answered {answered:,} of {len(unanswered):,} rows", hint="Run the same command again."
         )
-    return answers
+    return answered
 
 
-def _ledger(answers: Iterable[Answer]) -> dict[str, dict[str, Any]]:
+def _ledger(finish: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     ledger = Ledger()
-    for answer in answers:
-        if answer.finish == "error":
-            ledger.drop("rows", "picture could not be read")
+    for name, count in finish.items():
+        if name == "error":
+            ledger.drop("rows", "picture could not be read", count)
         else:
-            ledger.keep("rows")
+            ledger.keep("rows", count)
     return ledger.as_dict()
-
-
-def _write_detections(path: Path, pictures: Iterable[PictureAnswers]) -> None:
-    """Detection JSON: the boxes of each picture, those of several answers together."""
-    write_json(
-        path, [{"image_path": picture.answers[0].image, "object": picture.whole.by_label()} for picture in pictures]
-    )

@@ -10,7 +10,7 @@ import msgspec
 import orjson
 
 from vlmdet_cli import engines
-from vlmdet_cli.core.files import file_hash, read_bytes
+from vlmdet_cli.core.files import file_hash, open_file
 from vlmdet_cli.data import dataset
 from vlmdet_cli.data.image_files import IMAGE_SUFFIXES, Unreadable, upright_size
 from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow, read_answers
@@ -235,8 +235,9 @@ def split_rows(project: Project, split: str) -> tuple[list[InferRow], tuple[str,
     return as_asked(rows, data, project, split), data.categories
 
 
-def _instruction_rows(path: Path) -> list[dict[str, Any]]:
-    return [orjson.loads(line) for line in read_bytes(path, "instruction rows").splitlines()]
+def _instruction_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with open_file(path, "instruction rows") as file:
+        yield from map(orjson.loads, file)
 
 
 def _split_row(

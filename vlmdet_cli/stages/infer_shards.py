@@ -18,7 +18,7 @@ import msgspec
 
 from vlmdet_cli.core.answers import Answer
 from vlmdet_cli.core.settings import dotted_items
-from vlmdet_cli.engines.answers import AnswersMeta, InferRow, keys, read_answers, read_meta
+from vlmdet_cli.engines.answers import AnswersMeta, InferRow, StoredAnswers, read_meta
 from vlmdet_cli.errors import DataError, counted, first_few
 
 Shard = tuple[int, int]  # (i, n): the i-th of n, from 1
@@ -35,14 +35,28 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shards(msgspec.Struct, frozen=True, kw_only=True):
-    """``count`` shards of a target, as they lie on the disk; ``metas``: the account of each that is there."""
+    """``count`` shards of a target, as they lie on the disk, by number: the account of each that is there, and the
+    answers.
+    """
 
     target: Target
     count: int
     metas: Mapping[int, AnswersMeta]
+    stored: Mapping[int, StoredAnswers]
 
     def name(self, number: int) -> str:
         return f"Shard {number}/{self.count}"
+
+    def answers(self) -> Iterator[tuple[str, Answer]]:
+        """The answers to all rows of the target by key, in the order of the rows, with the truth of today."""
+        part_of = _parts(self.target.rows.values(), self.count)
+        parts = {number: self._part(stored) for number, stored in self.stored.items()}
+        for row in self.target.rows.values():
+            key, answer = next(parts[part_of[row.image]])
+            yield key, row.refreshed(answer)
+
+    def _part(self, stored: StoredAnswers) -> Iterator[tuple[str, Answer]]:
+        return stored.items(key for key in self.target.rows if key in stored)
 
 
 def shard_path(answers: Path, shard: Shard) -> Path:
@@ -75,8 +89,8 @@ def _parts(rows: Iterable[InferRow], count: int) -> dict[str, int]:
 # --- putting together ----------------------------------------------------------------------------------------
 
 
-def collected(target: Target) -> tuple[Shards, dict[str, Answer]]:
-    """The shards that hold an answer to every row of the target, and these answers by key.
+def complete_shards(target: Target) -> Shards:
+    """The shards that hold one answer to every row of the target.
 
     Raises ``DataError``: there are no shards; they are not of one model and its settings; they are not to the split as
     it is prepared; or rows have no answer, with the commands that ask for them.
@@ -84,15 +98,15 @@ def collected(target: Target) -> tuple[Shards, dict[str, Answer]]:
     present = list(_shards(target))
     if not present:
         raise DataError(
-            f"No shards to collect: {shard_path(target.path, (1, 1)).parent}",
+            f"No shards to collect: {target.path.parent}",
             hint=f"Run `vlmdet infer --split {target.split} --shard 1/N` to `--shard N/N` first.",
         )
     _require_same_model(present)
-    problems = list[str]()
+    problems, hint = list[str](), ""
     for shards in present:
-        answers, missing = _answers(shards)
+        missing = _problems(shards)
         if not missing:
-            return shards, answers
+            return shards
         problems += missing.values()
         hint = _missing_hint(shards, list(missing))
     raise DataError(
@@ -109,8 +123,10 @@ def _shards(target: Target) -> Iterator[Shards]:
         match = _SUFFIX.fullmatch(path.name.removeprefix(target.path.stem))
         counts |= {int(match[2])} if match else set()
     for count in sorted(counts):
-        metas = {number: read_meta(shard_path(target.path, (number, count))) for number in range(1, count + 1)}
-        yield Shards(target=target, count=count, metas={number: meta for number, meta in metas.items() if meta})
+        paths = {number: shard_path(target.path, (number, count)) for number in range(1, count + 1)}
+        metas = {number: meta for number, path in paths.items() if (meta := read_meta(path))}
+        stored = {number: StoredAnswers.of(path) for number, path in paths.items()}
+        yield Shards(target=target, count=count, metas=metas, stored=stored)
 
 
 def _escaped(name: str) -> str:
@@ -145,35 +161,27 @@ def _differences(meta: AnswersMeta, reference: AnswersMeta) -> list[str]:
     return [key for key in ours | others if ours.get(key) != others.get(key)]
 
 
-def _answers(shards: Shards) -> tuple[dict[str, Answer], dict[int, str]]:
-    """The answers to the target's rows by key, and what is missing, by number of the shard."""
+def _problems(shards: Shards) -> dict[int, str]:
+    """Why a shard does not hold one answer to each of its rows, and no other; by number, of those that do not."""
+    own: dict[int, dict[str, str]] = {number: {} for number in shards.stored}
     part_of = _parts(shards.target.rows.values(), shards.count)
-    answers, missing = dict[str, Answer](), dict[int, str]()
-    for number in range(1, shards.count + 1):
-        own = {key: row for key, row in shards.target.rows.items() if part_of[row.image] == number}
-        part = _read(shard_path(shards.target.path, (number, shards.count)))
-        if problem := _problem(shards, number, own, part):
-            missing[number] = f"{shards.name(number)}: {problem}"
-        answers |= part
-    return answers, missing
+    for key, row in shards.target.rows.items():
+        own[part_of[row.image]][key] = row.image
+    problems = {number: _problem(shards, number, images) for number, images in own.items()}
+    return {number: f"{shards.name(number)}: {problem}" for number, problem in problems.items() if problem}
 
 
-def _read(path: Path) -> dict[str, Answer]:
-    answers = read_answers(path)
-    return dict(zip(keys(answers), answers, strict=True))
-
-
-def _problem(shards: Shards, number: int, own: Mapping[str, InferRow], part: Mapping[str, Answer]) -> str:
-    """Why a shard's file does not hold one answer to each of its rows, and no other; empty where it does."""
-    meta = shards.metas.get(number)
+def _problem(shards: Shards, number: int, images: Mapping[str, str]) -> str:
+    """``images``: the pictures of the shard's rows by key."""
+    meta, stored = shards.metas.get(number), shards.stored[number]
     if meta is None:
         return "it has not run"
     if meta.data != shards.target.data or meta.split != shards.target.split:
         return f"it was asked about another {shards.target.split} than is prepared here"
-    if others := part.keys() - own.keys():
-        return f"it holds {counted(len(others), 'answer')} to rows that are not its own"
-    if unanswered := [row.image for key, row in own.items() if key not in part]:
-        return f"{len(unanswered):,} of {counted(len(own), 'row')} have no answer, such as {unanswered[0]}"
+    if others := sum(key not in images for key in stored):
+        return f"it holds {counted(others, 'answer')} to rows that are not its own"
+    if unanswered := [image for key, image in images.items() if key not in stored]:
+        return f"{len(unanswered):,} of {counted(len(images), 'row')} have no answer, such as {unanswered[0]}"
     return ""
 
 
