@@ -16,7 +16,7 @@ from tests.conftest import Boxes, Cli, coco_document
 from vlmdet_cli.metrics import bootstrap, counting
 from vlmdet_cli.metrics.detection import detection, group_counts
 from vlmdet_cli.metrics.matching import ObjectBoxes, PredictedBoxes
-from vlmdet_cli.metrics.sweep import sweep
+from vlmdet_cli.metrics.sweep import match_by_score, sweep
 from vlmdet_cli.models import dialects
 
 PICTURES: dict[str, Boxes] = {
@@ -112,11 +112,13 @@ def test_each_point_of_the_curve_is_what_counting_above_its_threshold_gives() ->
     rng = np.random.default_rng(1)
     predictions, objects = random_predictions(rng, 60, 5, 2), random_objects(rng, 40, 5, 2)
     scores = rng.integers(1, 20, 60) / 20
-    result = sweep(predictions, scores, objects, 0.3)
+    targets = int(np.count_nonzero(objects.targets))
+    result = sweep(scores, match_by_score(predictions, scores, objects, 0.3), targets)
     assert result["best"]["f1"] == max(point["f1"] for point in result["curve"])
     for point in result["curve"]:
         above = scores >= point["threshold"]
-        again = sweep(predictions.where(above), scores[above], objects, 0.3)["curve"][-1]
+        matched = match_by_score(predictions.where(above), scores[above], objects, 0.3)
+        again = sweep(scores[above], matched, targets)["curve"][-1]
         assert again == pytest.approx(point)
 
 

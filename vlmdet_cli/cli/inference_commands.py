@@ -175,6 +175,10 @@ def evaluate(
         ScoreRule | None,
         typer.Option(metavar="RULE", help="How log-probabilities become a score.", show_default="eval.score_rule"),
     ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", metavar="", help="Calibrate the scores on the same model's answers to val."),
+    ] = False,
     dialect: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="How raw answers write boxes.", show_default="as they say, or by content"),
@@ -204,7 +208,9 @@ def evaluate(
         raise UsageError("--json, --csv and --markdown are three forms of one result", hint="Choose one.")
     job = eval_inputs.eval_job(
         session.project,
-        eval_inputs.EvalRequest(truth=truth, predictions=predictions, name=name, split=split, run=run),
+        eval_inputs.EvalRequest(
+            truth=truth, predictions=predictions, name=name, split=split, run=run, calibrate=calibrate
+        ),
         iou=iou,
         classes=classes,
         duplicates=duplicates,

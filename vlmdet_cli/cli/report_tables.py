@@ -89,15 +89,25 @@ def _counting(result: "Report", limit: int = 5) -> Table:
 
 
 def _score_quality(result: "Report") -> Views:
-    best, calibration = result.scores["best"], result.scores["calibration"]
+    best, calibration = result.scores["best"], result.protocol["calibration"]
     precision_recall = f"(P {best['precision']:.3f}, R {best['recall']:.3f})"
     yield line("best F1", f"{best['f1']:.3f} with scores ≥ {best['threshold']:.3f} {precision_recall}")
-    if calibration:
-        title = f"Reliability of scores: calibration error {calibration['expected_calibration_error']:.3f}"
-        bins = table("score", "boxes", "mean score", "share right", title=title)
-        for part in calibration["bins"]:
-            row(bins, f"{part['from']:.1f} – {part['to']:.1f}", part["count"], part["mean_score"], part["share_right"])
-        yield bins
+    if before := result.scores.get("before_calibration"):
+        yield _reliability(before, "Reliability before calibration: error")
+        yield line("calibrated", f"by Platt's map, fitted on {calibration['boxes']:,} boxes of {calibration['split']}")
+    if reliability := result.scores["calibration"]:
+        title = "Reliability when calibrated: error" if before else "Reliability of scores: calibration error"
+        yield _reliability(reliability, title)
+
+
+def _reliability(reliability: Mapping[str, Any], title: str) -> Table:
+    bins = table(
+        "score", "boxes", "mean score", "share right",
+        title=f"{title} {reliability['expected_calibration_error']:.3f}",
+    )  # fmt: skip
+    for part in reliability["bins"]:
+        row(bins, f"{part['from']:.1f} – {part['to']:.1f}", part["count"], part["mean_score"], part["share_right"])
+    return bins
 
 
 def _per_class(result: "Report", limit: int = 20) -> Table:
@@ -149,6 +159,8 @@ def compare(result: "Comparison") -> Views:
     for text in result.differs:
         yield Text.assemble(("protocols differ: ", "yellow"), safe(text))
     yield _compared("measure", result.names, result.measures, title)
+    for text in result.notes:
+        yield Text(safe(text))
     yield _compared("F1 of class", result.names, dict(list(result.per_class.items())[:20]), "")
     if result.settings:
         settings = table("settings that differ", *result.names)

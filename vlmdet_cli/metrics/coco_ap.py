@@ -1,4 +1,4 @@
-"""Average precision and recall, the kinds of error, the class confusion and calibration, measured by hotcoco.
+"""Average precision and recall, the kinds of error and the class confusion, measured by hotcoco.
 
 The twelve measures are COCO's own, equal to those of pycocotools: AP over IoU 0.50:0.05:0.95, at 0.50 and 0.75, by
 object size, and AR with at most 1, 10 and 100 detections a picture and class. Federated truth (pictures in which only
@@ -36,14 +36,13 @@ class CocoResult(msgspec.Struct, frozen=True, kw_only=True):
     """``measures`` by name and AP by class; ``errors``: TIDE's counts and what mending each kind would add to AP50.
 
     ``confusion``: pairs matched at IoU 0.5 without regard to class, ``{true class: {predicted class: n}}``, with what
-    was missed and what was false by class. ``calibration``: expected calibration error and bins of score.
+    was missed and what was false by class.
     """
 
     measures: dict[str, float | None]
     per_class: dict[str, float | None]
     errors: dict[str, dict[str, float]] = {}
     confusion: dict[str, Any] = {}
-    calibration: dict[str, Any] = {}
 
 
 class CocoInput(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,7 +135,7 @@ def _images(given: CocoInput, rank: Ints) -> list[dict[str, Any]]:
 
 
 def _analysis(given: CocoInput, evaluator: Any, counted: Bools) -> dict[str, Any]:
-    """Errors, confusion and calibration of the predictions that count."""
+    """Errors and confusion of the predictions that count."""
     if given.federated or given.objects.ignored.any():
         given = given.where(counted)
         if not len(given.objects.picture) or not len(given.predictions.picture):
@@ -145,7 +144,6 @@ def _analysis(given: CocoInput, evaluator: Any, counted: Bools) -> dict[str, Any
     return {
         "errors": _errors(evaluator.tide_errors()),
         "confusion": _confusion(evaluator.confusion_matrix(max_det=1_000_000)["matrix"], given.names),
-        "calibration": _calibration(evaluator.calibration(n_bins=10, iou_threshold=0.5)),
     }
 
 
@@ -166,21 +164,6 @@ def _confusion(matrix: Any, names: Sequence[str]) -> dict[str, Any]:
         "missed": {name: int(count) for name, count in zip(names, matrix[:-1, -1], strict=True) if count},
         "false": {name: int(count) for name, count in zip(names, matrix[-1, :-1], strict=True) if count},
     }
-
-
-def _calibration(result: Any) -> dict[str, Any]:
-    bins = [
-        {
-            "from": round(row["bin_lower"], 3),
-            "to": round(row["bin_upper"], 3),
-            "count": row["count"],
-            "mean_score": row["avg_confidence"],
-            "share_right": row["avg_accuracy"],
-        }
-        for row in result["bins"]
-        if row["count"]
-    ]
-    return {"expected_calibration_error": result["ece"], "bins": bins}
 
 
 def _nothing_matched(given: CocoInput) -> CocoResult:

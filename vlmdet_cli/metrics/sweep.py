@@ -4,24 +4,32 @@ Predictions are matched in order of descending score, each to the free object of
 COCO does: so what lies above a threshold does not depend on what lies below it, and one pass gives all of them.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlmdet_cli.metrics.matching import Bools, Floats, Ints, ObjectBoxes, PredictedBoxes, left_out, overlapping
+from vlmdet_cli.metrics.matching import COUNTS, Bools, Floats, ObjectBoxes, PredictedBoxes, left_out, overlapping
 
 POINTS = 101
 
 
-def sweep(predictions: PredictedBoxes, scores: Floats, objects: ObjectBoxes, iou: float) -> dict[str, Any]:
-    """``best`` threshold by F1, and ``curve``: at most 101 points of threshold, precision, recall and F1."""
+class ScoredMatch(NamedTuple):
+    """Of predictions matched in order of their scores, ``(N,)`` each: ``right``, and ``counted``, not left out."""
+
+    right: Bools
+    counted: Bools
+
+
+def sweep(scores: Floats, matched: ScoredMatch, targets: int) -> dict[str, Any]:
+    """``best`` threshold by F1, and ``curve``: at most 101 points of threshold, precision, recall and F1.
+
+    ``targets`` is the number of objects to find. Empty where nothing is predicted or there is nothing to find.
+    """
     order = np.argsort(-scores, kind="stable")
-    hit, ignored = _matched(predictions, objects, order, iou)
-    counted = order[~ignored[order]]
-    targets = int(np.count_nonzero(objects.targets))
+    counted = order[matched.counted[order]]
     if not len(counted) or not targets:
         return {}
-    right, predicted = np.cumsum(hit[counted]), np.arange(1, len(counted) + 1)
+    right, predicted = np.cumsum(matched.right[counted]), np.arange(1, len(counted) + 1)
     ends = np.flatnonzero(np.diff(scores[counted], append=-np.inf))  # equal scores stand or fall together
     right, predicted, thresholds = right[ends], predicted[ends], scores[counted][ends]
     best = int(np.argmax(2 * right / (predicted + targets)))
@@ -39,8 +47,9 @@ def _point(threshold: float, right: int, predicted: int, targets: int) -> dict[s
     }
 
 
-def _matched(predictions: PredictedBoxes, objects: ObjectBoxes, order: Ints, iou: float) -> tuple[Bools, Bools]:
-    """For each prediction whether it finds an object, and whether it is left out of account."""
+def match_by_score(predictions: PredictedBoxes, scores: Floats, objects: ObjectBoxes, iou: float) -> ScoredMatch:
+    """Which predictions find an object, and which count."""
+    order = np.argsort(-scores, kind="stable")
     overlaps = overlapping(predictions, objects)
     pairs = overlaps.targets.where(overlaps.targets.overlap >= iou)
     rank = np.empty(len(order), dtype=np.int64)
@@ -51,4 +60,4 @@ def _matched(predictions: PredictedBoxes, objects: ObjectBoxes, order: Ints, iou
         if not hit[prediction] and target not in taken:
             hit[prediction] = True
             taken.add(target)
-    return hit, left_out(overlaps, ~hit, iou) > 0
+    return ScoredMatch(hit, left_out(overlaps, ~hit, iou) == COUNTS)

@@ -34,6 +34,7 @@ MEASURES = {
     "COCO AP": ("coco", "AP"),
     "COCO AP50": ("coco", "AP50"),
 }
+CALIBRATION_ERROR = ("scores", "calibration", "expected_calibration_error")
 RESAMPLED = {"F1": "f1", "precision": "precision", "recall": "recall", "mean IoU": "mean_iou"}
 
 
@@ -55,7 +56,7 @@ class Row(msgspec.Struct, frozen=True):
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """``per_class`` is F1 of the classes that have objects, the biggest change first; ``settings``: keys in which the
-    runs differ, a value a report.
+    runs differ, a value a report. ``notes``: which differences are left out, and why, in sentences.
     """
 
     names: tuple[str, ...]
@@ -64,6 +65,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     measures: dict[str, Row]
     per_class: dict[str, Row]
     settings: dict[str, list[Any]]
+    notes: tuple[str, ...] = ()
 
 
 def find_reports(project: GetProject, given: Sequence[str], name: str = "") -> list[ReportFile]:
@@ -115,13 +117,16 @@ def compare(files: Sequence[ReportFile], *, force: bool = False) -> Comparison:
     intervals = _intervals(reports)
     tasks = dict.fromkeys(kind for report in reports for kind in report.tasks)
     paths = {**MEASURES, **{f"question: {kind}": ("tasks", kind, "accuracy") for kind in tasks}}
+    measures = {name: _row(trees, path, intervals.get(name, [])) for name, path in paths.items()}
+    error, notes = _calibration_errors(trees, labels)
     return Comparison(
         names=_column_names(files),
         protocol={name: reports[0].protocol[name] for name in (*SAME, "truth", "pictures", "objects")},
         differs=tuple(_differences(labels, reports)),
-        measures={name: _row(trees, path, intervals.get(name, [])) for name, path in paths.items()},
+        measures={**measures, **error},
         per_class=_per_class(trees),
         settings=_settings(reports),
+        notes=notes,
     )
 
 
@@ -197,6 +202,27 @@ def _row(trees: Sequence[Any], path: Sequence[str], intervals: list[list[float] 
     first = values[0]
     differences = [None if value is None or first is None else value - first for value in values[1:]]
     return Row(values, differences, intervals or [None] * len(differences))
+
+
+def _calibration_errors(trees: Sequence[Any], labels: Sequence[str]) -> tuple[dict[str, Row], tuple[str, ...]]:
+    """The row of calibration errors where a report has one.
+
+    It has no differences where scores are calibrated differently; no other measure depends on that.
+    """
+    row, calibrations = _row(trees, CALIBRATION_ERROR, []), [_calibrated(tree["protocol"]) for tree in trees]
+    if row.values.count(None) == len(row.values):
+        return {}, ()
+    if len(set(calibrations)) == 1:
+        return {"calibration error": row}, ()
+    stated = ", ".join(f"{name} in {label}" for name, label in zip(calibrations, labels, strict=True))
+    blank: list[Any] = [None] * len(row.differences)
+    note = f"calibration: {stated}; calibration errors have no difference"
+    return {"calibration error": Row(row.values, blank, blank)}, (note,)
+
+
+def _calibrated(protocol: dict[str, Any]) -> str:
+    stated = protocol.get("calibration")
+    return f"{stated['method']} on {stated['split']}" if stated else "none"
 
 
 def _at(tree: Any, path: Sequence[str]) -> float | None:

@@ -17,14 +17,17 @@ from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.project import Eval, GetProject, Project
 from vlmdet_cli.project.runs import ResultFolder
 from vlmdet_cli.stages import shards
+from vlmdet_cli.stages.eval_scores import CalibrationFiles
 from vlmdet_cli.stages.evaluate import EvalProtocol
+
+CALIBRATION_SPLIT = "val"
 
 
 class EvalRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The command line of ``eval`` and ``viz``; what is empty or None comes from the project.
 
     ``name`` is that of the answers file; ``split`` the one whose truth is meant, and the name's default; ``run`` the
-    run whose answers are meant.
+    run whose answers are meant. ``calibrate``: calibrate the scores on the same model's answers to val.
     """
 
     truth: Path | None = None
@@ -32,6 +35,7 @@ class EvalRequest(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     split: str = ""
     run: str = ""
+    calibrate: bool = False
 
 
 class EvalJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +64,12 @@ def eval_job(project: GetProject, request: EvalRequest, **overrides: Any) -> Eva
     """
     chosen = {key: value for key, value in overrides.items() if value is not None}
     if request.truth and request.predictions:
+        if request.calibrate:
+            raise UsageError(
+                "Scores are calibrated on answers of a project",
+                why="With --truth and --predictions no project is read.",
+                hint="Leave one of them out.",
+            )
         return EvalJob(
             truth=request.truth,
             predictions=request.predictions,
@@ -78,6 +88,8 @@ def eval_job(project: GetProject, request: EvalRequest, **overrides: Any) -> Eva
         split = split_of(loaded, predictions, request.split)
         truth = truth_of(loaded, predictions, split)
         chosen |= {"rows_must_fit": not split.stated}
+    if request.calibrate:
+        chosen |= {"calibrate_on": calibration_files(loaded, predictions)}
     return EvalJob(
         truth=truth,
         predictions=predictions,
@@ -126,6 +138,36 @@ def _answers(results: ResultFolder, name: str) -> Path:
         there = f"There are: {', '.join(names)}." if names else "Run `vlmdet infer` first."
         raise UsageError(f"No answers: {path}", hint=f"{there} A file is named with --predictions.")
     return path
+
+
+def calibration_files(project: Project, predictions: Path) -> CalibrationFiles:
+    """The answers to val of the model that made predictions, from the same folder.
+
+    Raises ``UsageError`` where there are none, and for predictions that are answers to val themselves.
+    """
+    meta = read_meta(predictions)
+    if meta is None or meta.split is None:
+        raise UsageError(
+            f"Scores are calibrated for answers of `vlmdet infer` that state their split: {predictions}",
+            hint="Run `vlmdet infer` again.",
+        )
+    if meta.split == CALIBRATION_SPLIT:
+        raise UsageError(
+            f"Scores are not calibrated on the answers that are evaluated: {predictions}",
+            why=f"They are answers to {CALIBRATION_SPLIT}, on which the calibration is fitted.",
+            hint="Evaluate another split: vlmdet eval --split test --calibrate",
+        )
+    others = {path: read_meta(path) for path in sorted(predictions.parent.glob("*.jsonl"))}
+    to_val = {path: other for path, other in others.items() if other and other.split == CALIBRATION_SPLIT}
+    answers = next((path for path, other in to_val.items() if other.identity() == meta.identity()), None)
+    if answers is None:
+        raise UsageError(
+            f"No answers of this model to the split {CALIBRATION_SPLIT}: {predictions.parent}",
+            why=[f"Answered otherwise, by another model or without scores: {path.name}" for path in to_val],
+            hint=f"Run `vlmdet infer --split {CALIBRATION_SPLIT} --set infer.scores=true` for the same model.",
+        )
+    truth = truth_of(project, answers, AnsweredSplit(CALIBRATION_SPLIT, stated=True))
+    return CalibrationFiles(split=CALIBRATION_SPLIT, truth=truth, predictions=answers)
 
 
 # --- truth ---------------------------------------------------------------------------------------------------

@@ -21,13 +21,13 @@ from vlmdet_cli.metrics import bootstrap, counting
 from vlmdet_cli.metrics.coco_ap import CocoInput, CocoResult, coco_ap
 from vlmdet_cli.metrics.detection import THRESHOLDS, DetectionMetrics, detection, group_counts
 from vlmdet_cli.metrics.matching import IN_CROWD, LEFT_OUT_REASONS, Match
-from vlmdet_cli.metrics.sweep import sweep
 from vlmdet_cli.metrics.tasks import tasks
 from vlmdet_cli.stages import predictions as reader
 from vlmdet_cli.stages.answer_reading import NOT_ASKED
 from vlmdet_cli.stages.answers_fit import require_fit
 from vlmdet_cli.stages.asked_classes import asked_in_words, notes, without_prompts
 from vlmdet_cli.stages.eval_boxes import EvalBoxes, eval_boxes
+from vlmdet_cli.stages.eval_scores import Calibration, CalibrationFiles, fitted, require_other_pictures, score_quality
 from vlmdet_cli.stages.prediction_files import Predictions
 
 MATCHING = "greedy by descending IoU, per picture and class; crowds ignored"
@@ -40,7 +40,8 @@ class EvalProtocol(msgspec.Struct, frozen=True, kw_only=True):
     which rule from log-probabilities, the dialect of raw text (empty: as the file says or shows), and the seed of the
     bootstrap.
 
-    ``config`` is what the report keeps of the project's settings. ``rows_must_fit``: whether what the rows of answers
+    ``calibrate_on``: the answers that scores are calibrated on, None for scores as they are. ``config`` is what the
+    report keeps of the project's settings. ``rows_must_fit``: whether what the rows of answers
     hold of the truth must fit it, see ``answers_fit``.
     """
 
@@ -50,6 +51,7 @@ class EvalProtocol(msgspec.Struct, frozen=True, kw_only=True):
     scores: ScoreSource = "auto"
     score_rule: ScoreRule = DEFAULT_SCORE_RULE
     dialect: str = ""
+    calibrate_on: CalibrationFiles | None = None
     seed: int = 0
     config: dict[str, Any] | None = None
     rows_must_fit: bool = False
@@ -85,6 +87,7 @@ def evaluate(truth_file: Path, predictions_file: Path, settings: EvalProtocol | 
     truth = ground_truth.read(truth_file)
     predictions = read_predictions(predictions_file, truth, settings)
     boxes = eval_boxes(truth, predictions, settings.classes, settings.duplicates)
+    calibrated = _calibration(settings, predictions, _truth_hash(truth, boxes))
     predictions = msgspec.structs.replace(predictions, boxes=[])  # hundreds of thousands of records, now in columns
     measured = detection(boxes.predictions, boxes.objects, boxes.names, settings.iou, boxes.areas)
     coco = _coco(truth, boxes, measured.match)
@@ -95,7 +98,10 @@ def evaluate(truth_file: Path, predictions_file: Path, settings: EvalProtocol | 
         len(truth.data.images),
     )
     return Report(
-        protocol=_protocol(truth, predictions, boxes, settings),
+        protocol={
+            **_protocol(truth, predictions, boxes, settings),
+            "calibration": calibrated.described() if calibrated else None,
+        },
         overall=_overall(measured),
         intervals=bootstrap.intervals(counts, settings.seed),
         per_class={
@@ -107,7 +113,7 @@ def evaluate(truth_file: Path, predictions_file: Path, settings: EvalProtocol | 
         errors=coco.errors,
         confusion=coco.confusion,
         counting=_counting(truth, boxes, measured.match),
-        scores=_scores(boxes, settings.iou, coco, predictions),
+        scores=score_quality(boxes, settings.iou, predictions, calibrated),
         tasks=tasks(predictions.answers, settings.duplicates),
         answers=_health(predictions, boxes.given),
         ledger=_ledger(truth, predictions, boxes, measured.match),
@@ -165,13 +171,23 @@ def _counting(truth: Truth, boxes: EvalBoxes, match: Match) -> dict[str, Any]:
     return counting.from_detections(boxes.predictions.where(predicted), objects.where(known), boxes.names)
 
 
-def _scores(boxes: EvalBoxes, iou: float, coco: CocoResult, predictions: Predictions) -> dict[str, Any]:
-    """What scores are worth, where there are any."""
+def _calibration(settings: EvalProtocol, predictions: Predictions, truth_hash: str) -> Calibration | None:
+    """The map of scores, fitted on other answers as these are evaluated; None where none is asked for."""
+    files = settings.calibrate_on
+    if files is None:
+        return None
     if predictions.score_source == "constant":
-        return {}
-    swept = sweep(boxes.predictions, boxes.scores, boxes.objects, iou)
-    described = {"source": predictions.score_source, "rule": predictions.score_rule}
-    return {**described, **swept, "calibration": coco.calibration} if swept else {}
+        raise UsageError(
+            f"There are no scores to calibrate: {predictions.path}",
+            hint='Answer with infer.scores = true, and evaluate with eval.scores = "auto".',
+        )
+    truth = ground_truth.read(files.truth)
+    boxes = eval_boxes(
+        truth, read_predictions(files.predictions, truth, settings), settings.classes, settings.duplicates
+    )
+    fitted_hash = _truth_hash(truth, boxes)
+    require_other_pictures(files, fitted_hash, truth_hash)
+    return fitted(files, boxes, settings.iou, fitted_hash)
 
 
 def _protocol(truth: Truth, predictions: Predictions, boxes: EvalBoxes, settings: EvalProtocol) -> dict[str, Any]:
