@@ -48,6 +48,7 @@ STEPS: dict[str, Function] = {
 }
 MORE: dict[str, Function] = {
     "runs": training_commands.runs,
+    "experiment": training_commands.experiment,
     "init": setup_commands.init,
     "compare": inference_commands.compare,
     "parse": inference_commands.parse,

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmdet_cli.cli.exports import score_source
-from vlmdet_cli.cli.tables import Views, cell, ledger, line, row, table
+from vlmdet_cli.cli.tables import Views, cell, change, ledger, line, row, table
 from vlmdet_cli.console import safe
 
 if TYPE_CHECKING:
@@ -181,19 +181,9 @@ def _compared(first: str, names: Iterable[str], rows: "Mapping[str, Row]", title
         for value, difference, low_high in zip(
             compared.values[1:], compared.differences, compared.intervals, strict=True
         ):
-            cells += [cell(value), _change(difference, low_high)]
+            cells += [cell(value), change(difference, low_high)]
         result.add_row(cell(name), *cells)
     return result
-
-
-def _change(difference: float | None, low_high: "list[float] | None") -> Text:
-    """A difference and its interval; bold where the interval does not hold 0."""
-    if difference is None:
-        return cell(None)
-    if low_high is None:
-        return Text(f"{difference:+.3f}")
-    low, high = low_high
-    return Text(f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]", "bold" if low > 0 or high < 0 else "")
 
 
 def _short(value: Any) -> str:

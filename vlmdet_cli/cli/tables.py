@@ -34,6 +34,16 @@ def cell(value: Any) -> Text:
     return Text(f"{value:,}" if isinstance(value, int) else safe(value))
 
 
+def change(difference: float | None, interval: list[float] | None) -> Text:
+    """A difference and its interval; bold where the interval does not hold 0."""
+    if difference is None:
+        return cell(None)
+    if interval is None:
+        return Text(f"{difference:+.3f}")
+    low, high = interval
+    return Text(f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]", "bold" if low > 0 or high < 0 else "")
+
+
 def row(target: Table, *values: Any) -> None:
     """Add a row of cells to ``target``."""
     target.add_row(*map(cell, values))

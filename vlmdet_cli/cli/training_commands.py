@@ -1,10 +1,10 @@
-"""The commands that train: ``train``, ``merge``, ``runs``."""
+"""The commands that train: ``train``, ``merge``, ``runs``, ``experiment``."""
 
 from typing import Annotated
 
 import typer
 
-from vlmdet_cli.cli import step_tables
+from vlmdet_cli.cli import experiment_tables, step_tables
 from vlmdet_cli.cli.session import Session
 
 
@@ -82,3 +82,44 @@ def runs(
     session: Session = context.obj
     result = stage.list_runs(session.project(), migrate=migrate)
     session.output.result(result, *step_tables.runs(result))
+
+
+def experiment(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Tables [experiments.NAME] of the project file.", show_default="all"),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Repeat each with N seeds of training.", show_default="swift's own")
+    ] = 0,
+    split: Annotated[
+        str, typer.Option(metavar="SPLIT", help="The prepared split to measure.", show_default="val")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="List the variants and stop.")] = False,
+) -> int:
+    """Run variants of the settings through all steps; compare them.
+
+    Example: vlmdet experiment rank --seeds 3
+    """
+    from vlmdet_cli.stages import experiment as stage
+
+    session: Session = context.obj
+    project = session.project()
+    request = stage.ExperimentRequest(names=tuple(names or ()), seeds=seeds, split=split)
+    if dry_run:
+        planned = stage.plan(project, request)
+        session.output.result(planned, *experiment_tables.plan(planned))
+        return 0
+    with session.output.progress() as bars:
+        listeners = stage.Listeners(
+            on_variant=lambda variant, number, total: session.output.note(f"{variant.name} ({number} of {total})"),
+            on_data=bars,
+            on_step=step_tables.TrainingProgress(session.output, bars),
+            on_answers=lambda progress: bars("infer", progress.done, progress.total, progress.rates()),
+            warn=session.warn,
+            detail=session.output.detail,
+        )
+        result = stage.experiment(project, request, listeners)
+    session.output.result(result, *experiment_tables.result(result))
+    return result.exit_code

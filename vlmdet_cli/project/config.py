@@ -4,7 +4,7 @@ The records' fields, types and defaults *are* the format; a check beyond the typ
 ``msgspec.Meta`` bound at the field. The records of a room's own settings are defined in that room.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -81,7 +81,7 @@ class Viz(Table, frozen=True, kw_only=True):
 
 
 class Config(Table, frozen=True, kw_only=True):
-    """The whole file."""
+    """The whole file. ``experiments``: by name, tables of overrides; ``project.experiments`` reads them."""
 
     project: About
     data: Data
@@ -93,3 +93,4 @@ class Config(Table, frozen=True, kw_only=True):
     infer: Infer = Infer()
     eval: Eval = Eval()
     viz: Viz = Viz()
+    experiments: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)

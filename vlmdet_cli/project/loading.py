@@ -15,10 +15,13 @@ from typing import Any, Literal
 import msgspec
 import tomli
 
+from vlmdet_cli.core.settings import dotted_items
 from vlmdet_cli.engines.settings import Infer
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project.config import Config, Data, Sources
+from vlmdet_cli.project.experiments import overridden
 from vlmdet_cli.project.paths import Project
+from vlmdet_cli.project.runs import RUN_NAME
 
 FILE_NAME = "vlmdet.toml"
 # keys of earlier versions and what they are called now; both as table.key
@@ -67,6 +70,7 @@ def _convert(tree: dict[str, Any], overrides: Sequence[str], name: str) -> tuple
     for override in overrides:
         problems += _apply_override(tree, override, notes)
     problems += _problems(tree, Config, ())
+    problems += _experiment_problems(tree.get("experiments"))
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UsageError(f"The project file has {count}: {name}", why=problems, hint=_HINT)
@@ -138,7 +142,26 @@ def _rename(tree: dict[str, Any], old: str, new: str, notes: list[str]) -> Itera
     notes.append(f"the key {old} is now called {new}; rename it in the project file")
 
 
-def _problems(tree: Any, record: type[msgspec.Struct], path: tuple[str, ...]) -> Iterator[str]:
+def _experiment_problems(experiments: Any) -> Iterator[str]:
+    """Those of the values in each experiment, a value of a list by itself."""
+    for name, table in experiments.items() if isinstance(experiments, dict) else ():
+        if not RUN_NAME.fullmatch(name):
+            yield f"experiments.{name}: a name has letters, digits, `_`, `-` and `.`"
+        if not isinstance(table, dict):
+            continue
+        for key, value in dotted_items(table):
+            if value == []:
+                yield f"experiments.{name}.{key}: an empty list has no value to try"
+            for choice in value if isinstance(value, list) else [value]:
+                for problem in _problems(overridden({}, {key: choice}), Config, ("experiments", name), is_whole=False):
+                    needs_list = isinstance(value, list) and ": expected a list" in problem
+                    yield problem + ("; a list as a value is written [[…]]" if needs_list else "")
+
+
+def _problems(
+    tree: Any, record: type[msgspec.Struct], path: tuple[str, ...], *, is_whole: bool = True
+) -> Iterator[str]:
+    """The wrong keys and values of a tree. ``is_whole``: keys that the record requires must be there."""
     if not isinstance(tree, dict):
         yield f"{'.'.join(path)}: expected a table, got {type(tree).__name__}"
         return
@@ -148,21 +171,21 @@ def _problems(tree: Any, record: type[msgspec.Struct], path: tuple[str, ...]) ->
             yield _unknown(key, path, fields)
     for name, field in fields.items():
         if name in tree:
-            yield from _value_problems(tree[name], field.type, (*path, name))
-        elif field.required:
+            yield from _value_problems(tree[name], field.type, (*path, name), is_whole=is_whole)
+        elif field.required and is_whole:
             yield f"{'.'.join((*path, name))}: missing"
-    if record is Data and "train" not in tree and not {"val", "test"} & set(tree):
+    if is_whole and record is Data and "train" not in tree and not {"val", "test"} & set(tree):
         yield "data.train: missing"
 
 
-def _value_problems(value: Any, kind: Any, path: tuple[str, ...]) -> Iterator[str]:
+def _value_problems(value: Any, kind: Any, path: tuple[str, ...], *, is_whole: bool) -> Iterator[str]:
     record = _record_of(kind)
     if record is not None:
         if isinstance(value, list) and value and kind == Sources | None:
             for number, item in enumerate(value):
-                yield from _problems(item, record, (*path, str(number)))
+                yield from _problems(item, record, (*path, str(number)), is_whole=is_whole)
         else:
-            yield from _problems(value, record, path)
+            yield from _problems(value, record, path, is_whole=is_whole)
         return
     try:
         msgspec.convert(value, kind)

@@ -14,26 +14,41 @@ from vlmdet_cli.training.arguments import read_system
 if TYPE_CHECKING:
     from vlmdet_cli.models.family import Family
 
+DATASETS = "datasets"  # the folder of the experiments' prepared data
+
 
 class Project(msgspec.Struct, frozen=True):
     """A loaded project: its file's folder, its settings, and the path of every artefact.
 
     ``shard``: with (i, n), ``prepare`` and ``augment`` work on the i-th of n parts of the pictures; the texts of a part
-    have a folder of their own, ``texts``. ``notes``: what the user should know of the file, such as renamed keys.
+    have a folder of their own, ``texts``. ``dataset``: the name of an experiment's own prepared data, used in place of
+    the output folder's. ``notes``: what the user should know of the file, such as renamed keys.
     """
 
     root: Path
     config: Config
     shard: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    dataset: str = ""
 
     @property
     def output(self) -> Path:
         return self.root / self.config.project.output
 
     @property
+    def data_folder(self) -> Path:
+        """Where the prepared data lie, and where the pictures' paths in rows begin."""
+        return self.output / DATASETS / self.dataset if self.dataset else self.output
+
+    @property
     def texts(self) -> Path:
-        return self.output / "shards" / f"{self.shard[0]}-of-{self.shard[1]}" if self.shard else self.output
+        folder = self.data_folder
+        return folder / "shards" / f"{self.shard[0]}-of-{self.shard[1]}" if self.shard else folder
+
+    def with_data_of(self, run: ResultFolder) -> "Project":
+        """The project with the prepared data that ``run`` was trained on, where those are of an experiment."""
+        first, *rest = Path(run.record.dataset.file).parts if isinstance(run, Run) else ("",)
+        return msgspec.structs.replace(self, dataset=rest[0]) if first == DATASETS and rest else self
 
     @property
     def train_file(self) -> Path:
@@ -60,10 +75,10 @@ class Project(msgspec.Struct, frozen=True):
         return self.texts / "data" / "subset" / f"{split}.json"
 
     def images(self, split: str) -> Path:
-        return self.output / "data" / "subset" / "images" / split
+        return self.data_folder / "data" / "subset" / "images" / split
 
     def image_row(self, split: str, file_name: str) -> str:
-        """A picture's path as rows name it: relative to the output folder, with forward slashes."""
+        """A picture's path as rows name it: relative to ``data_folder``, with forward slashes."""
         return f"data/subset/images/{split}/{file_name}"
 
     def detections(self, split: str) -> Path:

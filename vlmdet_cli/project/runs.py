@@ -23,7 +23,7 @@ ARGS = "args.json"  # swift writes its resolved arguments there, into its own fo
 _STEP = re.compile(r"checkpoint-(\d+)$")
 _VERSION = re.compile(r"v(\d+)")
 _NUMBERED = re.compile(r"run-(\d+)$")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 class ResultFolder(msgspec.Struct, frozen=True):
@@ -130,7 +130,7 @@ def next_name(folder: Path) -> str:
 
 def check_name(folder: Path, name: str) -> None:
     """Raises ``UsageError`` for a name that is taken or cannot be a folder's."""
-    if not _NAME.fullmatch(name):
+    if not RUN_NAME.fullmatch(name):
         raise UsageError(f"Not a name of a run: {name}", hint="A name has letters, digits, `_`, `-` and `.`.")
     if (folder / name).exists():
         raise UsageError(
@@ -169,7 +169,7 @@ def find_run(folder: Path, name: str = "") -> Run:
     refuse_old_layout(folder)
     if not name:
         return latest_done(folder) or _no_run_is_done(folder)
-    if _NAME.fullmatch(name) and (folder / name / RECORD).is_file():
+    if RUN_NAME.fullmatch(name) and (folder / name / RECORD).is_file():
         return Run(folder / name)
     names = [run.name for run in runs(folder)]
     raise UsageError(

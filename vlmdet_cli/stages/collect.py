@@ -27,9 +27,12 @@ def collect(project: Project, request: InferRequest) -> InferResult:
         raise UsageError("--collect takes no pictures, no --output and no --shard", hint="It collects a whole split.")
     started = time.monotonic()
     split = split_of(project.config.infer, request)
+    results = choose_results(project, request)
+    if results.run:
+        project = project.with_data_of(results.run)
     rows, categories = split_rows(project, split)
     target = Target(
-        path=answers_path(choose_results(project, request), request, project.config.infer.answers_name(split)),
+        path=answers_path(results, request, project.config.infer.answers_name(split)),
         rows=dict(zip(keys(rows), rows, strict=True)),
         split=split,
         data=file_hash(project.subset(split)),

@@ -81,6 +81,7 @@ def eval_job(project: GetProject, request: EvalRequest, **overrides: Any) -> Eva
     loaded = project()
     name = answers_name(loaded, request)
     results = results_with(loaded, name, request.run)
+    loaded = loaded.with_data_of(results)
     predictions = request.predictions or _answers(results, name)
     chosen |= {"seed": loaded.config.project.seed, "config": _settings(loaded, predictions)}
     truth = request.truth

@@ -75,6 +75,7 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
         if request.categories:
             raise UsageError("--category is for named pictures", hint="Those of a split are in subset.categories.")
         loaded = loaded or project()
+        loaded = loaded.with_data_of(choice.run) if choice.run else loaded
         rows, categories = split_rows(loaded, split)
         data = file_hash(loaded.subset(split))
         warnings += [_dialect_warning(loaded, asked), unseen_prompt_warning(loaded)]
@@ -250,7 +251,7 @@ def _split_row(
     prompt, answer = texts(row, dialect, size, str(path))
     return InferRow(
         image=name,
-        path=project.output / name,
+        path=project.data_folder / name,
         prompt=prompt,
         kind=kind_of(prompt),
         image_id=images[name].id,

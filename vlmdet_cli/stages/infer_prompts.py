@@ -40,7 +40,7 @@ def _rows_by_class(data: Dataset, words: Wording, project: Project, split: str) 
     for image, prompts in zip(data.images, classes_by_prompt(data, project.config.infer.ask), strict=True):
         name = project.image_row(split, image.file_name)
         row = InferRow(
-            image=name, path=project.output / name, prompt="", image_id=image.id, size=(image.width, image.height)
+            image=name, path=project.data_folder / name, prompt="", image_id=image.id, size=(image.width, image.height)
         )
         for asked in prompts:
             yield _with_classes(row, asked, words, data.categories)

@@ -29,7 +29,7 @@ State = dict[str, tuple[int, int]]  # a file's path to its size and its time of 
 def mark_prepared(project: Project) -> None:
     """State that the project's shard is complete, and from which settings. Does nothing without a shard."""
     if project.shard is not None:
-        write_json(_mark(project), {"settings": _settings_hash(project)})
+        write_json(_mark(project), {"settings": settings_hash(project)})
 
 
 def forget(project: Project) -> None:
@@ -68,7 +68,7 @@ def join(project: Project, *, questions: bool = True) -> None:
 
 
 def _folder(project: Project) -> Path:
-    return project.output / "shards"
+    return project.data_folder / "shards"
 
 
 def _mark(shard: Project) -> Path:
@@ -105,8 +105,8 @@ def _require(shards: Sequence[Project], command: str, is_done: Callable[[Project
         )
 
 
-def _settings_hash(project: Project) -> str:
-    """A hash of the settings that decide what a shard holds."""
+def settings_hash(project: Project) -> str:
+    """A hash of the settings that decide what ``prepare`` writes."""
     config = project.config
     data = msgspec.structs.replace(config.data, workers=0)
     settings = (config.project.seed, data, config.subset, config.format, config.train.model, config.train.max_length)
@@ -153,7 +153,7 @@ def _join_changed(
     states: dict[str, State] = (
         msgspec.json.decode(record.read_bytes(), type=dict[str, State]) if record.is_file() else {}
     )
-    state = {str(path.relative_to(project.output)): _state(path) for shard in shards for path in files(shard)}
+    state = {str(path.relative_to(project.data_folder)): _state(path) for shard in shards for path in files(shard)}
     if state == states.get(part) and all(path.is_file() for path in files(project)):
         return
     join_part()

@@ -95,18 +95,20 @@ def _plan_resume(project: Project, options: TrainOptions) -> Plan:
     kept = [flag for flag in arguments.split(record.arguments) if flag[0].removeprefix("--") not in given]
     again = [part for name, values in kept for part in (name, *values)]
     planned = plan_for(project, run, (*again, *options.arguments), checkpoint)
-    changes = dict(_changes(project, record, planned))
-    if changes and not options.force:
+    changed = changes(project, record, planned)
+    if changed and not options.force:
         raise UsageError(
             f"{run.name} was trained otherwise than this would go on",
-            why=[f"{key}: {_shown(old)} → {_shown(new)}" for key, (old, new) in changes.items()],
+            why=in_words(changed),
             hint="Set them as they were, start a new run with `vlmdet train`, or go on all the same with --force.",
         )
-    return msgspec.structs.replace(planned, changes=changes)
+    return msgspec.structs.replace(planned, changes=changed)
 
 
-def _shown(value: Any) -> str:
-    return "not set" if value is None else str(value)
+def in_words(changed: Changes) -> list[str]:
+    """A line for each key that differs: ``train.lora_rank: 8 → 16``."""
+    shown = {key: ["not set" if value is None else str(value) for value in values] for key, values in changed.items()}
+    return [f"{key}: {old} → {new}" for key, (old, new) in shown.items()]
 
 
 def _resumable(project: Project, options: TrainOptions) -> runs.Run:
@@ -150,7 +152,9 @@ def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: 
         extra=(*again, *extra),
     )
     visible = arguments.visible_gpus(train.gpus)
-    env = arguments.environment(root_images=project.output, visible=visible, processes=train.nproc_per_node, cpu=cpu)
+    env = arguments.environment(
+        root_images=project.data_folder, visible=visible, processes=train.nproc_per_node, cpu=cpu
+    )
     if project.config.format.rows == "objects":
         env |= project.family.objects_environment(project.dialect_name)
     return Plan(
@@ -204,8 +208,12 @@ def model_record(project: Project, planned: Plan) -> ModelRecord:
     return ModelRecord(name=name, hash=model_folder_hash(folder) if folder else "")
 
 
+def changes(project: Project, record: RunRecord, planned: Plan) -> Changes:
+    """What differs between a run's record and what is planned for it now: key to old and new value."""
+    return dict(_changes(project, record, planned))
+
+
 def _changes(project: Project, record: RunRecord, planned: Plan) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """What differs between a run's record and its planned continuation: key, old and new value."""
     dataset = dataset_record(project, planned, record.dataset.rows)
     if dataset.hash != record.dataset.hash:
         yield f"data ({dataset.file})", (record.dataset.hash[:8], dataset.hash[:8])

@@ -39,7 +39,7 @@ def dataset_of(project: Project) -> Path:
     mixed, rows = project.train_file, project.rows("train")
     if not mixed.is_file():
         return rows
-    ledger = project.output / "augment" / "ledger.json"
+    ledger = project.data_folder / "augment" / "ledger.json"
     # a file that was put together of shards has no ledger beside it
     source = read_json(ledger, "ledger of augment").get("source") if ledger.is_file() else None
     if source and rows.is_file() and source != file_hash(rows):
@@ -51,7 +51,7 @@ def check_rows(project: Project, dataset: Path) -> RowCheck:
     """Read all rows. Raises ``DataError`` for a row that swift would not take, or for missing pictures."""
     settings = chunks.row_settings(project, "train")
     counter, dialect = settings.length_limit.counter, settings.dialect
-    pictures, count, too_long = Pictures(project.output), 0, list[tuple[int, int]]()
+    pictures, count, too_long = Pictures(project.data_folder), 0, list[tuple[int, int]]()
     for batch in _batches(read_rows(dataset), BATCH):
         measured = [
             (*texts(row, dialect, size, f"{dataset}, line {number}"), size)

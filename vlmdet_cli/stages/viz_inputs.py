@@ -47,6 +47,7 @@ def viz_job(project: GetProject, request: EvalRequest, *, images: Path | None, o
     loaded = project()
     name = answers_name(loaded, request)
     results = results_with(loaded, name, request.run)
+    loaded = loaded.with_data_of(results)
     answers = results.answers(name)
     predictions = request.predictions or (answers if answers.is_file() else None)
     belongs = split_of(loaded, predictions or answers, request.split)
