@@ -28,9 +28,13 @@ PROMPT = "<image>Draw the bounding box of objects of these categories: "
 
 
 class Obedient(FakeEngine):
-    """Sees a cat and a dog in every picture, and names those that the prompt asks for; ``stray``: the cat always."""
+    """Sees a cat and a dog in every picture, and names those that the prompt asks for.
+
+    ``stray``: the cat always. ``again``: the dog twice.
+    """
 
     stray = False
+    again = False
 
     def answer(self, requests: Any, max_tokens: int) -> Iterator[Completion]:
         del max_tokens
@@ -45,6 +49,7 @@ class Obedient(FakeEngine):
         names = set(re.findall(r"\b(?:cat|dog)\b", prompt)) or {"cat", "dog"}
         objects = [("cat", CAT)] if self.stray or "cat" in names else []
         objects += [("dog", DOG)] if "dog" in names else []
+        objects += [("dog", (*DOG[:3], DOG[3] + 1))] if self.again else []
         return dialects.get("qwen3_vl").render(objects, SIZE)
 
 
@@ -263,3 +268,43 @@ def test_what_cannot_be_asked_of_named_pictures_is_a_users_error(cli: Cli, engin
     assert (done.exit_code, done.stderr) == (
         2, "error: --category is for named pictures\nhint: Those of a split are in subset.categories.\n",
     )  # fmt: skip
+
+
+# --- near repeats --------------------------------------------------------------------------------------------
+
+
+def test_near_repeats_are_taken_out_alike_everywhere_and_the_raw_answers_stay(cli: Cli, engine: Obedient) -> None:
+    """The engine names its dog twice, the second time a little larger; in a and b the first one is found."""
+    engine.again = True
+    folder = project(cli)
+    results = {}
+    for dedupe in ("0", "0.8"):
+        asked_now = run(cli, "infer", "--set", f"infer.dedupe={dedupe}")[0]["asked"]
+        report, shown = run(cli, "eval", "--set", f"infer.dedupe={dedupe}")
+        drawn, _ = run(cli, "viz", "--set", f"infer.dedupe={dedupe}")
+        detections = json.loads((folder / "answers" / "train.detections.json").read_text())
+        boxes = sum(len(boxes) for row in detections for boxes in row["object"].values())
+        assert (report["protocol"]["dedupe"], report["protocol"]["predictions"], shown) == (float(dedupe), boxes, "")
+        assert drawn["counts"]["false"] == report["overall"]["fp"]
+        results[dedupe] = (asked_now, boxes, report["overall"]["fp"])
+        Path(f"{dedupe}.json").write_text(json.dumps(report))
+        texts = [answer.text for answer in read_answers(folder / "answers" / "train.jsonl")]
+        assert all(text.count("dog") == 2 for text in texts)
+    assert results == {"0": (3, 9, 6), "0.8": (0, 6, 3)}
+    assert report["ledger"]["predicted boxes"] == {
+        "in": 9, "kept": 6, "dropped": {"near repeat of another box": 3},
+    }  # fmt: skip
+    refused = cli("compare", "0.json", "0.8.json")
+    assert refused.exit_code == 2
+    assert "dedupe: 0.0 in 0.json, 0.8 in 0.8.json" in refused.stderr
+    _, shown = run(cli, "eval")
+    assert shown.startswith("warning: the answers are read with infer.dedupe = 0.8, as `vlmdet infer` read them, not")
+
+
+def test_parse_takes_near_repeats_for_one_line_by_line(cli: Cli) -> None:
+    text = "cat(0,0),(100,100)cat(0,0),(100,90)\n"
+    counts = []
+    for options in ((), ("--dedupe", "0.8")):
+        done = cli("parse", *options, stdin=text * 2)
+        counts.append([len(json.loads(line)["object"]["cat"]) for line in done.stdout.splitlines()])
+    assert counts == [[2, 2], [1, 1]]

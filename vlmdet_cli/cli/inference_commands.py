@@ -301,6 +301,9 @@ def parse(
     dialect: Annotated[str, typer.Option(metavar="NAME", help="The box format of a model family.")] = "qwen2_vl",
     size: Annotated[str, typer.Option(metavar="WxH", help="Picture size, to get boxes in pixels.")] = "",
     categories: Annotated[list[str] | None, typer.Option("--category", help="A known category; repeatable.")] = None,
+    dedupe: Annotated[
+        float, typer.Option(min=0, max=1, metavar="IOU", help="Take boxes of a class that overlap so much for one.")
+    ] = 0.0,
 ) -> None:
     """Read raw model text; print a JSON line for each line.
 
@@ -309,5 +312,5 @@ def parse(
     from vlmdet_cli.stages import parse as stage
 
     session: Session = context.obj
-    for line in stage.parse_file(file, dialect=dialect, size=size, categories=categories or None):
+    for line in stage.parse_file(file, dialect=dialect, size=size, categories=categories or None, dedupe=dedupe):
         session.output.data(line)

@@ -37,7 +37,8 @@ class AnswersMeta(msgspec.Struct, frozen=True, kw_only=True):
     ``engine``: the engine's identity. ``model`` and ``adapter``: name and hash. ``max_pixels``: the limit to
     which pictures were resized. ``system``: the system prompt, None for the family's own. ``split`` and ``data``: the
     prepared split and the hash of its ground-truth file, None for named pictures. ``ask`` and ``prompt``: which rows
-    were asked, see ``prompts.asking``. ``run``: the run whose model it is.
+    were asked, see ``prompts.asking``. ``dedupe``: how the answers are read; they do not depend on it. ``run``: the run
+    whose model it is.
     """
 
     engine: dict[str, Any]
@@ -51,6 +52,7 @@ class AnswersMeta(msgspec.Struct, frozen=True, kw_only=True):
     scores: bool = False
     ask: Ask = "rows"
     prompt: str = ""
+    dedupe: float = 0.0
     split: str | None = None
     data: str | None = None
     run: str | None = None

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from vlmdet_cli.core.settings import Ask, Positive, Table
+from vlmdet_cli.core.settings import Ask, Positive, Share, Table
 from vlmdet_cli.data.settings import Split
 
 
@@ -16,6 +16,7 @@ class TransformersOptions(Table, frozen=True, kw_only=True):
 class Infer(Table, frozen=True, kw_only=True):
     """``engine``: the name of an engine; the field of that name has its options. ``ask``: the rows as prepared, or
     prompts that name all classes, one class, or those that the picture has. ``prompt``: asks in these words instead.
+    ``dedupe``: IoU from which boxes of a class in a picture are taken for one when answers are read, 0 for never.
     """
 
     engine: str = "transformers"
@@ -25,6 +26,7 @@ class Infer(Table, frozen=True, kw_only=True):
     device: str = "auto"
     ask: Ask = "rows"
     prompt: str = ""
+    dedupe: Share = 0.0
     questions: bool = True
     scores: bool = False
     transformers: TransformersOptions = TransformersOptions()

@@ -1,8 +1,12 @@
-"""Exact repeats: boxes of one picture with the same label and the same corners."""
+"""Repeats: boxes of one picture with the same label that are the same (exact), or nearly (by IoU)."""
 
+from collections.abc import Sequence
+
+import msgspec
 import numpy as np
 
 from vlmdet_cli.core.answers import Detection, ParsedDetections
+from vlmdet_cli.core.boxes import pairwise_iou
 from vlmdet_cli.metrics.matching import Bools, Floats, PredictedBoxes
 
 
@@ -20,3 +24,28 @@ def repeated(boxes: PredictedBoxes, scores: Floats) -> Bools:
     mask = np.zeros(len(order), bool)
     mask[order[1:][same]] = True
     return mask
+
+
+def without_near_repeats(parsed: ParsedDetections, iou: float) -> ParsedDetections:
+    """Without the boxes that have an IoU of at least ``iou`` with a better one of their label that stays, and without
+    exact repeats.
+
+    Better is the higher score; of equal scores, or without scores, the earlier one. The order is kept.
+    """
+    detections, by_label = parsed.detections, dict[str, list[int]]()
+    for index in sorted(range(len(detections)), key=lambda number: -(detections[number].score or 0.0)):
+        by_label.setdefault(detections[index].label, []).append(index)
+    kept = {index for indices in by_label.values() for index in _suppress(detections, indices, iou)}
+    staying = tuple(detection for index, detection in enumerate(detections) if index in kept)
+    return msgspec.structs.replace(parsed, detections=staying, repeats=())
+
+
+def _suppress(detections: Sequence[Detection], indices: Sequence[int], iou: float) -> list[int]:
+    """Of indices, the better first, those that are no near repeat of an earlier one that stays."""
+    boxes = [detections[index].box for index in indices]
+    near = pairwise_iou(boxes, boxes) >= iou  # (N, N)
+    alive = np.ones(len(indices), bool)
+    for number in range(len(indices)):
+        if alive[number]:
+            alive[number + 1 :] &= ~near[number, number + 1 :]
+    return [index for index, stays in zip(indices, alive.tolist(), strict=True) if stays]

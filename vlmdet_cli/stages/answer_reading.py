@@ -12,21 +12,37 @@ import msgspec
 
 from vlmdet_cli.core.answers import Answer, ParsedDetections, Problem
 from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, Ask, ScoreRule
+from vlmdet_cli.engines.answers import AnswersMeta
+from vlmdet_cli.metrics.repeats import without_near_repeats
 from vlmdet_cli.models import dialects
 from vlmdet_cli.models.dialects.items import health
 
 NOT_ASKED = "not_asked"  # the problem of a box whose label is not the class that its prompt asks for
 
 
+NEAR_REPEAT = "near repeat of another box"  # why ``dedupe`` removes a box
+
+
 class ReadingRules(msgspec.Struct, frozen=True, kw_only=True):
     """How answers are read. ``categories``: the labels that are known, None for any. ``ask``: what prompts ask for; of
-    an answer to a prompt for one class (``each``) the boxes of other classes do not count. ``score_rule``: how
-    log-probabilities become a score.
+    an answer to a prompt for one class (``each``) the boxes of other classes do not count. ``dedupe``: the IoU from
+    which two boxes of a class in a picture are taken for one, 0 for never. ``score_rule``: how log-probabilities become
+    a score.
     """
 
     categories: Sequence[str] | None = None
     ask: Ask = "rows"
+    dedupe: float = 0.0
     score_rule: ScoreRule = DEFAULT_SCORE_RULE
+
+
+def reading_rules(
+    meta: AnswersMeta | None, categories: Sequence[str] | None, score_rule: ScoreRule = DEFAULT_SCORE_RULE
+) -> ReadingRules:
+    """The rules of an answers file, by the account beside it; ``meta`` is None where there is none."""
+    if meta is None:
+        return ReadingRules(categories=categories, score_rule=score_rule)
+    return ReadingRules(categories=categories, ask=meta.ask, dedupe=meta.dedupe, score_rule=score_rule)
 
 
 def read_answer(answer: Answer, rules: ReadingRules, size: tuple[int, int] | None = None) -> ParsedDetections:
@@ -55,22 +71,15 @@ def _only_asked(parsed: ParsedDetections, asked: Sequence[str]) -> ParsedDetecti
     return ParsedDetections(detections, problems, health(detections, problems), repeats if any(repeats) else ())
 
 
-def joined(parsed: Sequence[ParsedDetections]) -> ParsedDetections:
-    """The answers about one picture as one, in their order."""
-    if len(parsed) == 1:
-        return parsed[0]
-    detections = tuple(detection for answer in parsed for detection in answer.detections)
-    problems = tuple(problem for answer in parsed for problem in answer.problems)
-    repeats = tuple(times for answer in parsed for times in answer.repeats or (0,) * len(answer.detections))
-    return ParsedDetections(detections, problems, health(detections, problems), repeats if any(repeats) else ())
-
-
 class PictureAnswers(NamedTuple):
-    """The answers about one picture with what each means, and what they mean together."""
+    """The answers about one picture with what each means, and what they mean together. ``removed``: the number of boxes
+    that were taken out of the whole, by reason.
+    """
 
-    answers: list[Answer]
-    parsed: list[ParsedDetections]
+    answers: Sequence[Answer]
+    parsed: Sequence[ParsedDetections]
     whole: ParsedDetections
+    removed: dict[str, int]
 
     def document(self) -> dict[str, Any]:
         """The picture's boxes, and the text of its answer; of several answers, each with its prompt."""
@@ -81,6 +90,7 @@ class PictureAnswers(NamedTuple):
             "object": self.whole.by_label(),
             "problems": [] if first.error else self.whole.problems,
             "health": health_of(first, self.whole),
+            **({"removed": self.removed} if self.removed else {}),
             **_text(first),
         }
         if len(self.answers) == 1:
@@ -104,10 +114,29 @@ def by_picture(answers: Iterable[Answer], rules: ReadingRules) -> list[PictureAn
     return [picture_answers(group, rules) for group in groups.values()]
 
 
-def picture_answers(answers: list[Answer], rules: ReadingRules) -> PictureAnswers:
+def picture_answers(answers: Sequence[Answer], rules: ReadingRules) -> PictureAnswers:
     """All answers about one picture, read."""
-    parsed = [read_answer(answer, rules) for answer in answers]
-    return PictureAnswers(answers, parsed, joined(parsed))
+    return put_together(answers, [read_answer(answer, rules) for answer in answers], rules)
+
+
+def put_together(answers: Sequence[Answer], parsed: Sequence[ParsedDetections], rules: ReadingRules) -> PictureAnswers:
+    """All answers about one picture and what ``read_answer`` makes of each, as one."""
+    whole = _joined(parsed)
+    if not rules.dedupe:
+        return PictureAnswers(answers, parsed, whole, {})
+    deduped = without_near_repeats(whole, rules.dedupe)
+    removed = len(whole.detections) - len(deduped.detections) + sum(whole.repeats)
+    return PictureAnswers(answers, parsed, deduped, {NEAR_REPEAT: removed} if removed else {})
+
+
+def _joined(parsed: Sequence[ParsedDetections]) -> ParsedDetections:
+    """Several answers as one, in their order."""
+    if len(parsed) == 1:
+        return parsed[0]
+    detections = tuple(detection for answer in parsed for detection in answer.detections)
+    problems = tuple(problem for answer in parsed for problem in answer.problems)
+    repeats = tuple(times for answer in parsed for times in answer.repeats or (0,) * len(answer.detections))
+    return ParsedDetections(detections, problems, health(detections, problems), repeats if any(repeats) else ())
 
 
 def health_of(answer: Answer, parsed: ParsedDetections) -> str:

@@ -6,12 +6,14 @@ are those of an inference on one machine.
 
 import time
 
+import msgspec
+
 from vlmdet_cli.core.files import file_hash
 from vlmdet_cli.core.locks import lock
 from vlmdet_cli.engines.answers import AnswersFile, keys
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import Project
-from vlmdet_cli.stages.answer_reading import ReadingRules
+from vlmdet_cli.stages.answer_reading import reading_rules
 from vlmdet_cli.stages.infer import InferResult, Work, conclude
 from vlmdet_cli.stages.infer_inputs import answers_path, split_of, split_rows
 from vlmdet_cli.stages.infer_model import InferRequest, choose_results
@@ -38,8 +40,10 @@ def collect(project: Project, request: InferRequest) -> InferResult:
         data=file_hash(project.subset(split)),
     )
     shards = complete_shards(target)
-    file = AnswersFile(target.path, shards.metas[1])
-    rules = ReadingRules(categories=categories, ask=file.meta.ask)
+    # how answers are read is not the shards' matter
+    meta = msgspec.structs.replace(shards.metas[1], dedupe=project.config.infer.dedupe)
+    file = AnswersFile(target.path, meta)
+    rules = reading_rules(file.meta, categories, project.config.eval.score_rule)
     with lock(file.path.parent, f".{file.path.name}.lock"):
         resumed = file.resume(target.rows)
         work = Work(started=started, resumed=resumed, shards=shards.count)

@@ -24,6 +24,7 @@ from vlmdet_cli.core.answers import ParsedDetections
 from vlmdet_cli.data.image_files import DAMAGED, EMPTY, Unreadable, to_rgb, turn_upright, upright_size
 from vlmdet_cli.engines import Completion, Request
 from vlmdet_cli.errors import DataError, EngineError, UsageError
+from vlmdet_cli.metrics.repeats import without_near_repeats
 from vlmdet_cli.models import dialects
 from vlmdet_cli.project import Format, infer_settings
 from vlmdet_cli.prompts.detection import CLASSES
@@ -63,6 +64,11 @@ class Detector:
         ``scores``. Raises ``UsageError`` for what is not there and for a wrong setting.
         """
         self._settings = infer_settings(settings)
+        if self._settings.ask != "rows":
+            raise UsageError(
+                "A detector asks one prompt a picture; it takes no `ask`",
+                hint="Give prompt and categories, or use `vlmdet infer` with infer.ask.",
+            )
         request = InferRequest(model=os.fspath(model), adapter=Path(adapter) if adapter is not None else None)
         choice = choose_model(None, request)
         self._asked = asked_as(None, choice)
@@ -111,6 +117,8 @@ class Detector:
         if completion.finish != "error":
             dialect = dialects.get(self._asked.dialect, self._asked.max_pixels or None)
             parsed = dialect.parse(completion.text, size if all(size) else None, self._categories, completion.tokens)
+            if self._settings.dedupe:
+                parsed = without_near_repeats(parsed, self._settings.dedupe)
         return picture_detections(image, size, completion, parsed, scores=self._settings.scores)
 
 

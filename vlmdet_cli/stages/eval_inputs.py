@@ -97,7 +97,10 @@ def eval_job(project: GetProject, request: EvalRequest, **overrides: Any) -> Eva
         protocol=eval_protocol(loaded.config.eval, **chosen),
         gates=loaded.config.eval.fail_under,
         report=results.report(predictions.stem),
-        notes=_named_truth_notes(predictions, request.truth) if request.truth else (),
+        notes=(
+            *(_named_truth_notes(predictions, request.truth) if request.truth else ()),
+            *_reading_notes(loaded, predictions),
+        ),
     )
 
 
@@ -210,6 +213,17 @@ def _named_truth_notes(predictions: Path, truth: Path) -> tuple[str, ...]:
     if meta is None or meta.data is None or not truth.is_file() or meta.data == file_hash(truth):
         return ()
     return (f"the answers are to the split {meta.split} as it was prepared; the truth named is another: {truth}",)
+
+
+def _reading_notes(project: Project, predictions: Path) -> tuple[str, ...]:
+    """A note where the project's settings would read the answers in another way than ``infer`` has."""
+    meta, dedupe = read_meta(predictions), project.config.infer.dedupe
+    if meta is None or meta.dedupe == dedupe:
+        return ()
+    return (
+        f"the answers are read with infer.dedupe = {meta.dedupe:g}, as `vlmdet infer` read them, not with {dedupe:g}; "
+        "run it again to read them so: it asks nothing.",
+    )
 
 
 def prepared_truth(project: Project, split: str) -> Path:

@@ -207,6 +207,7 @@ def _protocol(truth: Truth, predictions: Predictions, boxes: EvalBoxes, settings
         "matching": MATCHING,
         "duplicates": settings.duplicates,
         "repeats": boxes.repeats,
+        "dedupe": predictions.dedupe,
         "iou": settings.iou,
         "f1_thresholds": [THRESHOLDS[0], THRESHOLDS[-1]],
         "score_source": predictions.score_source,
@@ -253,7 +254,7 @@ def _health(predictions: Predictions, given: int) -> dict[str, Any]:
         "health": dict(Counter(health).most_common()),
         "finish": dict(Counter(row.finish for row in rows).most_common()),
         "problems": dict(problems.most_common()),
-        "duplicate_rate": repeats / given if repeats else 0.0,
+        "duplicate_rate": repeats / (given + sum(predictions.removed.values())) if repeats else 0.0,
     }
 
 
@@ -271,7 +272,7 @@ def _ledger(truth: Truth, predictions: Predictions, boxes: EvalBoxes, match: Mat
     ledger.keep("predicted boxes", int(np.count_nonzero(~match.ignored)))
     for reason, count in zip(LEFT_OUT_REASONS[1:], np.bincount(match.left_out, minlength=4)[1:].tolist(), strict=True):
         ledger.drop("predicted boxes", reason, count)
-    for reason, count in boxes.removed.items():
+    for reason, count in (predictions.removed | boxes.removed).items():
         ledger.drop("predicted boxes", reason, count)
     for kind in ("unparsed", "truncated", "degenerate", NOT_ASKED):
         # a cut box may have been kept all the same; the ledger counts text that gave no box

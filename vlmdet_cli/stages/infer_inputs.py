@@ -11,6 +11,7 @@ import orjson
 
 from vlmdet_cli import engines
 from vlmdet_cli.core.files import file_hash, open_file
+from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE
 from vlmdet_cli.data import dataset
 from vlmdet_cli.data.image_files import IMAGE_SUFFIXES, Unreadable, upright_size
 from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow, read_answers
@@ -21,7 +22,7 @@ from vlmdet_cli.project.runs import ResultFolder
 from vlmdet_cli.prompts.object_rows import texts
 from vlmdet_cli.prompts.questions import kind_of
 from vlmdet_cli.stages import chunks, shards
-from vlmdet_cli.stages.answer_reading import PictureAnswers, ReadingRules, by_picture
+from vlmdet_cli.stages.answer_reading import PictureAnswers, ReadingRules, by_picture, reading_rules
 from vlmdet_cli.stages.infer import InferResult, infer
 from vlmdet_cli.stages.infer_model import AskedAs, InferRequest, ModelChoice, ResultChoice, asked_as, choose_model
 from vlmdet_cli.stages.infer_progress import OnProgress
@@ -89,7 +90,7 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
         rows=rows,
         engine=engine,
         file=AnswersFile(file, meta),
-        rules=ReadingRules(categories=categories, ask=settings.ask),
+        rules=reading_rules(meta, categories, loaded.config.eval.score_rule if loaded else DEFAULT_SCORE_RULE),
         warnings=tuple(filter(None, warnings)),
     )
 
@@ -149,6 +150,7 @@ def _meta(
         scores=settings.scores,
         ask=settings.ask,
         prompt=settings.prompt,
+        dedupe=settings.dedupe,
         split=split,
         data=data,
         run=choice.run.name if choice.run else None,

@@ -34,11 +34,17 @@ class Line(msgspec.Struct, frozen=True):
 
 
 def parse_file(
-    file: Path | None, *, dialect: str, size: str = "", categories: Sequence[str] | None = None
+    file: Path | None,
+    *,
+    dialect: str,
+    size: str = "",
+    categories: Sequence[str] | None = None,
+    dedupe: float = 0.0,
 ) -> Iterator[str]:
     """A line of JSON for each line of a file, or of standard input where ``file`` is None or ``-``.
 
-    ``size`` is ``640x480`` or empty. Raises ``UsageError`` for the options, ``DataError`` for the file and its lines.
+    ``size`` is ``640x480`` or empty. ``dedupe``: the IoU from which two boxes of a class in a line are taken for one, 0
+    for never. Raises ``UsageError`` for the options, ``DataError`` for the file and its lines.
     """
     dialects.get(dialect)
     default = Line(size=_size(size), dialect=dialect, categories=list(categories) if categories else None)
@@ -46,7 +52,12 @@ def parse_file(
     if file is not None and str(file) != "-":
         lines = read_bytes(file, "answers").splitlines()
     for number, line in enumerate(lines, 1):
-        yield orjson.dumps(as_dict(_parse(line, default, number))).decode()
+        parsed = _parse(line, default, number)
+        if dedupe:
+            from vlmdet_cli.metrics.repeats import without_near_repeats  # with numpy: `parse` starts without it
+
+            parsed = without_near_repeats(parsed, dedupe)
+        yield orjson.dumps(as_dict(parsed)).decode()
 
 
 def as_dict(parsed: ParsedDetections) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from vlmdet_cli.metrics.repeats import with_repeats
 from vlmdet_cli.models import dialects
 from vlmdet_cli.prompts.asking import classes_by_prompt
 from vlmdet_cli.prompts.questions import kind_of
-from vlmdet_cli.stages.answer_reading import ReadingRules, read_answer
+from vlmdet_cli.stages.answer_reading import ReadingRules, put_together, read_answer, reading_rules
 from vlmdet_cli.stages.prediction_files import (
     WHAT,
     Predictions,
@@ -87,14 +87,15 @@ def read_rows(
         dialects.get(dialect)
         rows = [msgspec.structs.replace(row, dialect=dialect) for row in rows]
         detection = [row for row in rows if row.kind == "detection"]
-    ask = "rows" if swift else _ask(path)
-    rules = ReadingRules(categories=truth.categories, ask=ask, score_rule=rule)
+    rules = reading_rules(None if swift else read_meta(path), truth.categories, rule)
     scored = _scored(path, detection)
     parsed = [read_answer(row, rules, size) for row, size in zip(detection, sizes, strict=True)]
+    boxes, removed = _boxes(detection, parsed, indices, rules)
     return Predictions(
         path=path,
         form="swift infer" if swift else "answers",
-        boxes=_boxes(parsed, indices),
+        boxes=boxes,
+        removed=removed,
         answered=set(indices),
         score_source="logprob" if scored else "constant",
         score_rule=rule if scored else None,
@@ -102,9 +103,10 @@ def read_rows(
         parsed=parsed,
         dialect=", ".join(dict.fromkeys(row.dialect for row in rows)),
         dialect_source=source,
-        ask=ask,
-        asked=_asked(detection, indices) if ask == "rows" else None,
-        missing=_missing(ask, truth, indices),
+        ask=rules.ask,
+        dedupe=rules.dedupe,
+        asked=_asked(detection, indices) if rules.ask == "rows" else None,
+        missing=_missing(rules.ask, truth, indices),
         notes=notes,
     )
 
@@ -160,12 +162,6 @@ def _asked(rows: Sequence[Answer], indices: Sequence[int]) -> dict[int, set[str]
     return named
 
 
-def _ask(path: Path) -> Ask:
-    """What the prompts asked for, as the account beside the answers says."""
-    meta = read_meta(path)
-    return meta.ask if meta else "rows"
-
-
 def _missing(ask: Ask, truth: Truth, indices: Sequence[int]) -> int:
     """Prompts about the truth's pictures that have no answer; 0 where it is not known which there should be."""
     if ask == "rows":
@@ -203,12 +199,22 @@ def _size(path: Path, row: Answer, truth: Truth, index: int) -> Size:
     return size
 
 
-def _boxes(parsed: Sequence[ParsedDetections], indices: Sequence[int]) -> list[PredictedBox]:
-    return [
-        PredictedBox(index, d.label, d.box, 1.0 if d.score is None else d.score)
-        for index, answer in zip(indices, parsed, strict=True)
-        for d in with_repeats(answer)
-    ]
+def _boxes(
+    rows: Sequence[Answer], parsed: Sequence[ParsedDetections], indices: Sequence[int], rules: ReadingRules
+) -> tuple[list[PredictedBox], dict[str, int]]:
+    """The boxes of all pictures, and how many were taken out by the rules, by reason."""
+    groups: dict[int, list[int]] = {}
+    for number, index in enumerate(indices):
+        groups.setdefault(index, []).append(number)
+    boxes, removed = list[PredictedBox](), Counter[str]()
+    for index, numbers in groups.items():
+        picture = put_together([rows[n] for n in numbers], [parsed[n] for n in numbers], rules)
+        removed.update(picture.removed)
+        boxes += [
+            PredictedBox(index, d.label, d.box, 1.0 if d.score is None else d.score)
+            for d in with_repeats(picture.whole)
+        ]
+    return boxes, dict(removed)
 
 
 def _dialect_by_content(
