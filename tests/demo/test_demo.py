@@ -140,6 +140,27 @@ def test_the_merged_model_answers_as_the_adapter_does(demo: tuple[Path, str]) ->
     assert abs(report(folder, "adapter")["overall"]["f1"] - report(folder, "test")["overall"]["f1"]) < 0.02
 
 
+def test_the_engine_swift_gives_the_same_answers_and_survives_a_bad_picture(
+    demo: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder = _copy(demo[0], tmp_path)
+    images = sorted((folder / "out" / "data" / "subset" / "images" / "test").glob("*.jpg"))
+    images[3].write_bytes(images[3].read_bytes()[:400])
+    done = vlmdet(folder, "infer", "--set", "infer.engine=swift", "--name", "by-swift", "--json")
+    assert json.loads(done.stdout)["failed"] > 0
+    expected, rows = answers(folder, "test"), answers(folder, "by-swift")
+    assert len(rows) == len(expected)
+    for row, other in zip(rows, expected, strict=True):
+        if row["image"].endswith(images[3].name):
+            assert (row["finish"], row["error"], row["text"]) == ("error", "truncated", "")
+        else:
+            assert (row["text"], row.get("finish")) == (other["text"], other.get("finish"))
+            assert [token for token, _ in row["tokens"]] == [token for token, _ in other["tokens"]]
+            logprobs = [[logprob for _, logprob in answer["tokens"]] for answer in (row, other)]
+            assert logprobs[0] == pytest.approx(logprobs[1], abs=1e-3)
+    assert any("<|box_start|>" in row["text"] for row in rows)
+
+
 def test_texts_token_ids_pictures_and_lengths_are_as_swifts_own_template_makes_them(
     demo: tuple[Path, str], tmp_path: Path
 ) -> None:

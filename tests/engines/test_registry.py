@@ -26,7 +26,7 @@ def test_an_unknown_engine_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UsageError) as caught:
         engines.create("transformer", settings())
     assert caught.value.what == "No such engine: transformer: did you mean transformers?"
-    assert caught.value.hint == "Known engines: transformers."
+    assert caught.value.hint == f"Known engines: {', '.join(engines.names())}."
 
 
 def test_an_engines_options_have_a_table_of_their_own() -> None:

@@ -203,7 +203,9 @@ def test_an_unknown_engine_is_a_users_error(cli: Cli, tmp_path: Path) -> None:
     prepared(cli)
     result = cli("infer", "--model", "base", "--set", "infer.engine=transformer")
     assert (result.exit_code, result.stderr) == (
-        2, "error: No such engine: transformer: did you mean transformers?\nhint: Known engines: transformers.\n"
+        2,
+        "error: No such engine: transformer: did you mean transformers?\n"
+        f"hint: Known engines: {', '.join(engines.names())}.\n",
     )  # fmt: skip
 
 
@@ -239,3 +241,17 @@ def test_settings_of_the_command_line_count_without_a_project(
         "  train: where a model and pictures are named, only settings of [infer] count",
         "  infer.bach: unknown key; did you mean batch?",
     ])  # fmt: skip
+
+
+def test_swift_is_told_of_a_model_what_it_was_told_in_training(cli: Cli, asked: list[EngineSettings]) -> None:
+    Path("plugin.py").write_text("")
+    output = prepared(cli, '[train.swift]\ntemplate = "today"\nexternal_plugins = "plugin.py"')
+    flags = {"template": "own_template", "model_type": "qvq"}
+    plugins = ("/gone/plugin.py",)  # the project was moved since: the one of the project file takes its place
+    model_folder(output / "m", trained=msgspec.structs.replace(TRAINED, external_plugins=plugins, **flags))
+    ask(cli, "--model", str(output / "m"))
+    model_folder(output / "plain")
+    ask(cli, "--model", str(output / "plain"))
+    swift = [settings.swift for settings in asked]
+    assert [(model.model_type, model.template) for model in swift] == [("qvq", "own_template"), ("qwen2_vl", "today")]
+    assert [model.plugins for model in swift] == [(Path("plugin.py").resolve(),)] * 2

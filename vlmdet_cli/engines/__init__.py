@@ -56,12 +56,24 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     num_tokens: int = 0
 
 
+class SwiftModel(msgspec.Struct, frozen=True, kw_only=True):
+    """What ms-swift is told of a model, by its flags of these names; where one is empty, the model's folder tells.
+
+    ``plugins``: Python files that make a model or a template known to swift.
+    """
+
+    model_type: str = ""
+    template: str = ""
+    plugins: tuple[Path, ...] = ()
+
+
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What every engine is given.
 
     ``adapter``: a LoRA checkpoint on top of the model. ``max_pixels``: the limit to which the family resizes pictures,
     None where only the family's own holds. ``system``: the system prompt, None for the family's own. ``batch``: the
-    number of pictures answered together. ``scores``: keep the tokens' log-probabilities. ``options``: the engine's own.
+    number of pictures answered together. ``scores``: keep the tokens' log-probabilities. ``swift``: what ms-swift is
+    told of the model. ``options``: the engine's own.
     """
 
     model: Path
@@ -73,6 +85,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "auto"
     batch: int = 16
     scores: bool = False
+    swift: SwiftModel = SwiftModel()
 
 
 class Engine(Protocol):
@@ -85,7 +98,10 @@ class Engine(Protocol):
         """One completion for each request, in any order. Raises ``EngineError``."""
 
 
-_ENGINES = {"transformers": "vlmdet_cli.engines.transformers:TransformersEngine"}
+_ENGINES = {
+    "transformers": "vlmdet_cli.engines.transformers:TransformersEngine",
+    "swift": "vlmdet_cli.engines.swift:SwiftEngine",
+}
 
 
 def names() -> tuple[str, ...]:

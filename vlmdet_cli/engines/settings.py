@@ -13,6 +13,13 @@ class TransformersOptions(Table, frozen=True, kw_only=True):
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
 
 
+class SwiftOptions(Table, frozen=True, kw_only=True):
+    """``dtype``: ``auto`` is float32 on a CPU, bfloat16 on a GPU. ``attention``: ``auto`` leaves it to swift."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+
+
 class Infer(Table, frozen=True, kw_only=True):
     """``engine``: the name of an engine; the field of that name has its options. ``ask``: the rows as prepared, or
     prompts that name all classes, one class, or those that the picture has. ``prompt``: asks in these words instead.
@@ -30,6 +37,7 @@ class Infer(Table, frozen=True, kw_only=True):
     questions: bool = True
     scores: bool = False
     transformers: TransformersOptions = TransformersOptions()
+    swift: SwiftOptions = SwiftOptions()
 
     def answers_name(self, split: str = "") -> str:
         """The default name of the answers to a split: what is asked in another way is kept beside it."""

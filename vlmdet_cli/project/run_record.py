@@ -22,7 +22,7 @@ class TrainedSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a model was trained with: later stages ask it the same way.
 
     ``max_pixels``: the limit of a picture, None where the family's own holds. ``system``: the system prompt, None
-    for the family's. ``model``: the base model as swift was given it.
+    for the family's. ``model``: the base model as swift was given it. ``external_plugins``: swift's plug-ins, as paths.
     """
 
     family: str = ""
@@ -33,6 +33,7 @@ class TrainedSettings(msgspec.Struct, frozen=True, kw_only=True):
     template: str = ""
     model_type: str = ""
     model: str = ""
+    external_plugins: tuple[str, ...] = ()
 
 
 class DatasetRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -205,7 +205,7 @@ def trained_settings(folder: Path) -> TrainedSettings | None:
     return with_arguments(recorded or TrainedSettings(), file) if file else recorded
 
 
-_ARGUMENTS = ("max_pixels", "max_length", "system", "template", "model_type", "model")
+_ARGUMENTS = ("max_pixels", "max_length", "system", "template", "model_type", "model", "external_plugins")
 
 
 def with_arguments(settings: TrainedSettings, file: Path) -> TrainedSettings:

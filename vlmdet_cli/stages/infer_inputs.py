@@ -122,6 +122,7 @@ def create_engine(settings: Infer, choice: ModelChoice, asked: AskedAs) -> engin
             device=settings.device,
             batch=settings.batch,
             scores=settings.scores,
+            swift=asked.swift,
             options=settings.options(settings.engine),
         ),
     )

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import msgspec
 
+from vlmdet_cli.engines import SwiftModel
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models import registry
 from vlmdet_cli.models.family import Family
 from vlmdet_cli.project import Format, Project
+from vlmdet_cli.project.run_record import TrainedSettings
 from vlmdet_cli.project.runs import ResultFolder, Run, runs, trained_settings
 from vlmdet_cli.stages.infer_shards import Shard
 from vlmdet_cli.stages.merge import merged_model
@@ -64,6 +66,7 @@ class AskedAs(msgspec.Struct, frozen=True, kw_only=True):
     dialect: str
     max_pixels: int | None
     system: str | None
+    swift: SwiftModel
 
 
 class ResultChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,5 +160,29 @@ def asked_as(project: Project | None, choice: ModelChoice) -> AskedAs:
         max_pixels = limit if isinstance(limit, int) else family.pixel_limit(choice.model)
         system = project.system if project else None
     return AskedAs(
-        family=family, dialect=dialect or format_.dialect or family.dialect, max_pixels=max_pixels, system=system
+        family=family,
+        dialect=dialect or format_.dialect or family.dialect,
+        max_pixels=max_pixels,
+        system=system,
+        swift=_swift_model(project, family, trained),
     )
+
+
+def _swift_model(project: Project | None, family: Family, trained: TrainedSettings | None) -> SwiftModel:
+    """The flags by which swift was given the model in training, else those of the project file, else the family's."""
+    written = project.config.train.swift if project else {}
+    recorded = {"model_type": trained.model_type, "template": trained.template} if trained else {}
+    flags: dict[str, str] = {}
+    for name, of_family in family.swift_flags().items():
+        flags[name] = recorded.get(name) or str(written.get(name, of_family))
+    return SwiftModel(**flags, plugins=_plugins(project, trained))
+
+
+def _plugins(project: Project | None, trained: TrainedSettings | None) -> tuple[Path, ...]:
+    """The plug-ins that swift was given in training, where they are still there, else those of the project file."""
+    recorded = tuple(Path(path) for path in trained.external_plugins) if trained else ()
+    if project is None or (recorded and all(path.is_file() for path in recorded)):
+        return recorded
+    written = [project.config.train.swift.get(name, []) for name in ("external_plugins", "custom_register_path")]
+    names = [name for value in written for name in (value if isinstance(value, list) else [value])]
+    return tuple(project.path(str(name)).resolve() for name in names)
