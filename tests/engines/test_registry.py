@@ -1,11 +1,12 @@
 """Engines by name: a new one is a module, its options and a line."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from vlmdet_cli import engines
-from vlmdet_cli.engines.settings import Infer, TransformersOptions
+from vlmdet_cli.engines.settings import Infer, TransformersOptions, VLLMOptions
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 from vlmdet_cli.project import convert
@@ -19,6 +20,8 @@ def settings() -> engines.EngineSettings:
 def test_every_engine_is_created_without_a_model_at_hand(name: str) -> None:
     engine = engines.create(name, settings())
     assert callable(engine.answer)
+    if name == "vllm" and find_spec("vllm") is None:
+        pytest.skip("vLLM is not in this environment")
     assert engine.identity()["name"] == name
 
 
@@ -38,6 +41,17 @@ def test_an_engines_options_have_a_table_of_their_own() -> None:
     with pytest.raises(UsageError) as caught:
         convert({**tree, "infer": {"transformers": {"dtyp": "auto"}}})
     assert caught.value.why == ("infer.transformers.dtyp: unknown key; did you mean dtype?",)
+
+
+def test_the_path_of_another_python_starts_at_the_project_files_folder() -> None:
+    def python(name: str) -> str:
+        options = Infer(vllm=VLLMOptions(python=name)).options("vllm", Path("/project"))
+        assert isinstance(options, VLLMOptions)
+        return options.python
+
+    assert python("env/bin/python") == "/project/env/bin/python"
+    assert python("~/env/bin/python") == f"{Path.home()}/env/bin/python"
+    assert (python("/env/bin/python"), python("python3.12"), python("")) == ("/env/bin/python", "python3.12", "")
 
 
 def test_what_decides_the_texts_is_part_of_the_identity() -> None:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import psutil
@@ -85,6 +85,20 @@ def start(command: Command, log: Path, *, cwd: Path, pipes: bool = False) -> "su
         )
 
 
+def pipes(process: "subprocess.Popen[bytes]") -> tuple[IO[bytes], IO[bytes]]:
+    """The stdin and the stdout of a process that was started with ``pipes``."""
+    if process.stdin is None or process.stdout is None:
+        raise ValueError("the process has no pipes")
+    return process.stdin, process.stdout
+
+
+def wait(process: "subprocess.Popen[Any]", seconds: float) -> int | None:
+    """The exit code of a process, None where it still runs after ``seconds``."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(seconds)
+    return None
+
+
 @contextlib.contextmanager
 def _interrupts_reach_children() -> Iterator[None]:
     """Start children that heed SIGINT.
@@ -107,13 +121,16 @@ def _child_environment(added: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, "PYTHONUNBUFFERED": "1", **added}
 
 
-def failed(command: Command, code: int, log: Path, hint: str) -> EngineError:
-    """What a user needs of a failed process: the code, the last lines of its log, the log's name."""
+def failed(command: Command, code: int, log: Path, hint: str, name: str = "") -> EngineError:
+    """What a user needs of a failed process: the code, the last lines of its log, the log's name.
+
+    ``name``: what the process is called; by default the program and its first argument.
+    """
     with log.open("rb") as file:
         last = [line.decode("utf-8", "replace").rstrip() for line in deque(file, 40)]
     lines = [line.split("\r")[-1] for line in last if line.strip()][-12:]
-    name = " ".join([Path(command.argv[0]).name, *command.argv[1:2]])
-    ended = f"exit code {code}" if code > 0 else f"killed by signal {-code} ({signal.Signals(-code).name})"
+    name = name or " ".join([Path(command.argv[0]).name, *command.argv[1:2]])
+    ended = f"exit code {code}" if code >= 0 else f"killed by signal {-code} ({signal.Signals(-code).name})"
     return EngineError(f"{name} failed: {ended}", why=[*lines, f"The whole log: {log}"], hint=hint)
 
 
@@ -141,12 +158,22 @@ def _ended(process: "subprocess.Popen[Any]", family: set[psutil.Process], number
 
 
 def _family(pid: int) -> set[psutil.Process]:
-    """The process and all that it and its children have started."""
-    try:
+    """The process and all that it and its children have started.
+
+    ``start`` gives each process a session of its own: what a killed one leaves behind is known by that.
+    """
+    family = {process for process in psutil.process_iter() if _session(process.pid) == pid}
+    with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
-        return {process, *process.children(recursive=True)}
-    except psutil.Error:
-        return set()
+        family |= {process, *process.children(recursive=True)}
+    return family
+
+
+def _session(pid: int) -> int:
+    """The session of a process, 0 where it has ended."""
+    with contextlib.suppress(OSError):
+        return os.getsid(pid)
+    return 0
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -101,6 +101,7 @@ class Engine(Protocol):
 _ENGINES = {
     "transformers": "vlmdet_cli.engines.transformers:TransformersEngine",
     "swift": "vlmdet_cli.engines.swift:SwiftEngine",
+    "vllm": "vlmdet_cli.engines.vllm:VLLMEngine",
 }
 
 

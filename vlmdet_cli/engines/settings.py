@@ -1,8 +1,11 @@
 """The settings of inference: the table ``[infer]`` and, under each engine's name, the engine's own options."""
 
+from pathlib import Path
 from typing import Literal
 
-from vlmdet_cli.core.settings import Ask, Positive, Share, Table
+import msgspec
+
+from vlmdet_cli.core.settings import AboveZero, Ask, Count, Positive, Share, Table
 from vlmdet_cli.data.settings import Split
 
 
@@ -18,6 +21,27 @@ class SwiftOptions(Table, frozen=True, kw_only=True):
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+
+
+class VLLMOptions(Table, frozen=True, kw_only=True):
+    """``python``: the Python of vLLM's environment, empty for this one. ``data_parallel``: processes, each with
+    ``tensor_parallel`` GPUs. ``max_model_len``: the tokens of prompt and answer together, 0 for the model's own limit.
+    ``dtype``: ``auto`` is float32 on a CPU, bfloat16 on a GPU. The others are vLLM's own arguments.
+    """
+
+    python: str = ""
+    data_parallel: Positive = 1
+    tensor_parallel: Positive = 1
+    gpu_memory_utilization: AboveZero = 0.9
+    max_model_len: Count = 0
+    enforce_eager: bool = False
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+    def rooted(self, folder: Path) -> "VLLMOptions":
+        """The same with ``python`` in ``folder``, where it is a relative path; a program's name stays."""
+        if "/" not in self.python:
+            return self
+        return msgspec.structs.replace(self, python=str(folder / Path(self.python).expanduser()))
 
 
 class Infer(Table, frozen=True, kw_only=True):
@@ -38,13 +62,16 @@ class Infer(Table, frozen=True, kw_only=True):
     scores: bool = False
     transformers: TransformersOptions = TransformersOptions()
     swift: SwiftOptions = SwiftOptions()
+    vllm: VLLMOptions = VLLMOptions()
 
     def answers_name(self, split: str = "") -> str:
         """The default name of the answers to a split: what is asked in another way is kept beside it."""
         parts = [split or self.split, "" if self.ask == "rows" else self.ask, "prompt" if self.prompt else ""]
         return "-".join(filter(None, parts))
 
-    def options(self, engine: str) -> Table:
-        """The options of an engine; an empty table where the engine has none."""
+    def options(self, engine: str, folder: Path = Path()) -> Table:
+        """The options of an engine; an empty table where the engine has none. Relative paths start at ``folder``."""
         options = getattr(self, engine, None)
+        if isinstance(options, VLLMOptions):
+            return options.rooted(folder)
         return options if isinstance(options, Table) else Table()

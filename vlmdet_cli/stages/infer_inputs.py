@@ -66,7 +66,7 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
         raise UsageError("--shard takes no pictures and no --output", hint="It answers a part of a prepared split.")
     choice = choose_model(loaded, request)
     asked = asked_as(loaded, choice)
-    engine = create_engine(settings, choice, asked)
+    engine = create_engine(settings, choice, asked, loaded.root if loaded else Path())
     warnings = [choice.warning]
     categories, data = None, None
     if request.images:
@@ -109,8 +109,8 @@ def answers_path(kept: ModelChoice | ResultChoice, request: InferRequest, name: 
     return request.output or results.answers(request.name or f"{kept.prefix}{name}")
 
 
-def create_engine(settings: Infer, choice: ModelChoice, asked: AskedAs) -> engines.Engine:
-    """The engine of the settings for a model; it loads nothing yet."""
+def create_engine(settings: Infer, choice: ModelChoice, asked: AskedAs, root: Path = Path()) -> engines.Engine:
+    """The engine of the settings for a model; it loads nothing yet. ``root``: where relative paths in them start."""
     return engines.create(
         settings.engine,
         engines.EngineSettings(
@@ -123,7 +123,7 @@ def create_engine(settings: Infer, choice: ModelChoice, asked: AskedAs) -> engin
             batch=settings.batch,
             scores=settings.scores,
             swift=asked.swift,
-            options=settings.options(settings.engine),
+            options=settings.options(settings.engine, root),
         ),
     )
 
