@@ -22,7 +22,8 @@ def test_every_engine_is_created_without_a_model_at_hand(name: str) -> None:
     assert callable(engine.answer)
     if name == "vllm" and find_spec("vllm") is None:
         pytest.skip("vLLM is not in this environment")
-    assert engine.identity()["name"] == name
+    if name != "server":  # its identity is what the server says
+        assert engine.identity()["name"] == name
 
 
 def test_an_unknown_engine_is_refused_with_the_nearest_name() -> None:

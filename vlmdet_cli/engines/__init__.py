@@ -102,6 +102,7 @@ _ENGINES = {
     "transformers": "vlmdet_cli.engines.transformers:TransformersEngine",
     "swift": "vlmdet_cli.engines.swift:SwiftEngine",
     "vllm": "vlmdet_cli.engines.vllm:VLLMEngine",
+    "server": "vlmdet_cli.engines.server:ServerEngine",
 }
 
 

@@ -26,8 +26,8 @@ class PictureReader:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self._sized = _Recent["Image.Image"](SIZED)
-        self._decoded = _Recent["Image.Image"](DECODED)
+        self._sized = Recent["Image.Image"](SIZED)
+        self._decoded = Recent["Image.Image"](DECODED)
 
     def __call__(self, request: Request) -> "Image.Image":
         """The request's picture in RGB with the pixels that the model sees in training. Raises ``BadPicture``.
@@ -66,7 +66,7 @@ def _sized(picture: "Image.Image", settings: EngineSettings) -> "Image.Image":
         raise BadPicture(str(error)) from None
 
 
-class _Recent(Generic[Value]):
+class Recent(Generic[Value]):
     """The values of the latest keys, each computed once, also where several threads ask at the same time.
 
     A failure is raised to all who wait for it, and not kept.

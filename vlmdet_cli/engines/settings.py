@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from vlmdet_cli.core.settings import AboveZero, Ask, Count, Positive, Share, Table
+from vlmdet_cli.core.settings import AboveZero, Ask, Count, Positive, Share, Table, Text
 from vlmdet_cli.data.settings import Split
 
 
@@ -44,13 +44,33 @@ class VLLMOptions(Table, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, python=str(folder / Path(self.python).expanduser()))
 
 
+class ServerOptions(Table, frozen=True, kw_only=True):
+    """An OpenAI-compatible server.
+
+    ``urls``: the servers of one model; requests are spread over them. ``model``: its name there, empty for the only
+    one that they list. ``kind``: ``auto`` takes it from that list. ``concurrency``: the largest number of requests that
+    a server gets at once. ``timeout``: seconds for one answer. ``retries``: how often a request, or a server that is
+    down, is tried again. ``api_key_env``: the environment variable with the key, empty for none.
+    """
+
+    urls: tuple[Text, ...] = ("http://127.0.0.1:8000/v1",)
+    model: str = ""
+    kind: Literal["auto", "vllm", "swift", "openai"] = "auto"
+    concurrency: Positive = 64
+    timeout: AboveZero = 300.0
+    retries: Count = 5
+    api_key_env: str = ""
+
+
 class Infer(Table, frozen=True, kw_only=True):
     """``engine``: the name of an engine; the field of that name has its options. ``ask``: the rows as prepared, or
     prompts that name all classes, one class, or those that the picture has. ``prompt``: asks in these words instead.
     ``dedupe``: IoU from which boxes of a class in a picture are taken for one when answers are read, 0 for never.
+    ``family``: the model's family, where neither its folder, its run nor its name tells it.
     """
 
     engine: str = "transformers"
+    family: str = ""
     split: Split = "test"
     batch: Positive = 16
     max_tokens: Positive = 1024
@@ -63,6 +83,7 @@ class Infer(Table, frozen=True, kw_only=True):
     transformers: TransformersOptions = TransformersOptions()
     swift: SwiftOptions = SwiftOptions()
     vllm: VLLMOptions = VLLMOptions()
+    server: ServerOptions = ServerOptions()
 
     def answers_name(self, split: str = "") -> str:
         """The default name of the answers to a split: what is asked in another way is kept beside it."""

@@ -70,8 +70,8 @@ class Detector:
                 hint="Give prompt and categories, or use `vlmdet infer` with infer.ask.",
             )
         request = InferRequest(model=os.fspath(model), adapter=Path(adapter) if adapter is not None else None)
-        choice = choose_model(None, request)
-        self._asked = asked_as(None, choice)
+        choice = choose_model(None, request, self._settings)
+        self._asked = asked_as(None, choice, self._settings)
         self._engine = create_engine(self._settings, choice, self._asked)
         self._categories = tuple(categories) if categories is not None else None
         self._prompt = _prompt(prompt or Format().prompts[0], self._categories)

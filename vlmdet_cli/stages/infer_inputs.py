@@ -15,6 +15,7 @@ from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE
 from vlmdet_cli.data import dataset
 from vlmdet_cli.data.image_files import IMAGE_SUFFIXES, Unreadable, upright_size
 from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow, read_answers
+from vlmdet_cli.engines.settings import ServerOptions
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.project import SPLITS, Format, GetProject, Infer, Project, infer_settings
@@ -64,8 +65,8 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
     split = split_of(settings, request)
     if request.shard and (request.images or request.output):
         raise UsageError("--shard takes no pictures and no --output", hint="It answers a part of a prepared split.")
-    choice = choose_model(loaded, request)
-    asked = asked_as(loaded, choice)
+    choice = choose_model(loaded, request, settings)
+    asked = asked_as(loaded, choice, settings)
     engine = create_engine(settings, choice, asked, loaded.root if loaded else Path())
     warnings = [choice.warning]
     categories, data = None, None
@@ -111,6 +112,9 @@ def answers_path(kept: ModelChoice | ResultChoice, request: InferRequest, name: 
 
 def create_engine(settings: Infer, choice: ModelChoice, asked: AskedAs, root: Path = Path()) -> engines.Engine:
     """The engine of the settings for a model; it loads nothing yet. ``root``: where relative paths in them start."""
+    options = settings.options(settings.engine, root)
+    if isinstance(options, ServerOptions):
+        options = msgspec.structs.replace(options, model=choice.name)
     return engines.create(
         settings.engine,
         engines.EngineSettings(
@@ -123,7 +127,7 @@ def create_engine(settings: Infer, choice: ModelChoice, asked: AskedAs, root: Pa
             batch=settings.batch,
             scores=settings.scores,
             swift=asked.swift,
-            options=settings.options(settings.engine, root),
+            options=options,
         ),
     )
 

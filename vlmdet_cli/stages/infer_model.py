@@ -9,11 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from vlmdet_cli.engines import SwiftModel
+from vlmdet_cli.engines import SwiftModel, server
+from vlmdet_cli.engines.settings import ServerOptions
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models import registry
 from vlmdet_cli.models.family import Family
-from vlmdet_cli.project import Format, Project
+from vlmdet_cli.project import Format, Infer, Project
 from vlmdet_cli.project.run_record import TrainedSettings
 from vlmdet_cli.project.runs import ResultFolder, Run, runs, trained_settings
 from vlmdet_cli.stages.infer_shards import Shard
@@ -24,8 +25,8 @@ from vlmdet_cli.training import hub
 class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The command line of ``infer``; what is empty or None comes from the project.
 
-    ``model``: a folder or a hub's name. ``shard``: (i, n) for the i-th of n parts of a prepared split.
-    ``categories``: those to ask for in named pictures. ``in_project``: whether the command line names a project.
+    ``model``: a folder, a hub's name, or a name at a server. ``shard``: (i, n) for the i-th of n parts of a prepared
+    split. ``categories``: those to ask for in named pictures. ``in_project``: whether the command line names a project.
     ``sets``: ``KEY=VALUE`` settings, for pictures that are asked without a project. ``show_download``: show the bars of
     a hub's download.
     """
@@ -45,9 +46,9 @@ class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The model to ask. ``name``: its folder, or its hub's name. ``results``: the folder of its answers, None where
-    there is no project. ``prefix``: what comes before the split in its answers' default name. ``run``: the run whose
-    model or checkpoint it is.
+    """The model to ask. ``name``: its folder, its hub's name, or its name at a server. ``results``: the folder of its
+    answers, None where there is no project. ``prefix``: what comes before the split in its answers' default name.
+    ``run``: the run whose model or checkpoint it is.
     """
 
     model: Path
@@ -86,8 +87,8 @@ def choose_results(project: Project | None, request: InferRequest) -> ResultChoi
     if request.adapter is not None:
         run = run or _run_of(project, request.adapter)
         prefix = f"{request.adapter.absolute().name}-"
-    elif request.model:
-        prefix = f"{Path(request.model).absolute().name}-"
+    elif model := request.model or (_server_model(project) if not request.run else ""):
+        prefix = f"{Path(model).absolute().name}-"
     elif project is not None:
         run, prefix = run or project.run(), ""
     else:
@@ -95,8 +96,10 @@ def choose_results(project: Project | None, request: InferRequest) -> ResultChoi
     return ResultChoice(results=run or (project.results if project else None), prefix=prefix, run=run)
 
 
-def choose_model(project: Project | None, request: InferRequest) -> ModelChoice:
+def choose_model(project: Project | None, request: InferRequest, settings: Infer) -> ModelChoice:
     """A model by name, an adapter on its base model, or the merged model of a run."""
+    if settings.engine == "server":
+        return _served_model(project, request, settings.server)
     if request.adapter is not None and not (request.adapter / "adapter_config.json").is_file():
         raise UsageError(f"No LoRA adapter: {request.adapter}", hint="An adapter folder holds adapter_config.json.")
     kept = choose_results(project, request)
@@ -116,6 +119,26 @@ def choose_model(project: Project | None, request: InferRequest) -> ModelChoice:
         run=kept.run,
         warning=warning,
     )
+
+
+def _served_model(project: Project | None, request: InferRequest, options: ServerOptions) -> ModelChoice:
+    """A model of a server. Its folder need not be here; what is known of it comes from the folder that is named, from
+    its run, or from the server's own folder on this machine.
+    """
+    kept = choose_results(project, request)
+    merged = str(kept.run.merged) if kept.run else ""
+    named = str(request.adapter or request.model or merged or options.model)
+    served = server.served_model(options, named)
+    folders = [named, merged, served.root or ""]
+    known = next((folder for folder in folders if folder and Path(folder).expanduser().is_dir()), merged or named)
+    return ModelChoice(
+        model=Path(known).expanduser(), name=served.name, results=kept.results, prefix=kept.prefix, run=kept.run
+    )
+
+
+def _server_model(project: Project | None) -> str:
+    """The name of the server's model in the project file, where a server is the engine."""
+    return project.config.infer.server.model if project and project.config.infer.engine == "server" else ""
 
 
 def _run_of(project: Project | None, checkpoint: Path) -> Run | None:
@@ -146,10 +169,10 @@ def _model_folder(model: str, request: InferRequest) -> Path:
     return folder
 
 
-def asked_as(project: Project | None, choice: ModelChoice) -> AskedAs:
+def asked_as(project: Project | None, choice: ModelChoice, settings: Infer) -> AskedAs:
     """What is recorded of the model's training; where nothing is, what the project file says, else the family."""
-    family = registry.family_of(str(choice.model))
     trained = trained_settings(choice.adapter or choice.model)
+    family = _family(choice, trained, settings)
     format_ = project.config.format if project else Format()
     flags = project.config.train.swift if project else {}
     if trained is not None:
@@ -186,3 +209,15 @@ def _plugins(project: Project | None, trained: TrainedSettings | None) -> tuple[
     written = [project.config.train.swift.get(name, []) for name in ("external_plugins", "custom_register_path")]
     names = [name for value in written for name in (value if isinstance(value, list) else [value])]
     return tuple(project.path(str(name)).resolve() for name in names)
+
+
+def _family(choice: ModelChoice, trained: TrainedSettings | None, settings: Infer) -> Family:
+    """The family that the project file names, else the one of the model's folder, of its training, or of its name."""
+    if settings.family:
+        return registry.get(settings.family)
+    if trained and trained.family and not (choice.model / "config.json").is_file():
+        return registry.get(trained.family)
+    try:
+        return registry.family_of(str(choice.model))
+    except UsageError as error:
+        raise UsageError(error.what, why=error.why, hint=f"{error.hint} Name it with infer.family.") from None

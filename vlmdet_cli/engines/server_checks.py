@@ -1,0 +1,129 @@
+"""What is checked of a server before it gets requests: its model, that it takes pictures, and leaves them alone."""
+
+from typing import TYPE_CHECKING, Any
+
+from vlmdet_cli.engines import EngineSettings
+from vlmdet_cli.engines.server_endpoint import Endpoint, Failure, chosen_model
+from vlmdet_cli.engines.server_protocol import BadAnswer, ServedModel, chat_body, data_url, prompt_tokens
+from vlmdet_cli.errors import EngineError
+from vlmdet_cli.models.family import IMAGE_TAG
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_PROMPT = f"{IMAGE_TAG}?"
+
+
+async def check(
+    endpoint: Endpoint, served: ServedModel, settings: EngineSettings, extras: dict[str, dict[str, Any]]
+) -> None:
+    """Raise ``EngineError`` for a server that cannot answer these requests, ``Failure`` for one that may later.
+
+    ``extras``: what each probed server takes beside OpenAI's members of a request, by URL.
+    """
+    require_same(endpoint.url, await stated_model(endpoint, served.name), served)
+    if endpoint.url not in extras:
+        await _probe(endpoint, served, settings)
+        extras[endpoint.url] = endpoint.extra
+    endpoint.extra = extras[endpoint.url]
+
+
+async def stated_model(endpoint: Endpoint, named: str) -> ServedModel:
+    """The model that a server answers with, as ``chosen_model`` chooses it. Raises as ``check`` does."""
+    try:
+        listed = await endpoint.models()
+    except Failure as failure:
+        raise _not_a_server(endpoint, failure) from None
+    return chosen_model(endpoint.url, listed, endpoint.options, named)
+
+
+def require_same(url: str, model: ServedModel, asked: ServedModel) -> None:
+    """Raise ``EngineError`` where a server's model is another than that of the other servers."""
+    if model != asked:
+        raise EngineError(
+            f"The server has another model than the one that is asked: {url}",
+            why=[f"asked: {_described(asked)}", f"at the server: {_described(model)}"],
+            hint="The servers of infer.server.urls have one model, under one name and from one folder.",
+        )
+
+
+def _described(served: ServedModel) -> str:
+    root = f" from {served.root}" if served.root not in {None, served.name} else ""
+    return f"{served.name}{root}, by {served.kind}"
+
+
+def _not_a_server(endpoint: Endpoint, failure: Failure) -> Exception:
+    """A refusal to list the models as an error; any other failure as it is."""
+    if _may_pass(failure):
+        return failure
+    key = endpoint.options.api_key_env
+    return EngineError(
+        f"The server does not list its models: {endpoint.url}/models",
+        why=str(failure),
+        hint="The URL of an OpenAI-compatible server often ends in /v1. "
+        + (f"Is the key in {key} right?" if key else "Does it want a key? See infer.server.api_key_env."),
+    )
+
+
+async def _probe(endpoint: Endpoint, served: ServedModel, settings: EngineSettings) -> None:
+    """Ask about a blank picture, to see what requests the server takes."""
+    arguments = settings.family.processor_arguments()
+    if served.kind == "vllm" and arguments.get("do_resize") is False:
+        endpoint.extra = {"mm_processor_kwargs": arguments}
+    blank = settings.family.resize(_blank(64, 48), settings.max_pixels)
+    try:
+        await _num_prompt_tokens(endpoint, served, settings, blank)
+    except Failure as failure:
+        if _may_pass(failure):
+            raise
+        if not endpoint.extra or "mm_processor_kwargs" not in str(failure):
+            raise _takes_no_pictures(endpoint, failure) from None
+        endpoint.extra = {}
+        await _require_pictures_left_alone(endpoint, served, settings)
+
+
+async def _require_pictures_left_alone(endpoint: Endpoint, served: ServedModel, settings: EngineSettings) -> None:
+    """Raise ``EngineError`` where a picture below the family's least size takes as many tokens as one of that size.
+
+    A processor that resizes makes it larger; vLLM does not say how it was started.
+    """
+    width, height = settings.family.trained_size((8, 8), settings.max_pixels)
+    sizes = ((width // 2, height // 2), (width, height))
+    try:
+        counts = [await _num_prompt_tokens(endpoint, served, settings, _blank(*size)) for size in sizes]
+    except Failure as failure:
+        raise failure if _may_pass(failure) else _takes_no_pictures(endpoint, failure) from None
+    if counts[0] == counts[1]:
+        raise EngineError(
+            f"The server resizes pictures: {endpoint.url}",
+            why="They are sent in the pixels that the model sees in training; resized again, they may get other boxes.",
+            hint="""Start it with: vllm serve MODEL --mm-processor-kwargs '{"do_resize": false}'""",
+        )
+
+
+def _may_pass(failure: Failure) -> bool:
+    return failure.kind in {"unreachable", "busy", "broken"}
+
+
+async def _num_prompt_tokens(
+    endpoint: Endpoint, served: ServedModel, settings: EngineSettings, picture: "Image.Image"
+) -> int:
+    text = await endpoint.ask(chat_body(served, settings, _PROMPT, data_url(picture), 1))
+    try:
+        return prompt_tokens(text)
+    except BadAnswer as error:
+        raise Failure("broken", str(error)) from None
+
+
+def _takes_no_pictures(endpoint: Endpoint, failure: Failure) -> EngineError:
+    return EngineError(
+        f"The server refuses a request with a picture: {endpoint.url}",
+        why=str(failure),
+        hint="Is its model a vision-language model, and was it started for one picture a prompt, with enough context?",
+    )
+
+
+def _blank(width: int, height: int) -> "Image.Image":
+    from PIL import Image
+
+    return Image.new("RGB", (width, height))
