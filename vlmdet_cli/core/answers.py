@@ -57,7 +57,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     be read; ``error`` says why). ``expected`` is the true
     answer, where the request came from a row that has one. ``max_pixels`` is the area in pixels to which the picture
     was shrunk before it reached the model, 0 for no limit. ``asked`` are the classes that the prompt names, None where
-    it asks for all. ``tokens`` are the text's tokens with their log-probabilities, empty without ``infer.scores``.
+    it asks for all. ``crop``: the part of the picture that was asked about, xyxy in pixels of the upright picture, None
+    for all of it. ``tokens`` are the text's tokens with their log-probabilities, empty without ``infer.scores``.
     """
 
     image: str
@@ -72,6 +73,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dialect: str = "qwen2_vl"
     max_pixels: int = 0
     asked: list[str] | None = None
+    crop: tuple[int, int, int, int] | None = None
     tokens: list[Token] = []
 
 

@@ -26,6 +26,7 @@ from vlmdet_cli.core.answers import Answer
 from vlmdet_cli.core.files import whole_file, write_json
 from vlmdet_cli.core.rows import Kind
 from vlmdet_cli.core.settings import Ask
+from vlmdet_cli.core.tiles import Crop, Tiling
 from vlmdet_cli.engines import Completion, Request
 from vlmdet_cli.engines.answer_lines import decode, line, scan, write_lines
 from vlmdet_cli.errors import DataError
@@ -37,8 +38,8 @@ class AnswersMeta(msgspec.Struct, frozen=True, kw_only=True):
     ``engine``: the engine's identity. ``model`` and ``adapter``: name and hash. ``max_pixels``: the limit to
     which pictures were resized. ``system``: the system prompt, None for the family's own. ``split`` and ``data``: the
     prepared split and the hash of its ground-truth file, None for named pictures. ``ask`` and ``prompt``: which rows
-    were asked, see ``prompts.asking``. ``dedupe``: how the answers are read; they do not depend on it. ``run``: the run
-    whose model it is.
+    were asked, see ``prompts.asking``; ``tiles``: the parts of the pictures that they are about, None for the whole
+    ones. ``dedupe``: how the answers are read; they do not depend on it. ``run``: the run whose model it is.
     """
 
     engine: dict[str, Any]
@@ -52,6 +53,7 @@ class AnswersMeta(msgspec.Struct, frozen=True, kw_only=True):
     scores: bool = False
     ask: Ask = "rows"
     prompt: str = ""
+    tiles: Tiling | None = None
     dedupe: float = 0.0
     split: str | None = None
     data: str | None = None
@@ -62,8 +64,8 @@ class AnswersMeta(msgspec.Struct, frozen=True, kw_only=True):
         """All that decides the answers and which rows they are to: two files with the same identity hold the same
         answers to the same rows of a split.
         """
-        names = ("engine", "family", "dialect", "max_tokens", "max_pixels", "system", "scores", "ask", "prompt")
-        return {name: getattr(self, name) for name in names}
+        names = ("engine", "family", "dialect", "max_tokens", "max_pixels", "system", "scores")
+        return {name: getattr(self, name) for name in (*names, "ask", "prompt", "tiles")}
 
 
 class InferRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,9 +79,10 @@ class InferRow(msgspec.Struct, frozen=True, kw_only=True):
     size: tuple[int, int] = (0, 0)
     expected: str | None = None
     asked: list[str] | None = None
+    crop: Crop | None = None
 
     def request(self, key: str) -> Request:
-        return Request(key=key, image=self.path, prompt=self.prompt, size=self.size)
+        return Request(key=key, image=self.path, prompt=self.prompt, size=self.size, crop=self.crop)
 
     def answer(self, completion: Completion, meta: AnswersMeta) -> Answer:
         return Answer(
@@ -95,6 +98,7 @@ class InferRow(msgspec.Struct, frozen=True, kw_only=True):
             dialect=meta.dialect,
             max_pixels=meta.max_pixels or 0,
             asked=self.asked,
+            crop=self.crop,
             tokens=completion.tokens,
         )
 
@@ -227,10 +231,12 @@ class AnswersFile:
 
 
 def keys(rows: Iterable[InferRow | Answer]) -> Iterator[str]:
-    """The key of each row: a hash of picture, prompt and kind; a row that repeats another has a key of its own."""
+    """The key of each row: a hash of picture, crop, prompt and kind; a row that repeats another has a key of its
+    own.
+    """
     seen = Counter[str]()
     for row in rows:
-        known_by = "\0".join((row.image, row.prompt, row.kind))
+        known_by = "\0".join((row.image, row.prompt, row.kind, *map(str, row.crop or ())))
         yield blake2b(f"{known_by}\0{seen[known_by]}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
         seen[known_by] += 1
 

@@ -40,13 +40,21 @@ class PictureReader:
         if request.crop is None:
             return sized_picture(request, self._settings)
         picture = self._decoded.get((request.image, request.size), lambda: _upright(request))
-        return _sized(picture.crop(request.crop), self._settings)
+        return _sized(_cropped(picture, request), self._settings)
 
 
 def sized_picture(request: Request, settings: EngineSettings) -> "Image.Image":
     """What ``PictureReader`` gives for a single request."""
-    picture = _upright(request)
-    return _sized(picture.crop(request.crop) if request.crop else picture, settings)
+    return _sized(_cropped(_upright(request), request), settings)
+
+
+def _cropped(picture: "Image.Image", request: Request) -> "Image.Image":
+    if request.crop is None:
+        return picture
+    if picture.size != request.size:  # the crop is in pixels of the annotated size
+        width, height = picture.size
+        raise BadPicture(f"is {width} x {height}, and was to be cut as one of {request.size[0]} x {request.size[1]}")
+    return picture.crop(request.crop)
 
 
 def _upright(request: Request) -> "Image.Image":

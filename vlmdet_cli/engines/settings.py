@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from vlmdet_cli.core.settings import AboveZero, Ask, Count, Positive, Share, Table, Text
+from vlmdet_cli.core.tiles import Tiling
 from vlmdet_cli.data.settings import Split
 
 
@@ -65,6 +66,7 @@ class ServerOptions(Table, frozen=True, kw_only=True):
 class Infer(Table, frozen=True, kw_only=True):
     """``engine``: the name of an engine; the field of that name has its options. ``ask``: the rows as prepared, or
     prompts that name all classes, one class, or those that the picture has. ``prompt``: asks in these words instead.
+    ``tiles``: rows, columns and overlap of the tiles that a picture is cut into; ``whole``: ask about all of it too.
     ``dedupe``: IoU from which boxes of a class in a picture are taken for one when answers are read, 0 for never.
     ``family``: the model's family, where neither its folder, its run nor its name tells it.
     """
@@ -77,6 +79,8 @@ class Infer(Table, frozen=True, kw_only=True):
     device: str = "auto"
     ask: Ask = "rows"
     prompt: str = ""
+    tiles: tuple[float, ...] = ()
+    whole: bool = True
     dedupe: Share = 0.0
     questions: bool = True
     scores: bool = False
@@ -85,9 +89,29 @@ class Infer(Table, frozen=True, kw_only=True):
     vllm: VLLMOptions = VLLMOptions()
     server: ServerOptions = ServerOptions()
 
+    def __post_init__(self) -> None:
+        """Raises ``ValueError``, which names the key, for tiles that cannot be."""
+        if not self.tiles:
+            return
+        rows, columns, overlap = self.tiles if len(self.tiles) == 3 else (0, 0, 0)
+        given = f"got [{', '.join(f'{value:g}' for value in self.tiles)}]"
+        if not all(count >= 1 and count == int(count) for count in (rows, columns)):
+            raise ValueError(f"tiles: expected [rows, columns, overlap], the first two whole and from 1 up, {given}")
+        if not 0 <= overlap < 1:
+            raise ValueError(f"tiles: the overlap is a share of a tile's side, from 0 up and below 1, {given}")
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How pictures are cut; None where they are not."""
+        if not self.tiles:
+            return None
+        rows, columns, overlap = self.tiles
+        return Tiling(int(rows), int(columns), overlap, self.whole)
+
     def answers_name(self, split: str = "") -> str:
         """The default name of the answers to a split: what is asked in another way is kept beside it."""
-        parts = [split or self.split, "" if self.ask == "rows" else self.ask, "prompt" if self.prompt else ""]
+        tiles = "x".join(f"{count:g}" for count in self.tiles[:2])
+        parts = [split or self.split, "" if self.ask == "rows" else self.ask, "prompt" if self.prompt else "", tiles]
         return "-".join(filter(None, parts))
 
     def options(self, engine: str, folder: Path = Path()) -> Table:

@@ -60,7 +60,7 @@ def infer_settings(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> In
     problems += _problems(tables["infer"], Infer, ("infer",))
     if problems:
         raise UsageError("A setting of inference is wrong", why=problems, hint=_HINT)
-    return msgspec.convert(tables["infer"], Infer)
+    return _record(tables["infer"], Infer, "A setting of inference is wrong", "infer")
 
 
 def _convert(tree: dict[str, Any], overrides: Sequence[str], name: str) -> tuple[Config, tuple[str, ...]]:
@@ -74,7 +74,20 @@ def _convert(tree: dict[str, Any], overrides: Sequence[str], name: str) -> tuple
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UsageError(f"The project file has {count}: {name}", why=problems, hint=_HINT)
-    return msgspec.convert(tree, Config), tuple(notes)
+    return _record(tree, Config, f"The project file has a problem: {name}"), tuple(notes)
+
+
+Record = typing.TypeVar("Record", bound=msgspec.Struct)
+
+
+def _record(tree: Any, kind: type[Record], what: str, path: str = "") -> Record:
+    """A tree whose values have the right types as a record; ``UsageError`` for what the record itself refuses."""
+    try:
+        return msgspec.convert(tree, kind)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$")
+        table = ".".join(filter(None, [path, where.strip("`.")]))
+        raise UsageError(what, why=f"{table}.{message}", hint=_HINT) from None
 
 
 _HINT = "`vlmdet init` writes a file with every key explained."

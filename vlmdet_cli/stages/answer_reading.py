@@ -10,17 +10,23 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.core.answers import Answer, ParsedDetections, Problem
 from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, Ask, ScoreRule
+from vlmdet_cli.core.tiles import shifted
 from vlmdet_cli.engines.answers import AnswersMeta
 from vlmdet_cli.metrics.repeats import without_near_repeats
+from vlmdet_cli.metrics.tile_merging import TileDetection, merged
 from vlmdet_cli.models import dialects
 from vlmdet_cli.models.dialects.items import health
 
 NOT_ASKED = "not_asked"  # the problem of a box whose label is not the class that its prompt asks for
 
 
-NEAR_REPEAT = "near repeat of another box"  # why ``dedupe`` removes a box
+# why a box is taken out of what a picture's answers mean together
+SEEN_IN_TILES = "same object in another tile"
+NEAR_REPEAT = "near repeat of another box"
+Size = tuple[int, int]
 
 
 class ReadingRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,18 +51,32 @@ def reading_rules(
     return ReadingRules(categories=categories, ask=meta.ask, dedupe=meta.dedupe, score_rule=score_rule)
 
 
-def read_answer(answer: Answer, rules: ReadingRules, size: tuple[int, int] | None = None) -> ParsedDetections:
-    """The boxes of an answer in pixels of its picture, and its problems.
+def read_answer(answer: Answer, rules: ReadingRules, size: Size | None = None) -> ParsedDetections:
+    """The boxes of an answer in pixels of its picture, and its problems. Those of a tile are not merged yet.
 
     ``size``: width and height of the picture in place of the answer's own. Where neither is known, boxes are numbers of
     the dialect's frame. A picture that could not be read is a problem of the kind ``error``.
     """
     if answer.finish == "error":
         return ParsedDetections((), (Problem("error", answer.error),), "unparsed")
-    size = size or answer.size
+    left, top, right, bottom = tile = tile_of(answer, size)
+    part = (right - left, bottom - top)
     dialect = dialects.get(answer.dialect, answer.max_pixels or None)
-    parsed = dialect.parse(answer.text, size if all(size) else None, rules.categories, answer.tokens, rules.score_rule)
+    parsed = dialect.parse(answer.text, part if all(part) else None, rules.categories, answer.tokens, rules.score_rule)
+    if answer.crop is not None:
+        detections = [msgspec.structs.replace(d, box=shifted(d.box, tile)) for d in parsed.detections]
+        parsed = msgspec.structs.replace(parsed, detections=tuple(detections))
     return _only_asked(parsed, answer.asked or ()) if rules.ask == "each" else parsed
+
+
+def tile_of(answer: Answer, size: Size | None = None) -> Box:
+    """The part of its picture that an answer is about, xyxy in pixels of a picture of ``size``, or of its own size."""
+    width, height = size or answer.size
+    if answer.crop is None:
+        return (0, 0, width, height)
+    across, down = (width / answer.size[0], height / answer.size[1]) if all(answer.size) else (1, 1)
+    left, top, right, bottom = answer.crop
+    return (left * across, top * down, right * across, bottom * down)
 
 
 def _only_asked(parsed: ParsedDetections, asked: Sequence[str]) -> ParsedDetections:
@@ -96,7 +116,13 @@ class PictureAnswers(NamedTuple):
         if len(self.answers) == 1:
             return values
         texts = [
-            {"asked": answer.asked, "prompt": answer.prompt, "health": health_of(answer, parsed), **_text(answer)}
+            {
+                "asked": answer.asked,
+                "crop": answer.crop,
+                "prompt": answer.prompt,
+                "health": health_of(answer, parsed),
+                **_text(answer),
+            }
             for answer, parsed in zip(self.answers, self.parsed, strict=True)
         ]
         return {key: value for key, value in values.items() if key not in {"text", "finish"}} | {"answers": texts}
@@ -119,14 +145,33 @@ def picture_answers(answers: Sequence[Answer], rules: ReadingRules) -> PictureAn
     return put_together(answers, [read_answer(answer, rules) for answer in answers], rules)
 
 
-def put_together(answers: Sequence[Answer], parsed: Sequence[ParsedDetections], rules: ReadingRules) -> PictureAnswers:
-    """All answers about one picture and what ``read_answer`` makes of each, as one."""
-    whole = _joined(parsed)
-    if not rules.dedupe:
-        return PictureAnswers(answers, parsed, whole, {})
-    deduped = without_near_repeats(whole, rules.dedupe)
-    removed = len(whole.detections) - len(deduped.detections) + sum(whole.repeats)
-    return PictureAnswers(answers, parsed, deduped, {NEAR_REPEAT: removed} if removed else {})
+def put_together(
+    answers: Sequence[Answer], parsed: Sequence[ParsedDetections], rules: ReadingRules, size: Size | None = None
+) -> PictureAnswers:
+    """All answers about one picture and what ``read_answer`` makes of each, as one: boxes of several tiles are merged,
+    then near repeats taken out. ``size``: as for ``read_answer``.
+    """
+    whole, removed = _joined(parsed), dict[str, int]()
+    if any(answer.crop for answer in answers):
+        before = _num_boxes(whole)
+        whole = _merged(whole, [tile_of(a, size) for a, p in zip(answers, parsed, strict=True) for _ in p.detections])
+        removed[SEEN_IN_TILES] = before - _num_boxes(whole)
+    if rules.dedupe:
+        before = _num_boxes(whole)
+        whole = without_near_repeats(whole, rules.dedupe)
+        removed[NEAR_REPEAT] = before - _num_boxes(whole)
+    return PictureAnswers(answers, parsed, whole, {reason: count for reason, count in removed.items() if count})
+
+
+def _num_boxes(parsed: ParsedDetections) -> int:
+    return len(parsed.detections) + sum(parsed.repeats)
+
+
+def _merged(parsed: ParsedDetections, tiles: Sequence[Box]) -> ParsedDetections:
+    """The detections of several tiles, one for each object; ``tiles``: that of each detection."""
+    objects = merged([TileDetection(*pair) for pair in zip(parsed.detections, tiles, strict=True)])
+    repeats = tuple(parsed.repeats[index] for index in objects) if parsed.repeats else ()
+    return msgspec.structs.replace(parsed, detections=tuple(objects.values()), repeats=repeats if any(repeats) else ())
 
 
 def _joined(parsed: Sequence[ParsedDetections]) -> ParsedDetections:

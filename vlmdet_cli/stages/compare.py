@@ -19,7 +19,7 @@ from vlmdet_cli.stages.evaluate import Report
 
 # of the protocol, what must be equal: the rest describes the predictions, not the measurement
 SAME = (
-    "truth_hash", "prompt", "asked", "classes", "categories", "matching", "duplicates", "iou", "f1_thresholds",
+    "truth_hash", "prompt", "asked", "tiles", "classes", "categories", "matching", "duplicates", "iou", "f1_thresholds",
     "score_source", "score_rule", "dedupe",
 )  # fmt: skip
 # of logprob scores in reports of versions that had this rule alone and did not name it
@@ -141,7 +141,8 @@ def read_report(path: Path) -> Report:
             hint="Reports are written to reports/, and by `vlmdet eval --json`.",
         ) from None
     rule = EARLIER_SCORE_RULE if report.protocol.get("score_source") == "logprob" else None
-    report = msgspec.structs.replace(report, protocol={"score_rule": rule, "dedupe": 0.0, **report.protocol})
+    earlier = {"score_rule": rule, "dedupe": 0.0, "tiles": None}  # of versions that had no choice
+    report = msgspec.structs.replace(report, protocol=earlier | report.protocol)
     missing = [name for name in (*SAME, "pictures", "objects") if name not in report.protocol]
     if report.schema != 1 or missing:
         why = f"Schema {report.schema}; its protocol lacks {', '.join(missing) or 'nothing'}."

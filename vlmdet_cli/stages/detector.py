@@ -64,10 +64,10 @@ class Detector:
         ``scores``. Raises ``UsageError`` for what is not there and for a wrong setting.
         """
         self._settings = infer_settings(settings)
-        if self._settings.ask != "rows":
+        if self._settings.ask != "rows" or self._settings.tiles:
             raise UsageError(
-                "A detector asks one prompt a picture; it takes no `ask`",
-                hint="Give prompt and categories, or use `vlmdet infer` with infer.ask.",
+                "A detector asks one prompt about a whole picture; it takes no `ask` and no `tiles`",
+                hint="Give prompt and categories, or use `vlmdet infer` with infer.ask or infer.tiles.",
             )
         request = InferRequest(model=os.fspath(model), adapter=Path(adapter) if adapter is not None else None)
         choice = choose_model(None, request, self._settings)

@@ -202,6 +202,7 @@ def _protocol(truth: Truth, predictions: Predictions, boxes: EvalBoxes, settings
         "prompt": first_few([prompt.replace("<image>", "").strip() for prompt in asked], PROMPTS) or None,
         "classes": settings.classes,
         "asked": asked_in_words(predictions),
+        "tiles": str(predictions.tiles) if predictions.tiles else None,
         "categories": len(truth.categories),
         "federated": truth.federated,
         "matching": MATCHING,

@@ -27,7 +27,7 @@ from vlmdet_cli.stages.answer_reading import PictureAnswers, ReadingRules, by_pi
 from vlmdet_cli.stages.infer import InferResult, infer
 from vlmdet_cli.stages.infer_model import AskedAs, InferRequest, ModelChoice, ResultChoice, asked_as, choose_model
 from vlmdet_cli.stages.infer_progress import OnProgress
-from vlmdet_cli.stages.infer_prompts import as_asked, unseen_prompt_warning, with_prompts
+from vlmdet_cli.stages.infer_prompts import as_asked, uncut_warning, unseen_prompt_warning, with_prompts
 from vlmdet_cli.stages.infer_shards import shard_path, shard_rows
 from vlmdet_cli.stages.prepare import read_split
 
@@ -81,6 +81,7 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
         rows, categories = split_rows(loaded, split)
         data = file_hash(loaded.subset(split))
         warnings += [_dialect_warning(loaded, asked), unseen_prompt_warning(loaded)]
+    warnings.append(uncut_warning(rows, settings))
     file = answers_path(choice, request, settings.answers_name(split))
     if request.shard:
         rows, file = shard_rows(rows, request.shard), shard_path(file, request.shard)
@@ -155,6 +156,7 @@ def _meta(
         scores=settings.scores,
         ask=settings.ask,
         prompt=settings.prompt,
+        tiles=settings.tiling,
         dedupe=settings.dedupe,
         split=split,
         data=data,

@@ -3,6 +3,7 @@
 Requests about the same picture stand next to each other, so that an engine reads it once.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from vlmdet_cli.data.dataset import Dataset
 from vlmdet_cli.engines.answers import InferRow
 from vlmdet_cli.engines.settings import Infer
-from vlmdet_cli.errors import UsageError
+from vlmdet_cli.errors import UsageError, counted, first_few
 from vlmdet_cli.project import Format, Project
 from vlmdet_cli.prompts.asking import Asked, Wording, classes_by_prompt, wording
 from vlmdet_cli.prompts.detection import CLASSES
@@ -28,7 +29,7 @@ def as_asked(rows: Sequence[InferRow], data: Dataset, project: Project, split: s
         detection = list(_rows_by_class(data, words, project, split))
     elif settings.prompt:
         detection = [_in_words(row, words, data.categories) for row in detection]
-    return [*detection, *others]
+    return [*in_tiles(detection, settings), *others]
 
 
 def _in_words(row: InferRow, words: Wording, categories: Sequence[str]) -> InferRow:
@@ -67,7 +68,34 @@ def with_prompts(
     if settings.ask == "each":
         prompts = [(name,) for name in named or categories()]
     names = categories() if prompts == [None] and CLASSES in words.all_phrase else ()
-    return [_with_classes(row, asked, words, names) for row in pictures for asked in prompts]
+    return list(in_tiles([_with_classes(row, asked, words, names) for row in pictures for asked in prompts], settings))
+
+
+def in_tiles(rows: Sequence[InferRow], settings: Infer) -> Iterator[InferRow]:
+    """The rows for each tile of their pictures, tile by tile; rows about the same picture stand together."""
+    tiling = settings.tiling
+    if tiling is None:
+        yield from rows
+        return
+    for _, group in itertools.groupby(rows, lambda row: row.image):
+        same = list(group)
+        for crop in tiling.crops(same[0].size):
+            for row in same:
+                # the row's true answer is to the whole picture
+                yield msgspec.structs.replace(row, crop=crop, expected=row.expected if crop is None else None)
+
+
+def uncut_warning(rows: Sequence[InferRow], settings: Infer) -> str:
+    """Where pictures are too small to be cut."""
+    tiling = settings.tiling
+    if tiling is None:
+        return ""
+    cut = {row.image for row in rows if row.crop is not None}
+    uncut = list(dict.fromkeys(row.image for row in rows if row.kind == "detection" and row.image not in cut))
+    if not uncut or tiling.rows * tiling.columns == 1:
+        return ""
+    pictures = counted(len(uncut), "picture is", "pictures are")
+    return f"infer.tiles: {pictures} too small to be cut, or unreadable: {', '.join(first_few(uncut, 3))}"
 
 
 def _with_classes(row: InferRow, asked: Asked, words: Wording, categories: Sequence[str]) -> InferRow:

@@ -1,7 +1,8 @@
 """parse: raw model text in, one JSON line out for each line in.
 
 A line is plain answer text, or a JSON object with ``text`` or ``response`` and, if known, ``size`` ([width,
-height]), ``dialect``, ``max_pixels`` and ``categories``. A blank line is an empty answer; a line that only begins like
+height]), ``dialect``, ``max_pixels``, ``crop`` (the part of the picture that the text is about, xyxy) and
+``categories``. A blank line is an empty answer; a line that only begins like
 an object is answer text. A JSON object of another form is an error that names the line.
 """
 
@@ -15,6 +16,7 @@ import orjson
 
 from vlmdet_cli.core.answers import ParsedDetections
 from vlmdet_cli.core.files import read_bytes
+from vlmdet_cli.core.tiles import shifted
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.models import dialects
 
@@ -30,6 +32,7 @@ class Line(msgspec.Struct, frozen=True):
     size: tuple[Side, Side] | None = None
     dialect: str | None = None
     max_pixels: int | None = None
+    crop: tuple[int, int, int, int] | None = None
     categories: list[str] | None = None
 
 
@@ -79,7 +82,13 @@ def _parse(data: bytes, default: Line, number: int) -> ParsedDetections:
     line = _line(data.rstrip(b"\r\n"), number)
     text = line.text if line.text is not None else line.response or ""
     dialect = dialects.get(line.dialect or default.dialect or "qwen2_vl", line.max_pixels)
-    return dialect.parse(text, line.size or default.size, line.categories or default.categories)
+    categories = line.categories or default.categories
+    if line.crop is None:
+        return dialect.parse(text, line.size or default.size, categories)
+    left, top, right, bottom = line.crop
+    parsed = dialect.parse(text, (right - left, bottom - top), categories)
+    boxes = [msgspec.structs.replace(d, box=shifted(d.box, line.crop)) for d in parsed.detections]
+    return msgspec.structs.replace(parsed, detections=tuple(boxes))
 
 
 def _line(data: bytes, number: int) -> Line:

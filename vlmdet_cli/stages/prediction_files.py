@@ -10,6 +10,7 @@ import msgspec
 from vlmdet_cli.core.annotations import ImageId
 from vlmdet_cli.core.answers import Answer, ParsedDetections, PredictedBox
 from vlmdet_cli.core.settings import Ask, ScoreRule
+from vlmdet_cli.core.tiles import Tiling
 from vlmdet_cli.data.ground_truth import Truth
 from vlmdet_cli.errors import DataError, counted, first_few
 
@@ -23,9 +24,9 @@ class Predictions(msgspec.Struct, frozen=True, kw_only=True):
     ``answered``: indices of the truth's pictures that have an answer, empty or not. ``score_rule``: of scores that come
     from log-probabilities. Of raw text alone: ``answers`` and ``parsed`` (of the detection rows, in their order),
     ``dialect`` with where it comes from, and ``asked``: the classes that prompts named, by picture, None where all
-    objects can be found. ``ask``: what prompts asked for, and ``missing``: how many of them have no answer. ``dedupe``:
-    the IoU from which boxes were taken for one, and ``removed``: boxes that were taken out when the answers were read,
-    by reason. ``notes`` are sentences for the user.
+    objects can be found. ``ask``: what prompts asked for, and ``missing``: how many of them have no answer. ``tiles``:
+    how the pictures were cut. ``dedupe``: the IoU from which boxes were taken for one, and ``removed``: boxes that were
+    taken out when the answers were read, by reason. ``notes`` are sentences for the user.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Predictions(msgspec.Struct, frozen=True, kw_only=True):
     asked: dict[int, set[str]] | None = None
     missing: int = 0
     dedupe: float = 0.0
+    tiles: Tiling | None = None
     removed: dict[str, int] = {}
     notes: list[str] = []
 

@@ -18,9 +18,9 @@ import msgspec
 import orjson
 
 from vlmdet_cli.core.answers import Answer, ParsedDetections, PredictedBox, Token
-from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, Ask, ScoreRule
+from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, ScoreRule
 from vlmdet_cli.data.ground_truth import Truth
-from vlmdet_cli.engines.answers import read_meta
+from vlmdet_cli.engines.answers import AnswersMeta, read_meta
 from vlmdet_cli.errors import DataError, first_few
 from vlmdet_cli.metrics.repeats import with_repeats
 from vlmdet_cli.models import dialects
@@ -78,7 +78,7 @@ def read_rows(
     swift = all("response" in row for _, row in numbered)
     detection = [row for row in rows if row.kind == "detection"]
     indices = locate(path, [(row.image_id or None, row.image) for row in detection], truth)
-    refuse_repeated(path, [detection[n].image for n in repeated_rows(indices) if detection[n].asked is None])
+    _refuse_repeated(path, detection, indices)
     sizes = [_size(path, row, truth, index) for row, index in zip(detection, indices, strict=True)]
     source, notes = _source(dialect, swift=swift), list[str]()
     if source == "content":
@@ -87,10 +87,11 @@ def read_rows(
         dialects.get(dialect)
         rows = [msgspec.structs.replace(row, dialect=dialect) for row in rows]
         detection = [row for row in rows if row.kind == "detection"]
-    rules = reading_rules(None if swift else read_meta(path), truth.categories, rule)
+    meta = None if swift else read_meta(path)
+    rules = reading_rules(meta, truth.categories, rule)
     scored = _scored(path, detection)
     parsed = [read_answer(row, rules, size) for row, size in zip(detection, sizes, strict=True)]
-    boxes, removed = _boxes(detection, parsed, indices, rules)
+    boxes, removed = _boxes(detection, parsed, indices, sizes, rules)
     return Predictions(
         path=path,
         form="swift infer" if swift else "answers",
@@ -105,10 +106,18 @@ def read_rows(
         dialect_source=source,
         ask=rules.ask,
         dedupe=rules.dedupe,
+        tiles=meta.tiles if meta else None,
         asked=_asked(detection, indices) if rules.ask == "rows" else None,
-        missing=_missing(rules.ask, truth, indices),
+        missing=_missing(meta, truth, indices),
         notes=notes,
     )
+
+
+def _refuse_repeated(path: Path, rows: Sequence[Answer], indices: Sequence[int]) -> None:
+    """Raise for a second answer to a prompt for all classes in all of a picture."""
+    whole = [number for number, row in enumerate(rows) if row.asked is None and row.crop is None]
+    repeated = repeated_rows([indices[number] for number in whole])
+    refuse_repeated(path, [rows[whole[number]].image for number in repeated])
 
 
 def _source(dialect: str, *, swift: bool) -> Literal["answers", "content", "named"]:
@@ -162,12 +171,16 @@ def _asked(rows: Sequence[Answer], indices: Sequence[int]) -> dict[int, set[str]
     return named
 
 
-def _missing(ask: Ask, truth: Truth, indices: Sequence[int]) -> int:
+def _missing(meta: AnswersMeta | None, truth: Truth, indices: Sequence[int]) -> int:
     """Prompts about the truth's pictures that have no answer; 0 where it is not known which there should be."""
-    if ask == "rows":
+    if meta is None or meta.ask == "rows":
         return 0
-    given = Counter(indices)
-    return sum(max(len(prompts) - given[n], 0) for n, prompts in enumerate(classes_by_prompt(truth.data, ask)))
+    given, images = Counter(indices), truth.data.images
+    expected = [len(prompts) for prompts in classes_by_prompt(truth.data, meta.ask)]
+    if meta.tiles is not None:
+        tiles = [len(meta.tiles.crops((image.width, image.height))) for image in images]
+        expected = [count * parts for count, parts in zip(expected, tiles, strict=True)]
+    return sum(max(count - given[number], 0) for number, count in enumerate(expected))
 
 
 def _scored(path: Path, rows: Sequence[Answer]) -> bool:
@@ -200,7 +213,11 @@ def _size(path: Path, row: Answer, truth: Truth, index: int) -> Size:
 
 
 def _boxes(
-    rows: Sequence[Answer], parsed: Sequence[ParsedDetections], indices: Sequence[int], rules: ReadingRules
+    rows: Sequence[Answer],
+    parsed: Sequence[ParsedDetections],
+    indices: Sequence[int],
+    sizes: Sequence[Size],
+    rules: ReadingRules,
 ) -> tuple[list[PredictedBox], dict[str, int]]:
     """The boxes of all pictures, and how many were taken out by the rules, by reason."""
     groups: dict[int, list[int]] = {}
@@ -208,7 +225,8 @@ def _boxes(
         groups.setdefault(index, []).append(number)
     boxes, removed = list[PredictedBox](), Counter[str]()
     for index, numbers in groups.items():
-        picture = put_together([rows[n] for n in numbers], [parsed[n] for n in numbers], rules)
+        size = max(sizes[n] for n in numbers)  # (0, 0) for an answer without text
+        picture = put_together([rows[n] for n in numbers], [parsed[n] for n in numbers], rules, size)
         removed.update(picture.removed)
         boxes += [
             PredictedBox(index, d.label, d.box, 1.0 if d.score is None else d.score)
