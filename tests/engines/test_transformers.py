@@ -22,6 +22,7 @@ from vlmdet_cli.engines.batches import Sized
 from vlmdet_cli.engines.settings import TransformersOptions
 from vlmdet_cli.engines.transformers import LoadedModel, TransformersEngine
 from vlmdet_cli.errors import EngineError
+from vlmdet_cli.models import dialects
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 
 pytestmark = [
@@ -91,6 +92,50 @@ def test_log_probabilities_come_with_the_text_they_are_of(pictures: list[Path]) 
     for completion in TransformersEngine(settings(scores=True)).answer(requests(pictures[:3]), 64):
         assert "".join(text for text, _ in completion.tokens) == completion.text
         assert all(logprob <= 0 for _, logprob in completion.tokens)
+
+
+class Dictation:
+    """Makes the first row of a batch say the ids, one after the other."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self._ids = list(ids)[::-1]
+
+    def __call__(self, _input_ids: Any, scores: Any) -> Any:
+        scores[0] = -1e9
+        scores[0, self._ids.pop()] = 0.0
+        return scores
+
+
+def test_a_row_that_repeats_a_box_ends_early_with_its_cut_text_and_the_others_keep_theirs(
+    pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialect = dialects.get("qwen2_vl")
+    cat = ("plain disk", (100, 200, 300, 400))
+    steps: list[int] = []
+    real = LoadedModel.generate
+
+    def generate(model: LoadedModel, inputs: Any, **arguments: Any) -> Any:
+        ids = model._processor.tokenizer(dialect.write([cat] * 99))["input_ids"]
+        arguments["logits_processor"] = [Dictation(ids), *arguments["logits_processor"]]
+        output = real(model, inputs, **arguments)
+        steps.append(output.shape[1] - inputs["input_ids"].shape[1])
+        return output
+
+    plain = list(TransformersEngine(settings(scores=True)).answer(requests(pictures[:3]), 512))
+    monkeypatch.setattr(LoadedModel, "generate", generate)
+    engine = TransformersEngine(settings(scores=True, stop_loops=5))
+    first, *others = list(engine.answer(requests(pictures[:3]), 512))
+    assert (first.finish, first.text) == ("loop", dialect.write([cat] * 5))
+    assert "".join(text for text, _ in first.tokens) == first.text
+    assert [completion.text for completion in others] == [completion.text for completion in plain[1:]]
+    assert all(completion.finish == "stop" for completion in others)
+    assert max(steps) < 200
+    assert first.num_tokens < 200
+
+
+def test_generated_tokens_are_counted(pictures: list[Path]) -> None:
+    for completion in TransformersEngine(settings(scores=True)).answer(requests(pictures[:2]), 64):
+        assert completion.num_tokens == len(completion.tokens) > 0
 
 
 def test_the_token_limit_shows_in_the_finish(pictures: list[Path]) -> None:

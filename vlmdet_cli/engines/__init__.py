@@ -73,7 +73,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     ``adapter``: a LoRA checkpoint on top of the model. ``max_pixels``: the limit to which the family resizes pictures,
     None where only the family's own holds. ``system``: the system prompt, None for the family's own. ``batch``: the
     number of pictures answered together. ``scores``: keep the tokens' log-probabilities. ``swift``: what ms-swift is
-    told of the model. ``options``: the engine's own.
+    told of the model. ``dialect``: in which the model answers. ``stop_loops``: an answer may be ended once
+    ``loops.LoopRule`` of this number cuts it; the cut itself is made for every engine alike.
+    ``options``: the engine's own.
     """
 
     model: Path
@@ -86,6 +88,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     batch: int = 16
     scores: bool = False
     swift: SwiftModel = SwiftModel()
+    dialect: str = "qwen2_vl"
+    stop_loops: int = 0
 
 
 class Engine(Protocol):

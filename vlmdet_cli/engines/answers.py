@@ -39,7 +39,8 @@ class AnswersMeta(msgspec.Struct, frozen=True, kw_only=True):
     which pictures were resized. ``system``: the system prompt, None for the family's own. ``split`` and ``data``: the
     prepared split and the hash of its ground-truth file, None for named pictures. ``ask`` and ``prompt``: which rows
     were asked, see ``prompts.asking``; ``tiles``: the parts of the pictures that they are about, None for the whole
-    ones. ``dedupe``: how the answers are read; they do not depend on it. ``run``: the run whose model it is.
+    ones. ``dedupe``: how the answers are read; they do not depend on it. ``stop_loops``: of the settings.
+    ``run``: the run whose model it is.
     """
 
     engine: dict[str, Any]
@@ -55,6 +56,7 @@ class AnswersMeta(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str = ""
     tiles: Tiling | None = None
     dedupe: float = 0.0
+    stop_loops: int = 0
     split: str | None = None
     data: str | None = None
     run: str | None = None
@@ -64,7 +66,7 @@ class AnswersMeta(msgspec.Struct, frozen=True, kw_only=True):
         """All that decides the answers and which rows they are to: two files with the same identity hold the same
         answers to the same rows of a split.
         """
-        names = ("engine", "family", "dialect", "max_tokens", "max_pixels", "system", "scores")
+        names = ("engine", "family", "dialect", "max_tokens", "max_pixels", "system", "scores", "stop_loops")
         return {name: getattr(self, name) for name in (*names, "ask", "prompt", "tiles")}
 
 

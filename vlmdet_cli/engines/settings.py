@@ -69,6 +69,7 @@ class Infer(Table, frozen=True, kw_only=True):
     ``tiles``: rows, columns and overlap of the tiles that a picture is cut into; ``whole``: ask about all of it too.
     ``dedupe``: IoU from which boxes of a class in a picture are taken for one when answers are read, 0 for never.
     ``family``: the model's family, where neither its folder, its run nor its name tells it.
+    ``stop_loops``: how often an answer repeats a box before it is cut, 0 for no limit (see ``engines.loops``).
     """
 
     engine: str = "transformers"
@@ -76,6 +77,7 @@ class Infer(Table, frozen=True, kw_only=True):
     split: Split = "test"
     batch: Positive = 16
     max_tokens: Positive = 1024
+    stop_loops: Count = 5
     device: str = "auto"
     ask: Ask = "rows"
     prompt: str = ""

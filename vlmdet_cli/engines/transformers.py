@@ -5,7 +5,7 @@ resizes nothing. Special tokens of an answer are kept; only its end and padding 
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,11 @@ from vlmdet_cli.core.model_hash import model_folder_hash
 from vlmdet_cli.engines import Completion, EngineSettings, Request
 from vlmdet_cli.engines.batches import BatchedAnswers, Sized
 from vlmdet_cli.engines.failures import engine_errors
+from vlmdet_cli.engines.loops import LoopRule, LoopWatch
 from vlmdet_cli.engines.pictures import PictureReader
 from vlmdet_cli.engines.settings import TransformersOptions
 from vlmdet_cli.errors import EngineError
+from vlmdet_cli.models import dialects
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -90,6 +92,8 @@ class LoadedModel:
         known = tokenizer.get_vocab()
         self._ends = [known[token] for token in settings.family.end_tokens if token in known]
         self._cuts = {*self._ends, tokenizer.pad_token_id}
+        dialect = dialects.get(settings.dialect, settings.max_pixels)
+        self._loops = LoopRule(dialect, settings.stop_loops)
         _check_decoders()
         settings.family.resize(_blank_picture(), settings.max_pixels)
 
@@ -97,19 +101,21 @@ class LoadedModel:
         """The completions of a batch, in its order."""
         inputs = self.inputs(batch)
         recorder = _Recorder(self._torch)
-        with self._torch.inference_mode():
-            output = self.model.generate(
-                **inputs,
-                max_new_tokens=max_tokens,
-                do_sample=False,
-                eos_token_id=self._ends,
-                logits_processor=[recorder] if self._settings.scores else [],
-                **_NO_SAMPLING,
-            )
+        output = self.generate(
+            inputs,
+            max_new_tokens=max_tokens,
+            logits_processor=[recorder] if self._settings.scores else [],
+            stopping_criteria=[_LoopStop(self._torch, self._loops, self._decode)] if self._loops.times else [],
+        )
         rows = output[:, inputs["input_ids"].shape[1] :].tolist()
         logprobs = list(zip(*recorder.steps, strict=True)) if self._settings.scores else [()] * len(rows)
         keys = (request.key for request, _ in batch)
         return [self._completion(*row) for row in zip(keys, rows, logprobs, strict=True)]
+
+    def generate(self, inputs: Any, **arguments: Any) -> Any:
+        """The token ids ``(rows, length)`` of prompts and answers, by greedy search."""
+        with self._torch.inference_mode():
+            return self.model.generate(**inputs, **arguments, do_sample=False, eos_token_id=self._ends, **_NO_SAMPLING)
 
     def inputs(self, batch: Sequence[Sized]) -> Any:
         """What the model is fed for a batch, padded at the left."""
@@ -120,10 +126,15 @@ class LoadedModel:
 
     def _completion(self, key: str, ids: list[int], logprobs: Sequence[float]) -> Completion:
         end = next((position for position, token in enumerate(ids) if token in self._cuts), None)
-        tokens = list(self._tokens(ids[:end], logprobs[:end])) if logprobs else []
-        return Completion(
-            key=key, text=self._decode(ids[:end]), finish="length" if end is None else "stop", tokens=tokens
+        ids = ids[:end]
+        completion = Completion(
+            key=key,
+            text=self._decode(ids),
+            finish="length" if end is None else "stop",
+            tokens=list(self._tokens(ids, logprobs[:end])) if logprobs else [],
+            num_tokens=len(ids),
         )
+        return self._loops.cut(completion)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._processor.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
@@ -149,6 +160,27 @@ class _Recorder:
         del input_ids
         self.steps.append(self._torch.log_softmax(scores.float(), dim=-1).max(dim=-1).values.tolist())
         return scores
+
+
+class _LoopStop:
+    """Ends the rows that loop; transformers calls it after each token of a batch."""
+
+    def __init__(self, torch: Any, rule: LoopRule, decode: Callable[[Sequence[int]], str]) -> None:
+        self._torch = torch
+        self._watch = LoopWatch(rule, decode)
+        self._prompt_length = 0
+        self._stopped: Any = None  # (rows,) of bool
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        del scores
+        if self._stopped is None:
+            self._prompt_length = input_ids.shape[1] - 1
+            self._stopped = self._torch.zeros(len(input_ids), dtype=self._torch.bool, device=input_ids.device)
+        if (input_ids.shape[1] - self._prompt_length) % LoopWatch.EVERY == 0:
+            ids = input_ids[:, self._prompt_length :].cpu().numpy()
+            looping = [self._watch.looping(row, tokens) for row, tokens in enumerate(ids)]
+            self._stopped |= self._torch.tensor(looping, device=input_ids.device)
+        return self._stopped
 
 
 _LOAD_HINT = "A model folder holds config.json, weights (*.safetensors), tokenizer and preprocessor files."

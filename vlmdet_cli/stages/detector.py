@@ -23,6 +23,7 @@ import numpy as np
 from vlmdet_cli.core.answers import ParsedDetections
 from vlmdet_cli.data.image_files import DAMAGED, EMPTY, Unreadable, to_rgb, turn_upright, upright_size
 from vlmdet_cli.engines import Completion, Request
+from vlmdet_cli.engines.loops import LoopRule
 from vlmdet_cli.errors import DataError, EngineError, UsageError
 from vlmdet_cli.metrics.repeats import without_near_repeats
 from vlmdet_cli.models import dialects
@@ -73,6 +74,7 @@ class Detector:
         choice = choose_model(None, request, self._settings)
         self._asked = asked_as(None, choice, self._settings)
         self._engine = create_engine(self._settings, choice, self._asked)
+        self._loops = LoopRule(dialects.get(self._asked.dialect), self._settings.stop_loops)
         self._categories = tuple(categories) if categories is not None else None
         self._prompt = _prompt(prompt or Format().prompts[0], self._categories)
 
@@ -102,7 +104,7 @@ class Detector:
         """
         with tempfile.TemporaryDirectory(prefix="vlmdet-") as folder:
             requests = _Requests(pictures, Path(folder), self._prompt)
-            completions = self._engine.answer(requests, self._settings.max_tokens)
+            completions = map(self._loops.cut, self._engine.answer(requests, self._settings.max_tokens))
             ready, following = requests.unusable, 0
             for completion in requests.with_errors_of_the_source(completions):
                 number = int(completion.key)

@@ -18,7 +18,9 @@ from vlmdet_cli.core.ledger import Ledger
 from vlmdet_cli.core.locks import lock
 from vlmdet_cli.engines import Engine
 from vlmdet_cli.engines.answers import AnswersFile, InferRow, Resumed, detections_path, keys
+from vlmdet_cli.engines.loops import LoopRule
 from vlmdet_cli.errors import EngineError
+from vlmdet_cli.models import dialects
 from vlmdet_cli.stages.answer_reading import ReadingRules, health_of, read_answer
 from vlmdet_cli.stages.infer_detections import CompletePictures, detections_file
 from vlmdet_cli.stages.infer_progress import InferProgress, OnProgress, is_looped
@@ -141,8 +143,9 @@ def _ask(rows: Mapping[str, InferRow], engine: Engine, file: AnswersFile, report
         return answered
     progress = InferProgress(len(rows) - len(unanswered), len(rows))
     requests = (rows[key].request(key) for key in unanswered)
+    loops = LoopRule(dialects.get(file.meta.dialect), file.meta.stop_loops)
     with file:
-        for completion in engine.answer(requests, file.meta.max_tokens):
+        for completion in map(loops.cut, engine.answer(requests, file.meta.max_tokens)):
             answer = rows[completion.key].answer(completion, file.meta)
             file.append(completion.key, answer)
             answered += 1

@@ -129,6 +129,8 @@ def create_engine(settings: Infer, choice: ModelChoice, asked: AskedAs, root: Pa
             scores=settings.scores,
             swift=asked.swift,
             options=options,
+            dialect=asked.dialect,
+            stop_loops=settings.stop_loops,
         ),
     )
 
@@ -158,6 +160,7 @@ def _meta(
         prompt=settings.prompt,
         tiles=settings.tiling,
         dedupe=settings.dedupe,
+        stop_loops=settings.stop_loops,
         split=split,
         data=data,
         run=choice.run.name if choice.run else None,

@@ -39,6 +39,7 @@ class Dialect(ABC):
     ``empty``: the answer for a picture without objects. ``side``: of the frame, where it is the same for all pictures.
     ``last``: the largest number that the dialect can write, where it cannot write the frame's far border.
     ``box_pattern``: matches what ``write_box`` writes, with the groups ``x1``, ``y1``, ``x2``, ``y2``.
+    ``closing``: matches what closes an object behind its label and its box.
     ``concatenated``: whether an answer without groups is the texts of its objects, one behind the other.
     ``objects_form``: whether a template of ms-swift writes the boxes of ``objects`` rows as this dialect does (see
     ``prompts.object_rows``); ``objects_group``: whether it writes several boxes behind one label.
@@ -49,6 +50,7 @@ class Dialect(ABC):
     side: float = 1000
     last: float = math.inf
     box_pattern: "re.Pattern[str]"
+    closing: "re.Pattern[str]" = re.compile("")
     concatenated: bool = True
     objects_form: bool = True
     objects_group: bool = True
@@ -112,6 +114,12 @@ class Dialect(ABC):
             (int(match["x1"]), int(match["y1"]), int(match["x2"]), int(match["y2"]))
             for match in self.box_pattern.finditer(text)
         ]
+
+    def object_end(self, text: str, item: Item) -> int:
+        """Where the object of a scanned box ends in its text."""
+        end = len(text[: max(end for _, end in item.spans)].rstrip())
+        closing = self.closing.match(text, end)
+        return closing.end() if closing else end
 
     def limited(self, max_pixels: int) -> "Dialect":
         """The dialect of pictures that are shrunk to ``max_pixels`` first; the same where the frame is fixed."""

@@ -17,6 +17,7 @@ class InternVL(Dialect):
     """``<ref>`` and ``<box>`` tags."""
 
     name, objects_group = "internvl", False  # swift's template writes a pair of tags a box
+    closing = re.compile(r"\s*\]\s*</box>")
     box_pattern = re.compile(
         r"<box>\[\[(?P<x1>[0-9]{1,6}), (?P<y1>[0-9]{1,6}), (?P<x2>[0-9]{1,6}), (?P<y2>[0-9]{1,6})\]\]</box>"
     )

@@ -32,6 +32,7 @@ class JsonList(Dialect):
 
     name, empty = "qwen3_vl", "[]"
     concatenated = objects_group = False
+    closing = re.compile(r"\s*\}")
     box_pattern = re.compile(r"\[(?P<x1>[0-9]{1,6}), (?P<y1>[0-9]{1,6}), (?P<x2>[0-9]{1,6}), (?P<y2>[0-9]{1,6})\]")
 
     def as_ref(self, label: str) -> str:

@@ -24,6 +24,7 @@ _LABEL = re.compile(r"[^<;]*")
 class LocationTokens(Dialect):
     """``run``: matches location tokens in a row. ``label_first``: whether the label stands before them."""
 
+    closing = re.compile(">")
     run: "re.Pattern[str]"
     label_first: bool
 

@@ -41,6 +41,7 @@ class Qwen2VL(Dialect):
     """The dialect of Qwen2-VL."""
 
     name = "qwen2_vl"
+    closing = re.compile(r"\)?<\|box_end\|>")
     box_pattern = re.compile(
         r"<\|box_start\|>\((?P<x1>[0-9]{1,6}),(?P<y1>[0-9]{1,6})\),\((?P<x2>[0-9]{1,6}),(?P<y2>[0-9]{1,6})\)<\|box_end\|>"
     )
