@@ -44,7 +44,11 @@ def cpu_error() -> BaseException:
     return RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
 
-@pytest.mark.parametrize("error", [cuda_error, cpu_error, MemoryError])
+def onednn_error() -> BaseException:
+    return RuntimeError("could not create a primitive")  # what torch on a CPU raises under a limit of its address space
+
+
+@pytest.mark.parametrize("error", [cuda_error, cpu_error, onednn_error, MemoryError])
 def test_a_batch_that_does_not_fit_is_halved_and_every_request_is_answered(
     error: Callable[[], BaseException],
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import Cli, picture, write_project
 from tests.engines.fake_engine import FakeEngine
+from tests.models.test_adapters import adapter_weights, weights
 from vlmdet_cli import engines
 from vlmdet_cli.core.answers import Answer
 from vlmdet_cli.engines import EngineSettings
@@ -144,6 +145,33 @@ def test_an_adapter_is_asked_on_its_base_and_keeps_its_answers_in_its_run(
     result = ask(cli, "--adapter", str(checkpoint))
     assert Path(result["answers"]).resolve() == (run / "answers" / "checkpoint-7-train.jsonl").resolve()
     assert (asked[0].model, asked[0].adapter, asked[0].max_pixels) == (base, checkpoint, 3136)
+
+
+def test_an_adapter_of_another_model_is_refused_with_both_names_before_anything_is_loaded(
+    cli: Cli, asked: list[EngineSettings], tmp_path: Path
+) -> None:
+    picture(tmp_path, "a.jpg")
+    large, small = (model_folder(tmp_path / name) for name in ("Qwen2-VL-7B", "Qwen2-VL-2B"))
+    weights(large / "model.safetensors", {"model.layers.0.self_attn.q_proj.weight": (3584, 3584)})
+    weights(small / "model.safetensors", {"model.layers.0.self_attn.q_proj.weight": (1536, 1536)})
+    base = "Qwen/Qwen2-VL-7B"
+    adapter_weights(tmp_path / "a", {"model.language_model.layers.0.self_attn.q_proj": (3584, 3584)}, base)
+    result = cli("infer", "--adapter", "a", "--model", "Qwen2-VL-2B", "a.jpg")
+    assert (result.exit_code, result.stdout, asked) == (2, "", [])
+    assert result.stderr == (
+        "error: The adapter was trained on another model: a\n"
+        "  It is of Qwen/Qwen2-VL-7B; the model is Qwen2-VL-2B.\n"
+        "  layers.0.self_attn.q_proj is 3584 x 3584 in the adapter, 1536 x 1536 in the model.\n"
+        "hint: Name the model that it was trained on with --model.\n"
+    )
+    large.rename(tmp_path / "mine")
+    result = cli("infer", "--adapter", "a", "--model", "mine", "a.jpg", "--json")
+    assert (result.exit_code, len(asked)) == (0, 1)
+    assert result.stderr == "warning: the adapter was trained on Qwen/Qwen2-VL-7B, and it is put on mine.\n"
+    (tmp_path / "hub" / "models--Qwen--Qwen2-VL-7B").mkdir(parents=True)
+    (tmp_path / "mine").rename(tmp_path / "hub" / "models--Qwen--Qwen2-VL-7B" / "snapshot")
+    result = cli("infer", "--adapter", "a", "--model", "hub/models--Qwen--Qwen2-VL-7B/snapshot", "a.jpg", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_the_truth_that_the_answers_belong_to_is_recorded(cli: Cli, asked: list[EngineSettings]) -> None:

@@ -1,4 +1,5 @@
-"""infer in a process of its own that is killed at any moment, or whose disk is full: nothing is lost or doubled."""
+"""infer in a process of its own that is killed at any moment, or whose disk is full: nothing is lost or doubled; and
+pictures of every kind, asked of the demo's model: the bad ones are told apart, the odd ones answered."""
 
 import json
 import os
@@ -7,15 +8,21 @@ import resource
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tests.conftest import picture
+from tests.conftest import Cli, picture
 from tests.engines.fake_engine import TEXT
 from tests.stages.test_infer_inputs import model_folder
+from vlmdet_cli.demo import HERE
+from vlmdet_cli.demo.worlds import SHAPES, write_coco
 
+MODEL = HERE / "model"
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "tests.stages.infer_with_slow_engine", "infer", "--model", "base", "--json",
            "--output", "answers.jsonl", "pictures"]  # fmt: skip
@@ -91,3 +98,37 @@ def test_on_a_full_disk_it_names_the_file_and_a_second_run_finishes(folder: Path
     require_all_answered_once(folder)
     assert set(whole) <= set((folder / "answers.jsonl").read_bytes().splitlines())
     assert len(asked(folder)) == PICTURES + 1  # only the answer that did not fit was asked again
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("transformers") is None, reason="needs the extra `train`")
+def test_odd_pictures_are_answered_upright_and_bad_ones_are_named(tmp_path: Path, cli: Cli) -> None:
+    write_coco(tmp_path, SHAPES, {"test": 2})
+    source = tmp_path / "images" / "test" / "000002.jpg"
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    with Image.open(source) as image:
+        plain = image.convert("RGB")
+    grey = plain.convert("L")
+    plain.save(folder / "plain.png")
+    plain.convert("CMYK").save(folder / "cmyk.jpg", quality=95)
+    grey.save(folder / "grey.png")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.new("RGB", (1, 1)).save(folder / "point.png")
+    plain.resize((20_000, 110)).save(folder / "wide.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the orientation: stored a quarter turn to the left
+    plain.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.png", exif=exif)
+    (folder / "cut.jpg").write_bytes(source.read_bytes()[:2000])
+    (folder / "empty.jpg").write_bytes(b"")
+    done = cli("infer", "--model", str(MODEL), "--json", "odd")
+    assert (done.exit_code, done.stderr) == (0, "")
+    documents = {Path(document.pop("image")).stem: document for document in json.loads(done.stdout)}
+    errors = {name: document["error"] for name, document in documents.items() if document["health"] == "error"}
+    assert errors == {"cut": "truncated", "empty": "empty file"}
+    assert documents["turned"] == documents["plain"]
+    assert len(documents["plain"]["object"]["dotted diamond"]) == 2
+    assert documents["cmyk"]["object"].keys() == documents["plain"]["object"].keys()
+    assert documents["deep"] == documents["grey"]
+    assert (documents["point"]["size"], documents["wide"]["size"]) == ([1, 1], [20_000, 110])
+    assert {document["finish"] for name, document in documents.items() if name not in errors} <= {"stop", "loop"}

@@ -5,7 +5,10 @@ from collections.abc import Iterator
 
 from vlmdet_cli.errors import EngineError, VlmdetError
 
-_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+_MEMORY_MESSAGES = (
+    "out of memory", "can't allocate memory", "not enough memory", "alloc_failed",
+    "could not create a primitive", "could not create a memory",  # oneDNN's, of torch on a CPU
+)  # fmt: skip
 
 
 class BadPicture(Exception):  # noqa: N818  (a finding about a picture, recorded and not shown as an error)

@@ -11,8 +11,8 @@ import msgspec
 
 from vlmdet_cli.engines import SwiftModel, server
 from vlmdet_cli.engines.settings import ServerOptions
-from vlmdet_cli.errors import UsageError
-from vlmdet_cli.models import registry
+from vlmdet_cli.errors import UsageError, first_few
+from vlmdet_cli.models import adapters, registry
 from vlmdet_cli.models.family import Family
 from vlmdet_cli.project import Format, Infer, Project
 from vlmdet_cli.project.run_record import TrainedSettings
@@ -110,6 +110,7 @@ def choose_model(project: Project | None, request: InferRequest, settings: Infer
     else:
         name = request.model or (_base_model(project, request.adapter) if request.adapter else "")
         model = _model_folder(name, request)
+        warning = _base_warning(request.adapter, model, name) if request.adapter else ""
     return ModelChoice(
         model=model,
         name=name,
@@ -139,6 +140,24 @@ def _served_model(project: Project | None, request: InferRequest, options: Serve
 def _server_model(project: Project | None) -> str:
     """The name of the server's model in the project file, where a server is the engine."""
     return project.config.infer.server.model if project and project.config.infer.engine == "server" else ""
+
+
+def _base_warning(adapter: Path, model: Path, name: str) -> str:
+    """A warning where an adapter that fits the model was trained on one of another name.
+
+    Raises ``UsageError`` where it does not fit.
+    """
+    base = adapters.base_name(adapter)
+    if sentences := adapters.misfits(adapter, model):
+        raise UsageError(
+            f"The adapter was trained on another model: {adapter}",
+            why=[f"It is of {base or 'an unnamed model'}; the model is {name}.", *first_few(sentences)],
+            hint="Name the model that it was trained on with --model.",
+        )
+    parts = [set(Path(value.replace("--", "/")).parts) for value in (base, name)]
+    if not base or Path(name).name in parts[0] or Path(base).name in parts[1]:
+        return ""
+    return f"the adapter was trained on {base}, and it is put on {name}."
 
 
 def _run_of(project: Project | None, checkpoint: Path) -> Run | None:
