@@ -1,8 +1,8 @@
-"""Run as a program: what ms-swift knows of a family, as JSON, written to the file that is named.
+"""Run as a program: what ms-swift knows of families, as JSON, written to the file that is named.
 
-Reads ``{"template": …, "model_type": …, "pictures": [{"size": [w, h], "max_pixels": n or null, "seed": n}, …]}`` from
-stdin. Writes the template's parts and, for each picture of noise, the size and the hash of its pixels as swift trains
-on it.
+Reads ``{name: {"template": …, "model_type": …, "pictures": [{"size": [w, h], "max_pixels": n or null, "seed": n},
+…]}, …}`` from stdin. Writes, for each name, the template's parts and, for each picture of noise, the size and the hash
+of its pixels as swift hands it to the model's processor in training.
 """
 
 import hashlib
@@ -20,31 +20,36 @@ def noise(size: tuple[int, int], seed: int) -> Any:
     return Image.fromarray(values)
 
 
-def trained(picture: dict[str, Any], patch_side: int) -> list[Any]:
+def trained(picture: dict[str, Any], template: Any) -> list[Any]:
     from qwen_vl_utils import fetch_image
+    from swift.template.templates.qwen import Qwen2VLTemplate
     from swift.template.vision_utils import rescale_image
 
-    image = noise(picture["size"], picture["seed"])
-    image = fetch_image({"image": rescale_image(image, picture["max_pixels"])}, image_patch_size=patch_side)
+    image = rescale_image(noise(picture["size"], picture["seed"]), picture["max_pixels"])
+    if issubclass(template, Qwen2VLTemplate):  # other templates leave the rest to the processor
+        patch_side = 16 if template.version == "v3" else 14  # of the published models
+        image = fetch_image({"image": image}, image_patch_size=patch_side)
     return [*image.size, hashlib.sha256(image.tobytes()).hexdigest()]
 
 
-def main(output: str) -> None:
+def known(request: dict[str, Any]) -> dict[str, Any]:
     from swift.model.register import MODEL_MAPPING
     from swift.template.register import TEMPLATE_MAPPING
 
-    request = json.load(sys.stdin)
     meta = TEMPLATE_MAPPING[request["template"]]
     assert request["model_type"] in MODEL_MAPPING
-    patch_side = 16 if meta.template_cls.version == "v3" else 14  # of the published models
-    known = {
+    return {
         "system": meta.default_system,
         "parts": ["".join(part) for part in (meta.system_prefix, meta.prompt, meta.suffix)],
         "stop": meta.stop_words,
         "image": "".join(meta.template_cls.placeholder_tokens[:1]),
-        "pictures": [trained(picture, patch_side) for picture in request["pictures"]],
+        "pictures": [trained(picture, meta.template_cls) for picture in request["pictures"]],
     }
-    Path(output).write_text(json.dumps(known))
+
+
+def main(output: str) -> None:
+    requests = json.load(sys.stdin)
+    Path(output).write_text(json.dumps({name: known(request) for name, request in requests.items()}))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Run as a program: a family's rows and requests beside those of ms-swift's own template, as JSON.
+"""Run as a program: rows and requests of families beside those of ms-swift's own templates, as JSON.
 
-Reads ``{"family": …, "model": folder, "max_pixels": [limit or null, …], "rows": [{"question", "answer", "system" or
-null, "size": [w, h], "limit": index, "seed": n}, …]}`` from stdin. Writes to the named file, for each row, what the
-model is fed by either side: for each tensor its shape and the hash of its bytes; and the number of tokens of the
-training row by ``prompts.lengths``. Both sides get the same picture of noise.
+Reads ``{name: {"family": …, "model": folder, "max_pixels": [limit or null, …], "rows": [{"question", "answer",
+"system" or null, "size": [w, h], "limit": index, "seed": n}, …]}, …}`` from stdin. Writes to the named file, for each
+name and row, what the model is fed by either side: for each tensor its shape and the hash of its bytes; and the number
+of tokens of the training row by ``prompts.lengths``. Both sides get the same picture of noise.
 """
 
 import hashlib
@@ -63,12 +63,13 @@ class SwiftSide:
         return template.encode({"messages": messages, "images": [image]})
 
 
-def main(output: str) -> None:
+def encoded(job: dict[str, Any]) -> list[dict[str, Any]]:
     from transformers import AutoProcessor
 
-    job = json.load(sys.stdin)
-    family, model, limits = registry.get(job["family"]), job["model"], job["max_pixels"]
-    swift, processor, out = SwiftSide(family, model, limits), AutoProcessor.from_pretrained(model), []
+    model, limits = job["model"], job["max_pixels"]
+    family = registry.get(job["family"]).configured(Path(model))
+    swift, processor = SwiftSide(family, model, limits), AutoProcessor.from_pretrained(model)
+    out: list[dict[str, Any]] = []
     for row in job["rows"]:
         image, limit = noise(row["size"], row["seed"]), limits[row["limit"]]
         sized, system = family.resize(image, limit), row["system"]
@@ -90,7 +91,12 @@ def main(output: str) -> None:
                 "exact": counter.exact,
             }
         )
-    Path(output).write_text(json.dumps(out))
+    return out
+
+
+def main(output: str) -> None:
+    jobs = json.load(sys.stdin)
+    Path(output).write_text(json.dumps({name: encoded(job) for name, job in jobs.items()}))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 from tests.conftest import Cli, write_project
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models import dialects, registry
+from vlmdet_cli.models.internvl import INTERNVL
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 from vlmdet_cli.models.qwen3_vl import QWEN3_VL
 
@@ -54,6 +55,8 @@ def test_a_folders_own_settings_decide_its_family(tmp_path: Path) -> None:
         ("Qwen3-VL-8B-Instruct", "qwen3_vl"),
         ("unsloth/Qwen3-VL-8B-Instruct-GGUF", "qwen3_vl"),
         ("Qwen/Qwen3-VL-30B-A3B-Instruct-FP8", "qwen3_vl"),
+        ("OpenGVLab/InternVL3-1B-hf", "internvl"),
+        ("OpenGVLab/InternVL3_5-8B-HF", "internvl"),
     ],
 )
 def test_a_hubs_model_is_recognised_by_its_name(model: str, family: str) -> None:
@@ -69,7 +72,9 @@ def test_model_type_decides_where_the_name_tells_nothing(tmp_path: Path) -> None
         registry.family_of("someone/my-model")
 
 
-@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen3-8B", "llava-hf/llava-1.5-7b-hf"])
+@pytest.mark.parametrize(
+    "name", ["Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen3-8B", "llava-hf/llava-1.5-7b-hf", "OpenGVLab/InternVL3-1B"]
+)
 def test_a_hubs_model_of_another_family_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="Not a model of a known family"):
         registry.family_of(name)
@@ -161,6 +166,28 @@ def test_a_picture_takes_a_token_for_28_by_28_pixels_of_its_trained_size() -> No
     assert QWEN2_VL.image_tokens([(224, 224), (640, 480)], None).tolist() == [64, 23 * 17]
     assert QWEN2_VL.image_tokens([(640, 480)], 112 * 112).tolist() == [5 * 3]
     assert QWEN2_VL.trained_size((640, 480), None) == (644, 476)
+
+
+def test_a_picture_of_internvl_takes_256_tokens_a_tile_and_the_whole_picture_follows_its_tiles() -> None:
+    sizes = [(448, 448), (640, 480), (1280, 720), (3000, 100), (20, 20)]
+    tiles = [1, 12 + 1, 8 + 1, 12 + 1, 1]
+    assert INTERNVL.image_tokens(sizes, None).tolist() == [256 * count + 2 for count in tiles]
+    assert INTERNVL.image_tokens([(2000, 2000), (64, 48)], None).tolist() == [256 * 10 + 2, 256 * 13 + 2]
+    assert INTERNVL.image_tokens([(2000, 2000)], 448 * 448).tolist() == [256 + 2]
+
+
+def test_a_folders_own_tiles_decide_what_a_picture_takes(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "internvl", model_type="internvl")
+    assert registry.family_of(str(folder)) == INTERNVL
+    (folder / "preprocessor_config.json").write_text('{"max_patches": 4, "size": {"height": 224, "width": 224}}')
+    (folder / "processor_config.json").write_text('{"image_seq_length": 64}')
+    family = registry.family_of(str(folder))
+    assert family.image_tokens([(640, 480)], None).tolist() == [64 * 5 + 2]
+    assert family.image_tokens([(800, 400)], None).tolist() == [64 * 3 + 2]
+    (folder / "preprocessor_config.json").write_text('{"max_patches": "many"}')
+    with pytest.raises(UsageError) as caught:
+        registry.family_of(str(folder))
+    assert caught.value.why == ("max_tiles: 'many'",)
 
 
 def test_the_bound_of_a_texts_tokens_counts_each_special_token_once() -> None:

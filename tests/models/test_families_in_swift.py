@@ -34,16 +34,26 @@ def pictures(count: int) -> list[Picture]:
     ]
 
 
-@pytest.fixture(scope="module", params=registry.names())
-def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, list[Picture]]:
-    """A family's name, and what ms-swift knows of it and makes of pictures."""
-    family, given = registry.get(request.param), pictures(60)
-    message = {"template": family.swift_template, "model_type": family.swift_model_type, "pictures": given}
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="module")
+def known_of_families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What ms-swift knows of every family, by one process for all."""
+    families, given = [registry.get(name) for name in registry.names()], pictures(60)
+    message = {
+        family.name: {"template": family.swift_template, "model_type": family.swift_model_type, "pictures": given}
+        for family in families
+    }
+    folder = tmp_path_factory.mktemp("families")
     command = [sys.executable, str(SCRIPT), "out.json"]
     run = subprocess.run(command, cwd=folder, input=json.dumps(message), capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    return request.param, json.loads((folder / "out.json").read_text()), given
+    known: dict[str, Any] = json.loads((folder / "out.json").read_text())
+    return known
+
+
+@pytest.fixture(scope="module", params=registry.names())
+def known(request: pytest.FixtureRequest, known_of_families: dict[str, Any]) -> tuple[str, Any, list[Picture]]:
+    """A family's name, and what ms-swift knows of it and makes of pictures."""
+    return request.param, known_of_families[request.param], pictures(60)
 
 
 def test_the_chat_form_is_that_of_swifts_template(known: tuple[str, Any, list[Picture]]) -> None:

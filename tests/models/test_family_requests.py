@@ -26,6 +26,7 @@ QUESTIONS = [
     "What is left of the 猫?",  # the picture comes first
     "Is there\na cat in <image>?  Or  “two”…",
 ]
+ROWS = {"internvl3_5": 9}  # a picture takes up to 13,000 patches
 Row = dict[str, Any]
 
 
@@ -39,10 +40,10 @@ def shapes(count: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def rows(family: str) -> list[Row]:
+def rows(model: str) -> list[Row]:
     """A row for each shape; pixel limits, questions, answers and system prompts take turns."""
-    out: list[Row] = []
-    for seed, (width, height) in enumerate(shapes(32)):
+    family, out = tiny_models.family_name(model), list[Row]()
+    for seed, (width, height) in enumerate(shapes(ROWS.get(model, 32))):
         boxes: list[tuple[str, Box]] = [
             (label, (0, 0, width / (number + 1), height)) for number, label in enumerate(["cat", "stop sign", "猫"])
         ]
@@ -55,18 +56,27 @@ def rows(family: str) -> list[Row]:
     return out
 
 
-@pytest.fixture(scope="module", params=sorted(tiny_models.builders()))
-def encoded(
-    request: pytest.FixtureRequest, tiny_model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> list[tuple[Row, Any]]:
-    """Rows, each with what the family and what swift make of it."""
-    family, output = tiny_models.family_name(request.param), tmp_path_factory.mktemp("encoded") / "out.json"
-    model, asked = tiny_model_folders[request.param], rows(family)
-    job = {"family": family, "model": str(model), "max_pixels": LIMITS, "rows": asked}
+@pytest.fixture(scope="module")
+def encoded_rows(tiny_model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each family and what swift make of the rows of each tiny model, by one process for all."""
+    output = tmp_path_factory.mktemp("encoded") / "out.json"
+    jobs = {
+        name: {
+            "family": tiny_models.family_name(name), "model": str(folder), "max_pixels": LIMITS, "rows": rows(name)
+        }
+        for name, folder in tiny_model_folders.items()
+    }  # fmt: skip
     command = [sys.executable, "-m", "tests.models.swift_requests", str(output)]
-    done = subprocess.run(command, cwd=ROOT, input=json.dumps(job), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, input=json.dumps(jobs), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return list(zip(asked, json.loads(output.read_text()), strict=True))
+    known: dict[str, Any] = json.loads(output.read_text())
+    return known
+
+
+@pytest.fixture(scope="module", params=sorted(tiny_models.builders()))
+def encoded(request: pytest.FixtureRequest, encoded_rows: dict[str, Any]) -> list[tuple[Row, Any]]:
+    """Rows of a tiny model, each with what the family and what swift make of it."""
+    return list(zip(rows(request.param), encoded_rows[request.param], strict=True))
 
 
 def test_every_family_has_a_tiny_model() -> None:

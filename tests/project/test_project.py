@@ -12,7 +12,7 @@ from tests.conftest import Cli
 from vlmdet_cli import project
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import loading
-from vlmdet_cli.stages.init import TEMPLATE
+from vlmdet_cli.project.new_file import TEMPLATE
 
 MINIMAL = '[project]\noutput = "out"\n[data.train]\nannotations = "a.json"\nimages = "i"\n'
 

@@ -17,16 +17,20 @@ def init(
     demo: Annotated[
         bool, typer.Option("--demo", metavar="", help="Write the demo: pictures, a tiny model, its project.")
     ] = False,
+    model: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The model to train, a folder or a hub's name: sets what fits its family."),
+    ] = "",
 ) -> None:
     """Write a project file with every key explained, or the whole demo.
 
-    Example: vlmdet init --demo demo
+    Example: vlmdet init mine --model Qwen/Qwen3-VL-4B-Instruct
     """
     from vlmdet_cli.stages import init as stage
 
     session: Session = context.obj
     with session.output.progress():
-        result = stage.init(folder, demo=demo)
+        result = stage.init(folder, demo=demo, model=model)
     session.output.result(result, *step_tables.init(result))
 
 

@@ -30,6 +30,9 @@ def init(result: "InitResult") -> Views:
         steps = "prepare && vlmdet augment && vlmdet train && vlmdet merge && vlmdet infer && vlmdet eval && vlmdet viz"
         yield Text(f"Next: cd {safe(folder)} && vlmdet {steps}")
     else:
+        if result.family:
+            settings = ", ".join(f"{key} = {value}" for key, value in result.settings.items())
+            yield Text(f"For the model family {result.family}: {safe(settings)}")
         yield Text("Next: set [data.train] to your COCO file and image folder, then run `vlmdet prepare`.")
 
 

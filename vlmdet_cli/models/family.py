@@ -4,6 +4,7 @@ Rows, token counts, requests and parsing ask the family; no other module knows a
 in tokens. A new family is a module with a subclass of ``Family`` and a line in ``registry``.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,19 +25,19 @@ IMAGE_TAG = "<image>"  # the place of a row's picture in its question, as ms-swi
 class Family(ABC):
     """One model family.
 
-    ``model_types``: its values of ``model_type`` in a model's ``config.json``. ``name_parts``: parts of a hub's model
-    name, lower case, without ``-`` and ``_``, by which the family is recognised. ``dialect``: the name of its dialect
+    ``model_types``: its values of ``model_type`` in a model's ``config.json``. ``hub_names``: matches a part of its
+    models' names on a hub, lower case, without ``-`` and ``_``. ``dialect``: the name of its dialect
     in ``models.dialects``. ``system_prompt``: the one that ms-swift's template puts first by default, None where there
     is none. ``end_tokens``: those that end an answer. ``image_token``: the token that stands for a picture in
     ``request_text``. ``special_tokens``: those of the texts of rows, ``end_tokens`` and ``image_token`` included; each
     begins with ``<``, and the most frequent come first.
-    ``token_side``: pixels across one picture token. ``objects_environments``: the dialects that ms-swift's template can
-    write the boxes of ``objects`` rows in, each with the environment variables that select it.
+    ``objects_environments``: the dialects that ms-swift's template can write the boxes of ``objects`` rows in, each
+    with the environment variables that select it.
     """
 
     name: str
     model_types: tuple[str, ...]
-    name_parts: tuple[str, ...]
+    hub_names: "re.Pattern[str]"
     dialect: str
     swift_model_type: str
     swift_template: str
@@ -44,7 +45,6 @@ class Family(ABC):
     end_tokens: tuple[str, ...]
     image_token: str
     special_tokens: tuple[str, ...]
-    token_side: int
     objects_environments: ClassVar[Mapping[str, Mapping[str, str]]]
 
     @abstractmethod
@@ -61,12 +61,17 @@ class Family(ABC):
 
     @abstractmethod
     def trained_sizes(self, sizes_wh: Any, max_pixels: int | None) -> Boxes:
-        """Sizes of pictures, ``(N, 2)`` to ``(N, 2)`` pixels, as the model sees them in training."""
+        """Sizes of pictures, ``(N, 2)`` to ``(N, 2)`` pixels, as ``resize`` leaves them."""
+
+    @abstractmethod
+    def image_tokens(self, sizes_wh: Any, max_pixels: int | None) -> npt.NDArray[np.int64]:
+        """The number of tokens of each picture, ``(N, 2)`` sizes to ``(N,)``: what replaces ``image_token``."""
 
     @abstractmethod
     def resize(self, image: "Image.Image", max_pixels: int | None) -> "Image.Image":
-        """The picture in RGB, with exactly the pixels that the model sees in training.
+        """The picture in RGB, exactly as ms-swift hands it to the family's processor in training.
 
+        Where that processor resizes, it does so in training and here; ``processor_arguments`` tell which is the case.
         Raises ``ValueError`` for a picture that training refuses.
         """
 
@@ -77,17 +82,32 @@ class Family(ABC):
         Raises ``UsageError`` for a limit that is no number.
         """
 
+    def configured(self, folder: Path) -> "Family":
+        """The family with what a model folder's own files change of it; the same where there is nothing.
+
+        Raises ``UsageError`` for settings that the family cannot have.
+        """
+        del folder
+        return self
+
+    @abstractmethod
+    def fitting_flags(self) -> dict[str, int]:
+        """The flags of ms-swift under which rows of usual pictures fit: what a new project begins with."""
+
     def inputs(self, processor: Any, texts: Sequence[str], pictures: "Sequence[Image.Image]") -> Any:
         """What transformers' model takes for a batch: token ids padded by the tokenizer's side, masks, picture values.
 
         ``processor``: transformers' processor of the model. ``texts``: as ``request_text`` writes them. ``pictures``:
-        one for each text, as ``resize`` returns them; the processor resizes nothing.
+        one for each text, as ``resize`` returns them.
         """
         arguments = {"padding": True, "return_tensors": "pt", **self.processor_arguments()}
         return processor(text=list(texts), images=list(pictures), **arguments)
 
     def processor_arguments(self) -> dict[str, Any]:
-        """The arguments by which transformers' processor, vLLM's too, leaves the pixels of ``resize`` alone."""
+        """The arguments by which transformers' processor, vLLM's too, treats a picture of ``resize`` as in training.
+
+        By default it leaves the pixels alone.
+        """
         return {"do_resize": False}
 
     def swift_flags(self) -> dict[str, str]:
@@ -111,12 +131,6 @@ class Family(ABC):
         """``trained_sizes`` of one picture."""
         width, height = self.trained_sizes([size_wh], max_pixels)[0].tolist()
         return int(width), int(height)
-
-    def image_tokens(self, sizes_wh: Any, max_pixels: int | None) -> npt.NDArray[np.int64]:
-        """The number of tokens of each picture, ``(N, 2)`` sizes to ``(N,)``."""
-        sides = self.trained_sizes(sizes_wh, max_pixels) / self.token_side
-        tokens: npt.NDArray[np.int64] = (sides[:, 0] * sides[:, 1]).astype(np.int64)
-        return tokens
 
     def max_text_tokens(self, text: str) -> int:
         """An upper bound of a text's tokens: a byte is at most one token, and a special token is one."""

@@ -64,18 +64,22 @@ def trained_size(size_wh: tuple[float, float], max_pixels: int | None, side: int
     return int(width), int(height)
 
 
+def shrink(image: "Image.Image", max_pixels: int | None) -> "Image.Image":
+    """The picture in RGB after ms-swift's ``--max_pixels``, with its filter, bilinear."""
+    from PIL import Image
+
+    image = image.convert("RGB")
+    width, height = map(int, shrunk_sizes([image.size], max_pixels)[0].tolist())
+    return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BILINEAR)
+
+
 def resize(image: "Image.Image", max_pixels: int | None, side: int) -> "Image.Image":
     """The picture in RGB with the pixels that the model sees in training.
 
     Both steps and their filters are ms-swift's: bilinear for the limit, Pillow's default for the multiples of
     ``side``. Raises ``ValueError`` for a picture whose sides differ more than 200-fold, which training refuses.
     """
-    from PIL import Image
-
-    image = image.convert("RGB")
     width, height = map(int, shrunk_sizes([image.size], max_pixels)[0].tolist())
     if max(width, height) > MAX_RATIO * min(width, height):
         raise ValueError(f"one side is more than {MAX_RATIO} times the other: {image.width} x {image.height} pixels")
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return image.resize(trained_size((width, height), None, side))
+    return shrink(image, max_pixels).resize(trained_size((width, height), None, side))

@@ -1,5 +1,6 @@
 """Qwen2.5-VL: boxes in pixels of the resized picture, as JSON."""
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ class Qwen25VLFamily(QwenVLFamily):
 
     name = "qwen2_5_vl"
     model_types = ("qwen2_5_vl",)
-    name_parts = ("qwen2.5vl", "qwen25vl")
+    hub_names = re.compile(r"qwen2\.?5vl")
     dialect = "qwen2_5_vl"
     swift_model_type = "qwen2_5_vl"
     swift_template = "qwen2_5_vl"

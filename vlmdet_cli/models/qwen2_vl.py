@@ -1,5 +1,6 @@
 """Qwen2-VL: boxes in thousandths between special tokens."""
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ class Qwen2VLFamily(QwenVLFamily):
 
     name = "qwen2_vl"
     model_types = ("qwen2_vl",)
-    name_parts = ("qwen2vl",)
+    hub_names = re.compile("qwen2vl")
     dialect = "qwen2_vl"
     swift_model_type = "qwen2_vl"
     swift_template = "qwen2_vl"

@@ -1,5 +1,6 @@
 """Qwen3-VL: boxes in thousandths, as JSON; larger picture tokens, and no system prompt of its own."""
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ class Qwen3VLFamily(QwenVLFamily):
 
     name = "qwen3_vl"
     model_types = ("qwen3_vl",)
-    name_parts = ("qwen3vl",)
+    hub_names = re.compile("qwen3vl")
     dialect = "qwen3_vl"
     swift_model_type = "qwen3_vl"
     swift_template = "qwen3_vl"

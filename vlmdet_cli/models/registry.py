@@ -6,11 +6,12 @@ from typing import Any
 from vlmdet_cli.core.files import read_json
 from vlmdet_cli.errors import UsageError, nearest
 from vlmdet_cli.models.family import Family
+from vlmdet_cli.models.internvl import INTERNVL
 from vlmdet_cli.models.qwen2_5_vl import QWEN2_5_VL
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 from vlmdet_cli.models.qwen3_vl import QWEN3_VL
 
-_FAMILIES = {family.name: family for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL)}
+_FAMILIES = {family.name: family for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL)}
 
 
 def names() -> tuple[str, ...]:
@@ -27,7 +28,8 @@ def get(name: str) -> Family:
 def family_of(model: str, model_type: str | None = None) -> Family:
     """The family of a model: a folder, whose ``config.json`` decides, or a hub's name.
 
-    A hub's name is matched by its last part. ``model_type``, ms-swift's flag, decides where neither tells anything.
+    A folder's family is ``configured`` by its files. A hub's name is matched by its last part. ``model_type``,
+    ms-swift's flag, decides where neither tells anything.
     Raises ``UsageError`` that names the model and its ``model_type`` for a model of no known family.
     """
     folder = Path(model)
@@ -41,7 +43,7 @@ def family_of(model: str, model_type: str | None = None) -> Family:
             else "Neither its name nor train.swift.model_type tells its family."
         )
         raise UsageError(f"Not a model of a known family: {model}", why=why, hint=_known())
-    return family
+    return family.configured(folder)
 
 
 def _stated_model_type(folder: Path) -> str | None:
@@ -64,7 +66,7 @@ def _by_model_type(model_type: object) -> Family | None:
 
 def _by_name(name: str) -> Family | None:
     plain = name.casefold().replace("-", "").replace("_", "")
-    return next((family for family in _FAMILIES.values() if any(part in plain for part in family.name_parts)), None)
+    return next((family for family in _FAMILIES.values() if family.hub_names.search(plain)), None)
 
 
 def _known() -> str:

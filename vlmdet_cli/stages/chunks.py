@@ -74,7 +74,8 @@ class RowSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def length_limit(self) -> LengthLimit:
-        counter = lengths.token_counter(registry.get(self.family), self.model, self.max_pixels, self.system)
+        family = registry.get(self.family).configured(Path(self.model))
+        counter = lengths.token_counter(family, self.model, self.max_pixels, self.system)
         return LengthLimit(counter, self.max_length, self.count_all)
 
 

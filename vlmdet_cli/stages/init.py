@@ -1,36 +1,72 @@
-"""init: writes a project file with every key explained, or the whole embedded demo. It overwrites nothing."""
+"""init: writes a project file with every key explained, or the whole embedded demo. It overwrites nothing.
 
+For a model that is named, the file has the settings that fit the model's family.
+"""
+
+import os
 from pathlib import Path
 
 import msgspec
 
 from vlmdet_cli.core.files import whole_file
 from vlmdet_cli.errors import UsageError
+from vlmdet_cli.models import registry
+from vlmdet_cli.models.family import Family
 from vlmdet_cli.project import FILE_NAME
-
-TEMPLATE = Path(__file__).parent.parent / "project" / "template.toml"
+from vlmdet_cli.project.new_file import Value, project_text
+from vlmdet_cli.training import hub
+from vlmdet_cli.training.settings import Train
 
 
 class InitResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The path of the written project file, and whether it is the demo's."""
+    """The path of the written project file, and whether it is the demo's.
+
+    ``family``: of the model that is named, "" where none is. ``settings``: the keys that were set for it.
+    """
 
     project: str
     demo: bool
+    family: str = ""
+    settings: dict[str, Value] = {}
 
 
-def init(folder: Path, *, demo: bool) -> InitResult:
-    """Write into ``folder``. Raises ``UsageError`` where a file of ours would be overwritten."""
+def init(folder: Path, *, demo: bool, model: str = "") -> InitResult:
+    """Write into ``folder``. Raises ``UsageError`` where a file of ours would be overwritten, or for no known model."""
+    if demo and model:
+        raise UsageError("The demo has a model of its own", hint="Leave out --demo, or --model.")
     file = folder / FILE_NAME
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"Not a folder: {folder}", hint="Name another folder.")
     if file.exists():
         raise UsageError(f"There is a project file already: {file}", hint="Name another folder, or remove the file.")
+    family = _family(model) if model else None
+    settings = _settings(model, family, folder) if family else {}
     if demo:
         _demo(folder)
-    text = (_demo_file() if demo else TEMPLATE).read_text("utf-8")
+    text = _demo_file().read_text("utf-8") if demo else project_text(settings)
     with whole_file(file) as temporary:
         temporary.write_text(text, "utf-8")
-    return InitResult(project=str(file), demo=demo)
+    changed = {f"{table}.{key}": value for (table, key), value in settings.items()}
+    return InitResult(project=str(file), demo=demo, family=family.name if family else "", settings=changed)
+
+
+def _family(model: str) -> Family:
+    folder = Path(model).expanduser()
+    if not (folder / "config.json").is_file() and (folder.is_dir() or not hub.is_hub_name(model)):
+        raise UsageError(
+            f"Neither a model folder nor a hub's name: {model}",
+            hint="A model folder holds config.json and weights. A hub's name is ORGANISATION/NAME.",
+        )
+    return registry.family_of(str(folder))
+
+
+def _settings(model: str, family: Family, folder: Path) -> dict[tuple[str, str], Value]:
+    """What the project file says of the model, by table and key. The dialect follows the model by itself."""
+    path = Path(model).expanduser()
+    if path.is_dir() and not path.is_absolute():
+        model = os.path.relpath(path, folder)
+    flags: dict[str, Value] = {"model": model, **family.fitting_flags()}
+    return {("train" if name in Train.__struct_fields__ else "train.swift", name): flags[name] for name in flags}
 
 
 def _demo_file() -> Path:

@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 Builder = Callable[[Path], None]
-_MODULES = ("qwen",)
-FAMILIES = {"qwen3_vl_moe": "qwen3_vl"}  # of the models that do not have their family's name
+_MODULES = ("qwen", "internvl")
+FAMILIES = {"qwen3_vl_moe": "qwen3_vl", "internvl3_5": "internvl"}  # of the models that do not have their family's name
 ROOT = Path(__file__).resolve().parents[3]
 
 
