@@ -212,7 +212,7 @@ def _picture_rows(project: Project | None, settings: Infer, request: InferReques
                 "The prompt names classes, and nothing says which",
                 hint="Name them with --category, or a project with -p.",
             )
-        return read_split(project, "train").categories
+        return read_split(project, "train", objects=False).categories
 
     pictures = [_picture_row(path) for path in _pictures(request.images)]
     return with_prompts(
@@ -238,7 +238,7 @@ def _labels(rows: Iterable[InferRow]) -> tuple[str, ...] | None:
 def split_rows(project: Project, split: str) -> tuple[list[InferRow], tuple[str, ...]]:
     """A prepared split's rows, detection first, then the questions; and its categories."""
     shards.join(project, questions=project.config.infer.questions)
-    data = read_split(project, split)
+    data = read_split(project, split, objects=project.config.infer.ask != "rows")
     images = {project.image_row(split, image.file_name): image for image in data.images}
     files = [project.rows(split)]
     if project.config.infer.questions and project.questions(split).is_file():

@@ -103,8 +103,9 @@ def _prepare(
     return PrepareResult(splits=results, report=made_report)
 
 
-def read_split(project: Project, split: str) -> Dataset:
-    """A prepared split, put together from shards where it was prepared in shards.
+def read_split(project: Project, split: str, *, objects: bool = True) -> Dataset:
+    """A prepared split, put together from shards where it was prepared in shards; without ``objects`` its pictures and
+    categories alone.
 
     Raises ``UsageError``, which names the command to run, where it is not prepared.
     """
@@ -113,7 +114,7 @@ def read_split(project: Project, split: str) -> Dataset:
     if not path.is_file():
         command = "vlmdet prepare" + (f" --shard {project.shard[0]}/{project.shard[1]}" if project.shard else "")
         raise UsageError(f"The split {split} is not prepared: {path}", hint=f"Run `{command}` first.")
-    return formats.read_strict(path)
+    return formats.read_strict(path) if objects else formats.read_pictures(path)
 
 
 def _check_format(project: Project) -> None:

@@ -135,3 +135,15 @@ def test_lvis_names_what_was_searched_for(tmp_path: Path) -> None:
     assert issues == []
     assert [image.file_name for image in data.images] == ["a.jpg", "b.jpg"]
     assert [image.exhaustive_categories for image in data.images] == [("cow", "dog"), ()]
+
+
+def test_pictures_alone_are_those_of_the_whole_file_without_its_objects(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    whole, pictures = formats.read_strict(file), formats.read_pictures(file)
+    assert (pictures.images, pictures.categories) == (whole.images, whole.categories)
+    assert (len(whole.label), len(pictures.label)) == (1, 0)
+    file.write_text(file.read_text()[:-9])
+    with pytest.raises(DataError, match="not valid JSON"):
+        formats.read_pictures(file)
+    with pytest.raises(DataError, match="1 wrong entry"):
+        formats.read_pictures(write(tmp_path, images=[IMAGE, {"id": 2}]))

@@ -26,7 +26,7 @@ _MODULES = {
     "coco": "coco",
     "lvis": "coco",
 }
-__all__ = ["count_issues", "picture_folder", "raise_issues", "read", "read_strict", "recognise"]
+__all__ = ["count_issues", "picture_folder", "raise_issues", "read", "read_pictures", "read_strict", "recognise"]
 OUTSIDE = "bbox lies outside the picture"
 
 
@@ -95,6 +95,14 @@ def read_strict(annotations: Path, images: Path | None = None, split: str = "tra
     """The data set of a source. Raises ``DataError`` where it has a wrong entry."""
     issues: list[AnnotationIssue] = []
     data = read(annotations, images, split, issues, name)
+    raise_issues(issues, annotations)
+    return data
+
+
+def read_pictures(annotations: Path) -> Dataset:
+    """The data set of a COCO file without its objects. Raises ``DataError`` where a picture or category is wrong."""
+    issues: list[AnnotationIssue] = []
+    data: Dataset = _module("coco").read_pictures(annotations, issues)
     raise_issues(issues, annotations)
     return data
 

@@ -38,6 +38,11 @@ class _File(msgspec.Struct):
     ignored: list[AnnotationEntry] = []
 
 
+class _Pictures(msgspec.Struct):
+    images: list[ImageEntry]
+    categories: list[CategoryEntry]
+
+
 class _RawFile(msgspec.Struct):
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
@@ -79,6 +84,16 @@ def read(annotations: Path, images: Path | None, split: str, issues: list[Annota
     del split
     with no_collection(), _mapped(annotations) as data:
         return dataset_from_entries(_decoded(data, annotations, issues), images, issues)
+
+
+def read_pictures(annotations: Path, issues: list[AnnotationIssue]) -> Dataset:
+    """The data set of a file without its objects, in a fraction of the memory."""
+    with _mapped(annotations) as data:
+        try:
+            file = msgspec.json.decode(data, type=_Pictures)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return read(annotations, None, "", issues)  # says what is wrong
+        return dataset_from_entries(Entries(file.images, [], file.categories), None, issues)
 
 
 @contextlib.contextmanager
