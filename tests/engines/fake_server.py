@@ -23,7 +23,9 @@ Behaviour = Callable[["Handler", dict[str, Any]], bool]
 
 
 class FakeServer(ThreadingHTTPServer):
-    """``chats``: the bodies of the chat requests. ``pictures``: those in them. ``most_at_once``: of requests."""
+    """``chats``: the bodies of the chat requests. ``most_at_once``: of them. ``template``: writes a chat's prompt, for
+    vLLM's ``/tokenize``; None where the server has no such path. ``keys``: those that came for the list of models.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -32,6 +34,7 @@ class FakeServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.models: list[dict[str, Any]] = [{"id": "demo", "owned_by": "vllm", "root": "/models/demo"}]
         self.behave: Behaviour = lambda _handler, _body: False
+        self.template: Callable[[list[dict[str, Any]]], str] | None = None
         self.seconds = 0.0
         self.chats: list[dict[str, Any]] = []
         self.keys = set[str]()
@@ -67,6 +70,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server = self.server
+        if not self.path.startswith("/v1/"):
+            self.tokenize(body)
+            return
         with server.lock:
             server.chats.append(body)
             server.at_once += 1
@@ -78,6 +84,16 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             with server.lock:
                 server.at_once -= 1
+
+    def tokenize(self, body: dict[str, Any]) -> None:
+        """As vLLM's ``/tokenize`` and ``/detokenize``: a token is a character."""
+        if self.server.template is None:
+            self.reply(b"", 404)
+        elif self.path == "/detokenize":
+            self.reply_json({"prompt": "".join(map(chr, body["tokens"]))})
+        else:
+            text = self.server.template(body["messages"]) if "messages" in body else body["prompt"]
+            self.reply_json({"tokens": list(map(ord, text))})
 
     def reply_json(self, document: Any, status: int = 200, **headers: str) -> None:
         self.reply(json.dumps(document).encode(), status, "application/json", **headers)

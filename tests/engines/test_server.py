@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,16 @@ from PIL import Image
 
 from tests.conftest import picture
 from tests.engines.fake_engine import TEXT
-from tests.engines.fake_server import Behaviour, FakeServer, Handler, chat_answer, picture_of, prompt_of, serving
+from tests.engines.fake_server import (
+    Behaviour,
+    FakeServer,
+    Handler,
+    chat_answer,
+    picture_of,
+    prompt_of,
+    serving,
+    tokens_of,
+)
 from vlmdet_cli.engines import Completion, EngineSettings, Request, server_load
 from vlmdet_cli.engines.pictures import sized_picture
 from vlmdet_cli.engines.server import ServerEngine
@@ -26,6 +35,7 @@ from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 from vlmdet_cli.models.qwen3_vl import QWEN3_VL
 
 pytest.importorskip("openai")
+DEFAULT = "You are a helpful assistant."
 
 
 @pytest.fixture(autouse=True)
@@ -143,8 +153,10 @@ def test_every_request_is_answered_once(server: FakeServer, tmp_path: Path) -> N
 def test_the_picture_arrives_in_the_pixels_of_training(server: FakeServer, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (130, 170, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    asked = [Request(key=str(crop), image=tmp_path / "a.png", prompt="<image>x", crop=crop)
-             for crop in (None, (10, 20, 110, 90))]  # fmt: skip
+    asked = [
+        Request(key=str(crop), image=tmp_path / "a.png", prompt="<image>x", size=(170, 130), crop=crop)
+        for crop in (None, (10, 20, 110, 90))
+    ]
     wanted_engine = engine(server, max_pixels=112 * 112)
     assert len(list(wanted_engine.answer(asked, 64))) == 2
     arrived = {np.asarray(picture_of(body)).tobytes() for body in server.asked}
@@ -231,6 +243,87 @@ def test_the_key_comes_from_the_variable_that_is_named(
     monkeypatch.delenv("DEMO_KEY")
     with pytest.raises(UsageError, match="The environment variable DEMO_KEY is not set"):
         engine(server, api_key_env="DEMO_KEY").identity()
+
+
+def vllm_flags(*flags: str) -> Behaviour:
+    """As vLLM started with these flags: it resizes to 56 x 56 pixels at least, and takes no arguments for that."""
+
+    def behave(handler: Handler, body: dict[str, Any]) -> bool:
+        if "mm_processor_kwargs" in body and "trust" not in flags:
+            message = "Per-request mm_processor_kwargs are disabled by default"
+            return say(400, message)(handler, body)
+        answer = chat_answer(body)
+        if "mm_processor_kwargs" not in body and "do_resize" not in flags:
+            answer["usage"]["prompt_tokens"] = 20 + max(tokens_of(body), 4)
+        handler.reply_json(answer)
+        return True
+
+    return behave
+
+
+@pytest.mark.parametrize(("flags", "is_sent"), [(("do_resize",), False), (("trust",), True)])
+def test_a_vllm_that_leaves_pictures_alone_is_asked_as_it_was_started(
+    server: FakeServer, tmp_path: Path, flags: tuple[str, ...], is_sent: bool
+) -> None:
+    server.behave = vllm_flags(*flags)
+    assert len(list(engine(server).answer(requests(tmp_path, 3), 64))) == 3
+    assert ["mm_processor_kwargs" in body for body in server.asked] == [is_sent] * 3
+
+
+def test_a_vllm_that_resizes_pictures_is_refused_unless_it_is_not_to_be_probed(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    server.behave = vllm_flags()
+    with pytest.raises(EngineError, match="The server resizes pictures") as caught:
+        list(engine(server).answer(requests(tmp_path, 3), 64))
+    assert """vllm serve MODEL --mm-processor-kwargs '{"do_resize": false}'""" in caught.value.hint
+    assert server.asked == []
+    assert len(list(engine(server, probe=False).answer(requests(tmp_path, 3), 64))) == 3
+
+
+def test_an_adapter_that_vllm_serves_is_refused(server: FakeServer, tmp_path: Path) -> None:
+    server.models.append({"id": "tuned", "owned_by": "vllm", "root": "/runs/checkpoint-9", "parent": "demo"})
+    with pytest.raises(EngineError, match="The server answers with an adapter") as caught:
+        list(engine(server, model="tuned").answer(requests(tmp_path), 64))
+    assert caught.value.why[0].startswith("tuned is one of demo.")
+
+
+def chat_text(messages: list[dict[str, Any]]) -> str:
+    """As the chat template in a folder of Qwen2-VL: without a system turn it puts its own."""
+    turns = messages if messages[0]["role"] == "system" else [{"role": "system", "content": DEFAULT}, *messages]
+    image = "<|vision_start|>" + "<|image_pad|>" * 4 + "<|vision_end|>"
+    texts = [(turn["role"], turn["content"]) for turn in turns]
+    return (
+        "".join(
+            f"<|im_start|>{role}\n{content if role == 'system' else image + content[-1]['text']}<|im_end|>\n"
+            for role, content in texts
+        )
+        + "<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_a_chat_template_as_in_training_passes(server: FakeServer, tmp_path: Path, system: str | None) -> None:
+    server.template = tokens_as_runs(chat_text)
+    assert len(list(engine(server, system=system).answer(requests(tmp_path, 2), 64))) == 2
+
+
+def test_a_chat_template_that_writes_another_prompt_than_training_is_refused(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    server.template = tokens_as_runs(chat_text)
+    with pytest.raises(EngineError, match="chat template writes another prompt than training") as caught:
+        list(engine(server, system="").answer(requests(tmp_path, 2), 64))
+    trained, at_server = caught.value.why
+    assert DEFAULT not in trained
+    assert DEFAULT in at_server
+    assert "--chat-template" in caught.value.hint
+    assert server.asked == []
+
+
+def tokens_as_runs(template: Callable[[list[dict[str, Any]]], str]) -> Callable[[list[dict[str, Any]]], str]:
+    """The template with the picture's tokens as one run, as they are in token ids."""
+    return lambda messages: template(messages).replace("<|image_pad|>" * 4, "<|image_pad|>")
 
 
 # --- which model ---------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def sized_picture(request: Request, settings: EngineSettings) -> "Image.Image":
 def _cropped(picture: "Image.Image", request: Request) -> "Image.Image":
     if request.crop is None:
         return picture
-    if picture.size != request.size:  # the crop is in pixels of the annotated size
+    if all(request.size) and picture.size != request.size:  # the crop is in pixels of the annotated size
         width, height = picture.size
         raise BadPicture(f"is {width} x {height}, and was to be cut as one of {request.size[0]} x {request.size[1]}")
     return picture.crop(request.crop)

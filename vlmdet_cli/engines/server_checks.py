@@ -1,10 +1,23 @@
 """What is checked of a server before it gets requests: its model, that it takes pictures, and leaves them alone."""
 
+import re
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from vlmdet_cli.engines import EngineSettings
 from vlmdet_cli.engines.server_endpoint import Endpoint, Failure, chosen_model
-from vlmdet_cli.engines.server_protocol import BadAnswer, ServedModel, chat_body, data_url, prompt_tokens
+from vlmdet_cli.engines.server_protocol import (
+    BadAnswer,
+    ServedModel,
+    chat_body,
+    data_url,
+    detokenized,
+    listed_tokens,
+    messages,
+    prompt_tokens,
+)
 from vlmdet_cli.errors import EngineError
 from vlmdet_cli.models.family import IMAGE_TAG
 
@@ -22,10 +35,13 @@ async def check(
     ``extras``: what each probed server takes beside OpenAI's members of a request, by URL.
     """
     require_same(endpoint.url, await stated_model(endpoint, served.name), served)
-    if endpoint.url not in extras:
+    if endpoint.options.probe and endpoint.url not in extras:
+        _require_no_adapter(endpoint, served)
         await _probe(endpoint, served, settings)
+        if served.kind == "vllm":
+            await _require_prompt_of_training(endpoint, served, settings)
         extras[endpoint.url] = endpoint.extra
-    endpoint.extra = extras[endpoint.url]
+    endpoint.extra = extras.get(endpoint.url, {})
 
 
 async def stated_model(endpoint: Endpoint, named: str) -> ServedModel:
@@ -63,6 +79,16 @@ def _not_a_server(endpoint: Endpoint, failure: Failure) -> Exception:
         hint="The URL of an OpenAI-compatible server often ends in /v1. "
         + (f"Is the key in {key} right?" if key else "Does it want a key? See infer.server.api_key_env."),
     )
+
+
+def _require_no_adapter(endpoint: Endpoint, served: ServedModel) -> None:
+    if served.kind == "vllm" and served.parent:
+        raise EngineError(
+            f"The server answers with an adapter: {endpoint.url}",
+            why=f"{served.name} is one of {served.parent}. vLLM applies an adapter to the language model alone, and "
+            "leaves its part in the vision tower out.",
+            hint="Serve the merged model (`vlmdet merge`), or ask anyway with infer.server.probe = false.",
+        )
 
 
 async def _probe(endpoint: Endpoint, served: ServedModel, settings: EngineSettings) -> None:
@@ -103,6 +129,46 @@ async def _require_pictures_left_alone(endpoint: Endpoint, served: ServedModel, 
 
 def _may_pass(failure: Failure) -> bool:
     return failure.kind in {"unreachable", "busy", "broken"}
+
+
+async def _require_prompt_of_training(endpoint: Endpoint, served: ServedModel, settings: EngineSettings) -> None:
+    """Raise ``EngineError`` where the server's chat template writes another prompt than the model was trained with.
+
+    vLLM tokenizes a chat and a text on demand. Of a run of equal tokens, such as a picture's, one is compared.
+    """
+    chat = messages(served.kind, settings, _PROMPT, data_url(_blank(*settings.family.trained_size((64, 48), None))))
+    text = settings.family.request_text(_PROMPT, settings.system)
+    forms: list[dict[str, Any]] = [{"messages": chat}, {"prompt": text, "add_special_tokens": False}]
+    try:
+        at_server, trained = [await _tokens(endpoint, {"model": served.name, **form}) for form in forms]
+    except (Failure, BadAnswer) as failure:
+        if isinstance(failure, Failure) and _may_pass(failure):
+            raise
+        return  # a server without /tokenize
+    if [token for token, _ in groupby(at_server)] != [token for token, _ in groupby(trained)]:
+        raise EngineError(
+            f"The server's chat template writes another prompt than training: {endpoint.url}",
+            why=[f"training: {text!r}", f"the server: {await _text(endpoint, served, settings, at_server)!r}"],
+            hint="Start it with the template of training (--chat-template FILE), or ask anyway with "
+            "infer.server.probe = false.",
+        )
+
+
+async def _tokens(endpoint: Endpoint, body: dict[str, Any]) -> list[int]:
+    return listed_tokens(await endpoint.post(f"{_root(endpoint)}/tokenize", msgspec.json.encode(body)))
+
+
+async def _text(endpoint: Endpoint, served: ServedModel, settings: EngineSettings, tokens: list[int]) -> str:
+    """What the tokens are of, a picture's as a single one."""
+    body = msgspec.json.encode({"model": served.name, "tokens": tokens})
+    text = detokenized(await endpoint.post(f"{_root(endpoint)}/detokenize", body))
+    image = settings.family.image_token
+    return re.sub(f"({re.escape(image)})+", image, text) if image else text
+
+
+def _root(endpoint: Endpoint) -> str:
+    """The URL without the part that is OpenAI's."""
+    return endpoint.url.rstrip("/").removesuffix("/v1")
 
 
 async def _num_prompt_tokens(

@@ -83,8 +83,12 @@ class Endpoint:
         """The text of the answer to a chat request. Raises ``Failure``."""
         if self.extra:
             body = body[:-1] + b"," + msgspec.json.encode(self.extra)[1:]
+        return await self.post("/chat/completions", body)
+
+    async def post(self, path: str, body: bytes) -> str:
+        """The text of the answer to a request at ``path``, below the URL or a whole one. Raises ``Failure``."""
         headers = {"Content-Type": "application/json"}
-        call = self._client.post("/chat/completions", cast_to=str, content=body, options={"headers": headers})
+        call = self._client.post(path, cast_to=str, content=body, options={"headers": headers})
         try:
             return await asyncio.wait_for(call, self.options.timeout)
         except Exception as error:
@@ -181,7 +185,7 @@ def chosen_model(url: str, listed: list[ListedModel], options: ServerOptions, na
         raise UsageError(f"The server has several models: {url}", why=names, hint="Name one: infer.server.model.")
     model = matching[0]
     kind = kind_of(model) if options.kind == "auto" else options.kind
-    return ServedModel(kind=kind, name=model.id, root=model.root)
+    return ServedModel(kind=kind, name=model.id, root=model.root, parent=model.parent)
 
 
 def _is_named(model: ListedModel, name: str, *, exactly: bool) -> bool:

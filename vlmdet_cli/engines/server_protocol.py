@@ -29,11 +29,14 @@ _LOOPED = "repetition_detected"  # vLLM's reason for the end of a text that repe
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model as its server says. ``root``: the folder or hub's name behind ``name``, None where it is not said."""
+    """A model as its server says. ``root``: the folder or hub's name behind ``name``, ``parent``: the model that it is
+    an adapter of; None where it is not said.
+    """
 
     kind: Kind
     name: str
     root: str | None = None
+    parent: str | None = None
 
 
 class BadAnswer(Exception):  # noqa: N818  (a finding about an answer; the request is asked again)
@@ -47,7 +50,7 @@ def chat_body(served: ServedModel, settings: EngineSettings, prompt: str, url: s
     """The JSON object that asks for a greedy answer to a prompt about a picture. ``url``: its ``data_url``."""
     body: dict[str, Any] = {
         "model": served.name,
-        "messages": _messages(served.kind, settings, prompt, url),
+        "messages": messages(served.kind, settings, prompt, url),
         "max_tokens": max_tokens,
         "temperature": 0,
     }
@@ -58,7 +61,8 @@ def chat_body(served: ServedModel, settings: EngineSettings, prompt: str, url: s
     return msgspec.json.encode(body)
 
 
-def _messages(kind: Kind, settings: EngineSettings, prompt: str, url: str) -> list[dict[str, Any]]:
+def messages(kind: Kind, settings: EngineSettings, prompt: str, url: str) -> list[dict[str, Any]]:
+    """The turns of a chat request: the system prompt, and the prompt with its picture."""
     before, tag, after = prompt.partition(IMAGE_TAG)
     texts = (before, after) if tag else ("", prompt)
     image: dict[str, Any] = {"type": "image_url", "image_url": {"url": url}}
@@ -99,6 +103,7 @@ class ListedModel(msgspec.Struct, frozen=True):
     id: str
     owned_by: str | None = None
     root: str | None = None
+    parent: str | None = None
 
 
 class _ModelList(msgspec.Struct, frozen=True):
@@ -135,6 +140,14 @@ class _ChatAnswer(msgspec.Struct, frozen=True):
     usage: _Usage | None = None
 
 
+class _Tokens(msgspec.Struct, frozen=True):
+    tokens: list[int]
+
+
+class _Detokenized(msgspec.Struct, frozen=True):
+    prompt: str
+
+
 def listed_models(text: str) -> list[ListedModel]:
     """The answer to ``GET /models``. Raises ``BadAnswer``."""
     models: list[ListedModel] = _decoded(text, _ModelList).data
@@ -168,6 +181,17 @@ def prompt_tokens(text: str) -> int:
     """The number of tokens of the prompt, pictures included, as an answer states it. Raises ``BadAnswer``."""
     usage = _decoded(text, _ChatAnswer).usage
     return usage.prompt_tokens if usage else 0
+
+
+def listed_tokens(text: str) -> list[int]:
+    """The token ids in vLLM's answer to ``POST /tokenize``. Raises ``BadAnswer``."""
+    tokens: list[int] = _decoded(text, _Tokens).tokens
+    return tokens
+
+
+def detokenized(text: str) -> str:
+    """The text in vLLM's answer to ``POST /detokenize``. Raises ``BadAnswer``."""
+    return str(_decoded(text, _Detokenized).prompt)
 
 
 def _finish(choice: _Choice) -> Finish:

@@ -51,7 +51,8 @@ class ServerOptions(Table, frozen=True, kw_only=True):
     ``urls``: the servers of one model; requests are spread over them. ``model``: its name there, empty for the only
     one that they list. ``kind``: ``auto`` takes it from that list. ``concurrency``: the largest number of requests that
     a server gets at once. ``timeout``: seconds for one answer. ``retries``: how often a request, or a server that is
-    down, is tried again. ``api_key_env``: the environment variable with the key, empty for none.
+    down, is tried again. ``api_key_env``: the environment variable with the key, empty for none. ``probe``: check with
+    blank pictures that the server does as in training.
     """
 
     urls: tuple[Text, ...] = ("http://127.0.0.1:8000/v1",)
@@ -61,6 +62,7 @@ class ServerOptions(Table, frozen=True, kw_only=True):
     timeout: AboveZero = 300.0
     retries: Count = 5
     api_key_env: str = ""
+    probe: bool = True
 
 
 class Infer(Table, frozen=True, kw_only=True):
