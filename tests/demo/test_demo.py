@@ -260,6 +260,29 @@ def test_pieces_of_an_answer_are_its_text_and_rank_its_boxes(demo: tuple[Path, s
     assert scored["overall"] == constant["overall"]
 
 
+def test_tiles_are_answered_as_the_pictures_that_they_show_and_their_boxes_moved(
+    demo: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Four pictures of the test split pasted together, and cut apart again by ``infer.tiles``."""
+    folder, _ = demo
+    rows = [row for row in answers(folder, "test") if row.get("kind", "detection") == "detection"][:4]
+    mosaic = Image.new("RGB", (448, 448))
+    corners = [(0, 0), (224, 0), (0, 224), (224, 224)]
+    for row, corner in zip(rows, corners, strict=True):
+        mosaic.paste(Image.open(folder / "out" / row["image"]).convert("RGB"), corner)
+    mosaic.save(tmp_path / "mosaic.png")
+    model = str(folder / "out" / "runs" / "run-001" / "merged")
+    cut = ("--set", "infer.tiles=[2, 2, 0.0]", "--set", "infer.whole=false", "--set", "infer.max_tokens=256")
+    document = json.loads(vlmdet(tmp_path, "infer", "--model", model, "mosaic.png", "--json", *cut).stdout)
+    assert [answer["text"] for answer in document["answers"]] == [row["text"] for row in rows]
+    expected: dict[str, list[list[float]]] = {}
+    for row, (left, top) in zip(rows, corners, strict=True):
+        for label, boxes in dialects.get("qwen2_vl").parse(row["text"], (224, 224)).by_label().items():
+            moved = [[x1 + left, y1 + top, x2 + left, y2 + top] for x1, y1, x2, y2 in boxes]
+            expected[label] = expected.get(label, []) + moved
+    assert document["object"] == expected
+
+
 def test_one_picture_gives_one_json_document(demo: tuple[Path, str]) -> None:
     folder, _ = demo
     full = answer_with_boxes(folder)

@@ -138,6 +138,11 @@ def test_the_report_says_loudly_that_classes_from_the_truth_flatter(cli: Cli, en
     run(cli, "infer", "--set", "infer.ask=each")
     report, shown = run(cli, "eval", "--set", "infer.ask=each")
     assert (report["notes"], shown) == ([], "")
+    table = cli("eval", "--set", "infer.ask=present").stdout
+    asked_for = "asked for: the classes that each picture has, taken from the truth"
+    assert " ".join(table.split()).startswith(f"Detection at IoU 0.50, classes: all, {asked_for} measure")
+    markdown = cli("eval", "--set", "infer.ask=each", "--markdown").stdout
+    assert "classes: all, asked for: one class in each prompt\n" in markdown
 
 
 def test_boxes_of_a_class_that_a_prompt_did_not_ask_for_do_not_count(cli: Cli, engine: Obedient) -> None:
@@ -187,6 +192,8 @@ def test_prompts_that_the_model_has_not_seen_in_training_are_pointed_out(cli: Cl
     project(cli)
     for options, warned in (((), False), (("--set", "infer.ask=each"), True), (("--set", "infer.ask=all"), False)):
         assert ("has not seen such prompts" in run(cli, "infer", *options)[1]) is warned
+    picture(Path(), "photo.jpg")
+    assert "has not seen such prompts" in run(cli, "infer", "photo.jpg", "--category", "cat")[1]
 
 
 def test_the_questions_of_the_split_are_asked_in_any_case(cli: Cli, engine: Obedient) -> None:

@@ -36,7 +36,7 @@ def markdown(report: "Report", gates: Sequence["Gate"]) -> str:
     protocol, overall, intervals = report.protocol, report.overall, report.intervals
     lines = [
         f"**Detection at IoU {protocol['iou']:.2f}**: {protocol['pictures']:,} pictures, "
-        f"{protocol['objects']:,} objects, classes: {protocol['classes']}",
+        f"{protocol['objects']:,} objects, classes: {protocol['classes']}{choices(protocol)}",
         "",
         "| measure | value | 95 % interval |",
         "|---|---|---|",
@@ -64,6 +64,12 @@ def markdown(report: "Report", gates: Sequence["Gate"]) -> str:
 def score_source(report: "Report") -> str:
     """Where the scores come from and, of log-probabilities, by which rule."""
     return ", ".join(filter(None, [report.protocol["score_source"], report.protocol["score_rule"]]))
+
+
+def choices(protocol: dict[str, Any]) -> str:
+    """What was asked and how pictures were cut and answers read, where that is not the default."""
+    parts = {"asked for": protocol["asked"], "tiles": protocol["tiles"], "dedupe": protocol["dedupe"]}
+    return "".join(f", {name}: {value}" for name, value in parts.items() if value and value != "all classes")
 
 
 def _number(value: Any) -> str:

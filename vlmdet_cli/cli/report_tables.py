@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from vlmdet_cli.cli.exports import score_source
+from vlmdet_cli.cli.exports import choices, score_source
 from vlmdet_cli.cli.tables import Views, cell, change, ledger, line, row, table
 from vlmdet_cli.console import safe
 
@@ -42,7 +42,7 @@ def report(result: "Report", gates: "Iterable[Gate]") -> Views:
 
 def _headline(result: "Report") -> Table:
     protocol, overall, coco = result.protocol, result.overall, result.coco
-    title = f"Detection at IoU {protocol['iou']:.2f}, classes: {protocol['classes']}"
+    title = f"Detection at IoU {protocol['iou']:.2f}, classes: {protocol['classes']}{choices(protocol)}"
     headline = table("measure", "value", "95 % interval", title=title)
     mean_iou = f"mean IoU@{protocol['iou'] * 100:.0f}"
     for name, key in (("F1", "f1"), ("precision", "precision"), ("recall", "recall"), (mean_iou, "mean_iou")):

@@ -48,7 +48,7 @@ def _intervals(length: int, count: int, overlap: float) -> list[tuple[int, int]]
     return [(round(start), min(round(start + side), length)) for start in starts]
 
 
-def shifted(box: Box, tile: Box) -> Box:
-    """A box in pixels of a tile in pixels of its picture."""
-    left, top = tile[:2]
+def shifted(box: Box, origin: tuple[float, float]) -> Box:
+    """A box in pixels of a tile in pixels of its picture; ``origin``: the tile's left upper corner."""
+    left, top = origin
     return (box[0] + left, box[1] + top, box[2] + left, box[3] + top)

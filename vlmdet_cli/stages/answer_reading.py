@@ -59,24 +59,36 @@ def read_answer(answer: Answer, rules: ReadingRules, size: Size | None = None) -
     """
     if answer.finish == "error":
         return ParsedDetections((), (Problem("error", answer.error),), "unparsed")
-    left, top, right, bottom = tile = tile_of(answer, size)
-    part = (right - left, bottom - top)
+    own = answer.size if all(answer.size) else size or answer.size
+    left, top, right, bottom = answer.crop or (0, 0, *own)
+    part = (right - left, bottom - top) if all(own) else None
     dialect = dialects.get(answer.dialect, answer.max_pixels or None)
-    parsed = dialect.parse(answer.text, part if all(part) else None, rules.categories, answer.tokens, rules.score_rule)
-    if answer.crop is not None:
-        detections = [msgspec.structs.replace(d, box=shifted(d.box, tile)) for d in parsed.detections]
+    parsed = dialect.parse(answer.text, part, rules.categories, answer.tokens, rules.score_rule)
+    if answer.crop is not None or (size is not None and size != own):
+        boxes = [_in_picture(detection.box, answer, size or own) for detection in parsed.detections]
+        detections = [msgspec.structs.replace(d, box=box) for d, box in zip(parsed.detections, boxes, strict=True)]
         parsed = msgspec.structs.replace(parsed, detections=tuple(detections))
     return _only_asked(parsed, answer.asked or ()) if rules.ask == "each" else parsed
 
 
+def _in_picture(box: Box, answer: Answer, size: Size) -> Box:
+    """A box in pixels of an answer's part of its picture in pixels of a picture of ``size``."""
+    left, top = answer.crop[:2] if answer.crop else (0, 0)
+    return _scaled(shifted(box, (left, top)), answer, size)
+
+
 def tile_of(answer: Answer, size: Size | None = None) -> Box:
     """The part of its picture that an answer is about, xyxy in pixels of a picture of ``size``, or of its own size."""
-    width, height = size or answer.size
-    if answer.crop is None:
-        return (0, 0, width, height)
-    across, down = (width / answer.size[0], height / answer.size[1]) if all(answer.size) else (1, 1)
-    left, top, right, bottom = answer.crop
-    return (left * across, top * down, right * across, bottom * down)
+    size = size or answer.size
+    return (0, 0, *size) if answer.crop is None else _scaled(answer.crop, answer, size)
+
+
+def _scaled(box: Box, answer: Answer, size: Size) -> Box:
+    """A box in pixels of the answer's picture in pixels of one of ``size``."""
+    if size == answer.size or not all(answer.size):
+        return box
+    across, down = size[0] / answer.size[0], size[1] / answer.size[1]
+    return (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
 
 
 def _only_asked(parsed: ParsedDetections, asked: Sequence[str]) -> ParsedDetections:

@@ -80,7 +80,9 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
         loaded = loaded.with_data_of(choice.run) if choice.run else loaded
         rows, categories = split_rows(loaded, split)
         data = file_hash(loaded.subset(split))
-        warnings += [_dialect_warning(loaded, asked), unseen_prompt_warning(loaded)]
+        warnings.append(_dialect_warning(loaded, asked))
+    if request.images or settings.ask != "rows":
+        warnings.append(unseen_prompt_warning(rows, loaded))
     warnings.append(uncut_warning(rows, settings))
     file = answers_path(choice, request, settings.answers_name(split))
     if request.shard:

@@ -104,14 +104,13 @@ def _with_classes(row: InferRow, asked: Asked, words: Wording, categories: Seque
     )
 
 
-def unseen_prompt_warning(project: Project | None) -> str:
+def unseen_prompt_warning(rows: Sequence[InferRow], project: Project | None) -> str:
     """Where prompts name classes and the project's rows do not: a model trained on them has seen no such prompt."""
     if project is None or project.config.infer.prompt or project.config.format.ask != "all":
         return ""
-    ask = project.config.infer.ask
-    if ask not in {"each", "present"}:
+    if all(row.asked is None for row in rows):
         return ""
     return (
-        f'infer.ask = "{ask}" asks in the words of format.class_prompt, and rows with format.ask = "all" do not: '
-        "a model that was trained on them has not seen such prompts."
+        'the prompts name classes, in the words of format.class_prompt, and rows with format.ask = "all" do not: a '
+        "model that was trained on them has not seen such prompts."
     )

@@ -87,7 +87,7 @@ def _parse(data: bytes, default: Line, number: int) -> ParsedDetections:
         return dialect.parse(text, line.size or default.size, categories)
     left, top, right, bottom = line.crop
     parsed = dialect.parse(text, (right - left, bottom - top), categories)
-    boxes = [msgspec.structs.replace(d, box=shifted(d.box, line.crop)) for d in parsed.detections]
+    boxes = [msgspec.structs.replace(d, box=shifted(d.box, (left, top))) for d in parsed.detections]
     return msgspec.structs.replace(parsed, detections=tuple(boxes))
 
 
