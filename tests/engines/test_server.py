@@ -62,14 +62,14 @@ def server() -> Iterator[FakeServer]:
         yield fake
 
 
-def engine(*servers: FakeServer | str, model: str = "demo", **values: Any) -> ServerEngine:
+def engine(*servers: FakeServer | str, model: str = "demo", folder: Path = Path(), **values: Any) -> ServerEngine:
     """``values``: fields of ``ServerOptions``, or of ``EngineSettings``."""
     names = set(ServerOptions.__struct_fields__)
     urls = tuple(entry if isinstance(entry, str) else entry.url for entry in servers)
     given = {"urls": urls, "model": model, "timeout": 5.0, "retries": 2}
     options = ServerOptions(**{**given, **{name: value for name, value in values.items() if name in names}})
     rest = {name: value for name, value in values.items() if name not in names}
-    return ServerEngine(EngineSettings(**{"model": Path(), "family": QWEN2_VL, "options": options, **rest}))
+    return ServerEngine(EngineSettings(**{"model": folder, "family": QWEN2_VL, "options": options, **rest}))
 
 
 def requests(folder: Path, count: int = 1) -> list[Request]:
@@ -189,6 +189,15 @@ def test_each_kind_of_server_gets_what_it_takes(tmp_path: Path) -> None:
     assert {name: bodies["vllm"][name] for name in set(bodies["vllm"]) - common} == vllm
     assert [turn["role"] for turn in bodies["vllm"]["messages"]] == ["user"]
     assert bodies["swift"]["messages"][0] == {"role": "system", "content": ""}  # else it puts one of its own
+
+
+def test_vllm_is_told_what_it_leaves_out_of_the_models_generation_settings(server: FakeServer, tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"repetition_penalty": 1.05, "suppress_tokens": [7], "top_k": 1}')
+    asking = engine(server, folder=tmp_path)
+    list(asking.answer(requests(tmp_path), 64))
+    members = {"repetition_penalty": 1.05, "logit_bias": {"7": -100.0}}
+    assert {name: server.asked[0].get(name) for name in members} == members
+    assert asking.identity()["generation"] == members
 
 
 def test_the_finish_is_the_servers_and_a_text_that_vllm_cut_for_repeating_is_a_loop(
@@ -331,7 +340,8 @@ def tokens_as_runs(template: Callable[[list[dict[str, Any]]], str]) -> Callable[
 
 def test_the_identity_is_what_the_server_says_and_not_where_it_is(server: FakeServer) -> None:
     identity = engine(server).identity()
-    assert identity == {"name": "server", "kind": "vllm", "served_model": "demo", "root": "/models/demo"}
+    stated = {"kind": "vllm", "served_model": "demo", "root": "/models/demo"}
+    assert identity == {"name": "server", **stated, "generation": {}}
     with serving() as other:
         assert engine(other).identity() == identity
         other.models = [{"id": "demo", "owned_by": "vllm", "root": "/models/tuned"}]

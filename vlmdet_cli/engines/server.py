@@ -21,7 +21,7 @@ from vlmdet_cli.engines.server_checks import require_same, stated_model
 from vlmdet_cli.engines.server_dispatch import KEPT_HINT, Dispatcher, no_server
 from vlmdet_cli.engines.server_endpoint import Endpoint, Failure
 from vlmdet_cli.engines.server_load import backoff
-from vlmdet_cli.engines.server_protocol import ServedModel, chat_body, data_url
+from vlmdet_cli.engines.server_protocol import ChatForm, ServedModel, data_url
 from vlmdet_cli.engines.settings import ServerOptions
 from vlmdet_cli.errors import EngineError
 
@@ -38,24 +38,26 @@ class ServerEngine:
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._options = settings.options if isinstance(settings.options, ServerOptions) else ServerOptions()
-        self._known: ServedModel | None = None
+        self._known: ChatForm | None = None
         self._extras: dict[str, dict[str, Any]] = {}  # what each server takes, by URL: it is probed once
 
     def identity(self) -> dict[str, Any]:
         """What the server says of itself; it is asked once. Raises ``EngineError`` where none answers."""
-        served = self._served()
-        return {"name": "server", "kind": served.kind, "served_model": served.name, "root": served.root}
+        form = self._form()
+        served = form.served
+        stated = {"kind": served.kind, "served_model": served.name, "root": served.root}
+        return {"name": "server", **stated, "generation": form.generation}
 
     def answer(self, requests: Iterable[Request], max_tokens: int) -> Iterator[Completion]:
         """Greedy completions, in the order in which they come."""
-        served = self._served()
-        answers = _Answers(self._settings, self._options, served, max_tokens, self._extras)
+        answers = _Answers(self._form(), self._options, max_tokens, self._extras)
         with engine_errors("The engine server failed", KEPT_HINT), answers:
             yield from answers.completions(requests)
 
-    def _served(self) -> ServedModel:
+    def _form(self) -> ChatForm:
         if self._known is None:
-            self._known = served_model(self._options, str(self._settings.adapter or self._settings.model))
+            named = str(self._settings.adapter or self._settings.model)
+            self._known = ChatForm(served_model(self._options, named), self._settings)
         return self._known
 
 
@@ -63,16 +65,10 @@ class _Answers:
     """One inference: requests go in, completions come out as they are done."""
 
     def __init__(
-        self,
-        settings: EngineSettings,
-        options: ServerOptions,
-        served: ServedModel,
-        max_tokens: int,
-        extras: dict[str, dict[str, Any]],
+        self, form: ChatForm, options: ServerOptions, max_tokens: int, extras: dict[str, dict[str, Any]]
     ) -> None:
-        self._settings, self._options, self._served, self._max_tokens = settings, options, served, max_tokens
-        self._extras = extras
-        self._read = PictureReader(settings)
+        self._form, self._options, self._max_tokens, self._extras = form, options, max_tokens, extras
+        self._read = PictureReader(form.settings)
         self._urls = Recent[str](SIZED)
         self._done = SimpleQueue[Future[Completion]]()
         self._loop = _LoopThread()
@@ -88,7 +84,7 @@ class _Answers:
         self._loop.stop()
 
     async def _dispatch(self) -> Dispatcher:
-        return Dispatcher(self._loop.open(self._options), self._served, self._settings, self._extras)
+        return Dispatcher(self._loop.open(self._options), self._form, self._extras)
 
     def completions(self, requests: Iterable[Request]) -> Iterator[Completion]:
         waiting = 0
@@ -111,7 +107,7 @@ class _Answers:
     def _body(self, request: Request) -> bytes:
         picture = (request.image, request.size, request.crop)
         url = self._urls.get(picture, lambda: data_url(self._read(request)))
-        return chat_body(self._served, self._settings, request.prompt, url, self._max_tokens)
+        return self._form.body(request.prompt, url, self._max_tokens)
 
 
 # --- the model -----------------------------------------------------------------------------------------------

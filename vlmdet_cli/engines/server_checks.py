@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from vlmdet_cli.engines import EngineSettings
 from vlmdet_cli.engines.server_endpoint import Endpoint, Failure, chosen_model
 from vlmdet_cli.engines.server_protocol import (
     BadAnswer,
+    ChatForm,
     ServedModel,
-    chat_body,
     data_url,
     detokenized,
     listed_tokens,
-    messages,
     prompt_tokens,
 )
 from vlmdet_cli.errors import EngineError
@@ -27,19 +25,18 @@ if TYPE_CHECKING:
 _PROMPT = f"{IMAGE_TAG}?"
 
 
-async def check(
-    endpoint: Endpoint, served: ServedModel, settings: EngineSettings, extras: dict[str, dict[str, Any]]
-) -> None:
+async def check(endpoint: Endpoint, form: ChatForm, extras: dict[str, dict[str, Any]]) -> None:
     """Raise ``EngineError`` for a server that cannot answer these requests, ``Failure`` for one that may later.
 
     ``extras``: what each probed server takes beside OpenAI's members of a request, by URL.
     """
+    served = form.served
     require_same(endpoint.url, await stated_model(endpoint, served.name), served)
     if endpoint.options.probe and endpoint.url not in extras:
         _require_no_adapter(endpoint, served)
-        await _probe(endpoint, served, settings)
+        await _probe(endpoint, form)
         if served.kind == "vllm":
-            await _require_prompt_of_training(endpoint, served, settings)
+            await _require_prompt_of_training(endpoint, form)
         extras[endpoint.url] = endpoint.extra
     endpoint.extra = extras.get(endpoint.url, {})
 
@@ -91,32 +88,33 @@ def _require_no_adapter(endpoint: Endpoint, served: ServedModel) -> None:
         )
 
 
-async def _probe(endpoint: Endpoint, served: ServedModel, settings: EngineSettings) -> None:
+async def _probe(endpoint: Endpoint, form: ChatForm) -> None:
     """Ask about a blank picture, to see what requests the server takes."""
-    arguments = settings.family.processor_arguments()
-    if served.kind == "vllm" and arguments.get("do_resize") is False:
+    family = form.settings.family
+    arguments = family.processor_arguments()
+    if form.served.kind == "vllm" and arguments.get("do_resize") is False:
         endpoint.extra = {"mm_processor_kwargs": arguments}
-    blank = settings.family.resize(_blank(64, 48), settings.max_pixels)
+    blank = family.resize(_blank(64, 48), form.settings.max_pixels)
     try:
-        await _num_prompt_tokens(endpoint, served, settings, blank)
+        await _num_prompt_tokens(endpoint, form, blank)
     except Failure as failure:
         if _may_pass(failure):
             raise
         if not endpoint.extra or "mm_processor_kwargs" not in str(failure):
             raise _takes_no_pictures(endpoint, failure) from None
         endpoint.extra = {}
-        await _require_pictures_left_alone(endpoint, served, settings)
+        await _require_pictures_left_alone(endpoint, form)
 
 
-async def _require_pictures_left_alone(endpoint: Endpoint, served: ServedModel, settings: EngineSettings) -> None:
+async def _require_pictures_left_alone(endpoint: Endpoint, form: ChatForm) -> None:
     """Raise ``EngineError`` where a picture below the family's least size takes as many tokens as one of that size.
 
     A processor that resizes makes it larger; vLLM does not say how it was started.
     """
-    width, height = settings.family.trained_size((8, 8), settings.max_pixels)
+    width, height = form.settings.family.trained_size((8, 8), form.settings.max_pixels)
     sizes = ((width // 2, height // 2), (width, height))
     try:
-        counts = [await _num_prompt_tokens(endpoint, served, settings, _blank(*size)) for size in sizes]
+        counts = [await _num_prompt_tokens(endpoint, form, _blank(*size)) for size in sizes]
     except Failure as failure:
         raise failure if _may_pass(failure) else _takes_no_pictures(endpoint, failure) from None
     if counts[0] == counts[1]:
@@ -131,16 +129,17 @@ def _may_pass(failure: Failure) -> bool:
     return failure.kind in {"unreachable", "busy", "broken"}
 
 
-async def _require_prompt_of_training(endpoint: Endpoint, served: ServedModel, settings: EngineSettings) -> None:
+async def _require_prompt_of_training(endpoint: Endpoint, form: ChatForm) -> None:
     """Raise ``EngineError`` where the server's chat template writes another prompt than the model was trained with.
 
     vLLM tokenizes a chat and a text on demand. Of a run of equal tokens, such as a picture's, one is compared.
     """
-    chat = messages(served.kind, settings, _PROMPT, data_url(_blank(*settings.family.trained_size((64, 48), None))))
-    text = settings.family.request_text(_PROMPT, settings.system)
-    forms: list[dict[str, Any]] = [{"messages": chat}, {"prompt": text, "add_special_tokens": False}]
+    family = form.settings.family
+    chat = form.messages(_PROMPT, data_url(_blank(*family.trained_size((64, 48), None))))
+    text = family.request_text(_PROMPT, form.settings.system)
+    bodies: list[dict[str, Any]] = [{"messages": chat}, {"prompt": text, "add_special_tokens": False}]
     try:
-        at_server, trained = [await _tokens(endpoint, {"model": served.name, **form}) for form in forms]
+        at_server, trained = [await _tokens(endpoint, {"model": form.served.name, **body}) for body in bodies]
     except (Failure, BadAnswer) as failure:
         if isinstance(failure, Failure) and _may_pass(failure):
             raise
@@ -148,7 +147,7 @@ async def _require_prompt_of_training(endpoint: Endpoint, served: ServedModel, s
     if [token for token, _ in groupby(at_server)] != [token for token, _ in groupby(trained)]:
         raise EngineError(
             f"The server's chat template writes another prompt than training: {endpoint.url}",
-            why=[f"training: {text!r}", f"the server: {await _text(endpoint, served, settings, at_server)!r}"],
+            why=[f"training: {text!r}", f"the server: {await _text(endpoint, form, at_server)!r}"],
             hint="Start it with the template of training (--chat-template FILE), or ask anyway with "
             "infer.server.probe = false.",
         )
@@ -158,11 +157,11 @@ async def _tokens(endpoint: Endpoint, body: dict[str, Any]) -> list[int]:
     return listed_tokens(await endpoint.post(f"{_root(endpoint)}/tokenize", msgspec.json.encode(body)))
 
 
-async def _text(endpoint: Endpoint, served: ServedModel, settings: EngineSettings, tokens: list[int]) -> str:
+async def _text(endpoint: Endpoint, form: ChatForm, tokens: list[int]) -> str:
     """What the tokens are of, a picture's as a single one."""
-    body = msgspec.json.encode({"model": served.name, "tokens": tokens})
+    body = msgspec.json.encode({"model": form.served.name, "tokens": tokens})
     text = detokenized(await endpoint.post(f"{_root(endpoint)}/detokenize", body))
-    image = settings.family.image_token
+    image = form.settings.family.image_token
     return re.sub(f"({re.escape(image)})+", image, text) if image else text
 
 
@@ -171,10 +170,8 @@ def _root(endpoint: Endpoint) -> str:
     return endpoint.url.rstrip("/").removesuffix("/v1")
 
 
-async def _num_prompt_tokens(
-    endpoint: Endpoint, served: ServedModel, settings: EngineSettings, picture: "Image.Image"
-) -> int:
-    text = await endpoint.ask(chat_body(served, settings, _PROMPT, data_url(picture), 1))
+async def _num_prompt_tokens(endpoint: Endpoint, form: ChatForm, picture: "Image.Image") -> int:
+    text = await endpoint.ask(form.body(_PROMPT, data_url(picture), 1))
     try:
         return prompt_tokens(text)
     except BadAnswer as error:

@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vlmdet_cli.engines import Completion, EngineSettings
+from vlmdet_cli.engines import Completion
 from vlmdet_cli.engines.server_checks import check
 from vlmdet_cli.engines.server_endpoint import Endpoint, Failure
 from vlmdet_cli.engines.server_load import backoff
-from vlmdet_cli.engines.server_protocol import BadAnswer, ServedModel, completion
+from vlmdet_cli.engines.server_protocol import BadAnswer, ChatForm, completion
 from vlmdet_cli.errors import EngineError, counted
 
 KEPT_HINT = "What is answered is kept: run the same command again."
@@ -33,15 +33,9 @@ class Dispatcher:
     ``extras``: what is added to the requests for each server, by URL; servers that are missing there are probed.
     """
 
-    def __init__(
-        self,
-        endpoints: Sequence[Endpoint],
-        served: ServedModel,
-        settings: EngineSettings,
-        extras: dict[str, dict[str, Any]],
-    ) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint], form: ChatForm, extras: dict[str, dict[str, Any]]) -> None:
         self._endpoints = endpoints
-        self._served, self._settings, self._extras = served, settings, extras
+        self._form, self._extras = form, extras
         self._waiters: deque[_Waiter] = deque()
         self._error: Exception | None = None
         self._checks = [asyncio.ensure_future(self._get_ready(endpoint)) for endpoint in endpoints]
@@ -74,7 +68,7 @@ class Dispatcher:
         load = endpoint.load
         try:
             text = await endpoint.ask(body)
-            answer = completion(key, text, scores=self._settings.scores)
+            answer = completion(key, text, scores=self._form.settings.scores)
         except BadAnswer as error:
             load.ended()
             raise Failure("broken", str(error)) from None
@@ -135,7 +129,7 @@ class Dispatcher:
         endpoint.failures = 0
         while not endpoint.is_ready:
             try:
-                await check(endpoint, self._served, self._settings, self._extras)
+                await check(endpoint, self._form, self._extras)
                 endpoint.is_ready = True
             except Failure as failure:
                 endpoint.failures += 1

@@ -2,13 +2,15 @@
 
 A picture goes in the pixels of ``PictureReader``, as a lossless PNG in a data URL. The system prompt of training is
 sent explicitly, since servers have defaults of their own. vLLM is told to keep special tokens as they are and not to
-resize; ms-swift keeps both by itself; another server gets nothing that is not OpenAI's.
+resize, and what of the model's generation settings it leaves out; ms-swift does all that by itself; another server gets
+nothing that is not OpenAI's.
 """
 
 import base64
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
@@ -16,6 +18,7 @@ import numpy as np
 
 from vlmdet_cli.core.answers import Token
 from vlmdet_cli.engines import Completion, EngineSettings, Finish
+from vlmdet_cli.engines.vllm import generation_arguments
 from vlmdet_cli.models.family import IMAGE_TAG
 
 if TYPE_CHECKING:
@@ -46,31 +49,42 @@ class BadAnswer(Exception):  # noqa: N818  (a finding about an answer; the reque
 # --- the request ---------------------------------------------------------------------------------------------
 
 
-def chat_body(served: ServedModel, settings: EngineSettings, prompt: str, url: str, max_tokens: int) -> bytes:
-    """The JSON object that asks for a greedy answer to a prompt about a picture. ``url``: its ``data_url``."""
-    body: dict[str, Any] = {
-        "model": served.name,
-        "messages": messages(served.kind, settings, prompt, url),
-        "max_tokens": max_tokens,
-        "temperature": 0,
-    }
-    if settings.scores:
-        body["logprobs"] = True
-    if served.kind == "vllm":
-        body |= _KEEP_SPECIAL_TOKENS
-    return msgspec.json.encode(body)
+class ChatForm:
+    """How a served model is asked. ``generation``: what the model's generation settings change in a greedy answer,
+    where its folder is here, as a request to vLLM has it.
+    """
+
+    def __init__(self, served: ServedModel, settings: EngineSettings) -> None:
+        self.served, self.settings = served, settings
+        self.generation = _generation_members(settings.model) if served.kind == "vllm" else {}
+        self._members: dict[str, Any] = {"model": served.name, "temperature": 0}
+        if settings.scores:
+            self._members["logprobs"] = True
+        if served.kind == "vllm":
+            self._members |= _KEEP_SPECIAL_TOKENS | self.generation
+
+    def body(self, prompt: str, url: str, max_tokens: int) -> bytes:
+        """The JSON object that asks for a greedy answer to a prompt about a picture. ``url``: its ``data_url``."""
+        members = {**self._members, "max_tokens": max_tokens, "messages": self.messages(prompt, url)}
+        return msgspec.json.encode(members)
+
+    def messages(self, prompt: str, url: str) -> list[dict[str, Any]]:
+        """The turns of a chat request: the system prompt, and the prompt with its picture."""
+        before, tag, after = prompt.partition(IMAGE_TAG)
+        texts = (before, after) if tag else ("", prompt)
+        image: dict[str, Any] = {"type": "image_url", "image_url": {"url": url}}
+        before_part, after_part = ([{"type": "text", "text": text}] if text else [] for text in texts)
+        user = {"role": "user", "content": [*before_part, image, *after_part]}
+        system = self.settings.family.system_prompt if self.settings.system is None else self.settings.system
+        # ms-swift takes an empty one for no system turn, and without any puts its template's own
+        return [{"role": "system", "content": system or ""}, user] if system or self.served.kind == "swift" else [user]
 
 
-def messages(kind: Kind, settings: EngineSettings, prompt: str, url: str) -> list[dict[str, Any]]:
-    """The turns of a chat request: the system prompt, and the prompt with its picture."""
-    before, tag, after = prompt.partition(IMAGE_TAG)
-    texts = (before, after) if tag else ("", prompt)
-    image: dict[str, Any] = {"type": "image_url", "image_url": {"url": url}}
-    before_part, after_part = ([{"type": "text", "text": text}] if text else [] for text in texts)
-    user = {"role": "user", "content": [*before_part, image, *after_part]}
-    system = settings.family.system_prompt if settings.system is None else settings.system
-    # ms-swift takes an empty one for no system turn, and without any puts its template's own
-    return [{"role": "system", "content": system or ""}, user] if system or kind == "swift" else [user]
+def _generation_members(model: Path) -> dict[str, Any]:
+    members = generation_arguments(model)
+    if bias := members.get("logit_bias"):
+        members["logit_bias"] = {str(token): value for token, value in bias}
+    return members
 
 
 def data_url(picture: "Image.Image") -> str:
