@@ -68,6 +68,27 @@ def test_a_name_that_the_package_has_not_is_an_attribute_error() -> None:
         _ = vlmdet_cli.detector
 
 
+def test_tiles_and_classes_are_asked_about_one_by_one_and_are_one_result(
+    model: Path, tmp_path: Path, engine: KeepingEngine
+) -> None:
+    """The fake engine answers a cat to every prompt, in the left half of what it sees."""
+    path, height = picture(tmp_path, "a.png", (200, 100)), len("<image>?") / 10
+    cut = Detector(model, prompt="?", tiles=[1, 2, 0.0], whole=False)
+    first, second = cut([path, Image.new("RGB", (200, 100))])
+    assert first.boxes.tolist() == second.boxes.tolist() == [[0, 0, 50, height], [100, 0, 150, height]]
+    assert (first.image, second.image, first.size, len(first.text.splitlines())) == (str(path), "", (200, 100), 2)
+    assert [request.crop for request in engine.asked[-2:]] == [(100, 0, 200, 100), (0, 0, 100, 100)]
+    each = Detector(model, prompt="{classes}?", categories=["cat", "dog"], ask="each")(path)
+    assert {request.prompt for request in engine.asked[-2:]} == {"<image>cat?", "<image>dog?"}
+    assert (each.labels, [problem.kind for problem in each.problems], each.health) == (
+        ("cat",),
+        ["not_asked"],
+        "partial",
+    )
+    with pytest.raises(UsageError, match="no categories are given"):
+        Detector(model, ask="each")
+
+
 @pytest.mark.usefixtures("engine")
 def test_a_picture_gives_its_boxes_in_pixels(model: Path, tmp_path: Path) -> None:
     path = picture(tmp_path, "a.png", (200, 100))

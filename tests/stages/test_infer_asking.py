@@ -315,3 +315,18 @@ def test_parse_takes_near_repeats_for_one_line_by_line(cli: Cli) -> None:
         done = cli("parse", *options, stdin=text * 2)
         counts.append([len(json.loads(line)["object"]["cat"]) for line in done.stdout.splitlines()])
     assert counts == [[2, 2], [1, 1]]
+
+
+def test_shards_are_asked_in_the_same_way_and_collected(cli: Cli, engine: Obedient) -> None:
+    del engine
+    folder = project(cli)
+    options = ("--set", "infer.ask=each", "--set", "infer.tiles=[1, 2, 0.2]", "--set", "infer.dedupe=0.8")
+    run(cli, "infer", *options)
+    names = [f"train-each-1x2{suffix}" for suffix in (".jsonl", ".detections.json", ".meta.json")]
+    whole = [(folder / "answers" / name).read_bytes() for name in names]
+    for path in (folder / "answers").iterdir():
+        path.unlink()
+    for shard in ("1/2", "2/2"):
+        run(cli, "infer", *options[:4], "--shard", shard)
+    assert run(cli, "infer", *options, "--collect")[0]["rows"] == 18
+    assert [(folder / "answers" / name).read_bytes() for name in names] == whole

@@ -14,23 +14,24 @@ in another, gets it the same way.
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
 from vlmdet_cli.core.answers import ParsedDetections
 from vlmdet_cli.data.image_files import DAMAGED, EMPTY, Unreadable, to_rgb, turn_upright, upright_size
-from vlmdet_cli.engines import Completion, Request
+from vlmdet_cli.engines import Completion, Finish, Request
+from vlmdet_cli.engines.answers import AnswersMeta, InferRow
 from vlmdet_cli.engines.loops import LoopRule
 from vlmdet_cli.errors import DataError, EngineError, UsageError
-from vlmdet_cli.metrics.repeats import without_near_repeats
 from vlmdet_cli.models import dialects
 from vlmdet_cli.project import Format, infer_settings
-from vlmdet_cli.prompts.detection import CLASSES
+from vlmdet_cli.stages.answer_reading import picture_answers, reading_rules
 from vlmdet_cli.stages.infer_inputs import create_engine
 from vlmdet_cli.stages.infer_model import InferRequest, asked_as, choose_model
+from vlmdet_cli.stages.infer_prompts import with_prompts
 from vlmdet_cli.stages.picture_detections import PictureDetections, picture_detections
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     Picture = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 
 _NOTHING = ParsedDetections((), (), "empty")
+_FINISHES: tuple[Finish, ...] = ("error", "loop", "length", "stop")
 
 
 class Detector:
@@ -62,21 +64,27 @@ class Detector:
         the checkpoint records it. ``prompt``: the question, where ``{classes}`` stands for the categories; by default
         the one that rows are written with. ``categories``: the labels that are known; others become problems.
         ``settings``: those of ``[infer]`` in a project file, such as ``engine``, ``device``, ``batch``, ``max_tokens``,
-        ``scores``. Raises ``UsageError`` for what is not there and for a wrong setting.
+        ``scores``, ``tiles``, ``dedupe``, and ``ask="each"``, which asks for each of the categories. Raises
+        ``UsageError`` for what is not there and for a wrong setting.
         """
-        self._settings = infer_settings(settings)
-        if self._settings.ask != "rows" or self._settings.tiles:
-            raise UsageError(
-                "A detector asks one prompt about a whole picture; it takes no `ask` and no `tiles`",
-                hint="Give prompt and categories, or use `vlmdet infer` with infer.ask or infer.tiles.",
-            )
+        self._settings = infer_settings(settings | {"prompt": prompt})
         request = InferRequest(model=os.fspath(model), adapter=Path(adapter) if adapter is not None else None)
         choice = choose_model(None, request, self._settings)
         self._asked = asked_as(None, choice, self._settings)
         self._engine = create_engine(self._settings, choice, self._asked)
         self._loops = LoopRule(dialects.get(self._asked.dialect), self._settings.stop_loops)
         self._categories = tuple(categories) if categories is not None else None
-        self._prompt = _prompt(prompt or Format().prompts[0], self._categories)
+        self._meta = AnswersMeta(
+            engine={},
+            model={},
+            family=self._asked.family.name,
+            dialect=self._asked.dialect,
+            max_tokens=self._settings.max_tokens,
+            max_pixels=self._asked.max_pixels,
+            ask=self._settings.ask,
+            dedupe=self._settings.dedupe,
+        )
+        self._rows(InferRow(image="", path=Path(), prompt=""))  # raises for what cannot be asked
 
     @overload
     def __call__(self, picture: "list[Any] | tuple[Any, ...]") -> list[PictureDetections]: ...
@@ -103,39 +111,67 @@ class Detector:
         An exception of the iterable is raised as it is.
         """
         with tempfile.TemporaryDirectory(prefix="vlmdet-") as folder:
-            requests = _Requests(pictures, Path(folder), self._prompt)
+            requests = _Requests(pictures, Path(folder), self._rows)
             completions = map(self._loops.cut, self._engine.answer(requests, self._settings.max_tokens))
             ready, following = requests.unusable, 0
             for completion in requests.with_errors_of_the_source(completions):
-                number = int(completion.key)
-                ready[number] = self._detections(*requests.pop(number), completion)
+                answered = requests.add(completion)
+                if answered is None:
+                    continue
+                ready[answered.number] = self._detections(answered)
                 while following in ready:
                     yield ready.pop(following)
                     following += 1
             yield from (ready[number] for number in sorted(ready))
 
-    def _detections(self, image: str, size: tuple[int, int], completion: Completion) -> PictureDetections:
-        parsed = _NOTHING
-        if completion.finish != "error":
-            dialect = dialects.get(self._asked.dialect, self._asked.max_pixels or None)
-            parsed = dialect.parse(completion.text, size if all(size) else None, self._categories, completion.tokens)
-            if self._settings.dedupe:
-                parsed = without_near_repeats(parsed, self._settings.dedupe)
-        return picture_detections(image, size, completion, parsed, scores=self._settings.scores)
+    def _rows(self, picture: InferRow) -> list[InferRow]:
+        """What is asked about a picture: a row for each prompt and each tile."""
+        named = self._categories or ()
+        return with_prompts(
+            [picture], self._settings, Format(), named if self._settings.ask == "each" else (), self._names
+        )
+
+    def _names(self) -> Sequence[str]:
+        if not self._categories:
+            raise UsageError("The prompt names classes, and no categories are given", hint="Give categories.")
+        return self._categories
+
+    def _detections(self, answered: "_Answered") -> PictureDetections:
+        answers = [row.answer(completion, self._meta) for row, completion in answered.pairs]
+        picture = picture_answers(answers, reading_rules(self._meta, self._categories))
+        first, finishes = answers[0], {answer.finish for answer in answers}
+        completion = Completion(
+            key="",
+            text="\n".join(answer.text for answer in answers),
+            finish=next(finish for finish in _FINISHES if finish in finishes),
+            error=first.error,
+        )
+        whole = _NOTHING if first.finish == "error" else picture.whole
+        return picture_detections(answered.image, first.size, completion, whole, scores=self._settings.scores)
+
+
+class _Answered(NamedTuple):
+    """A picture with all that was asked about it. ``image``: its path, empty for one in memory."""
+
+    number: int
+    image: str
+    pairs: list[tuple[InferRow, Completion]]
 
 
 class _Requests:
-    """The requests of pictures, each made when the engine asks for it.
+    """The requests of pictures, each made when the engine asks for it. ``rows_of``: what is asked about a picture.
 
     ``unusable``: the records of pictures in memory that cannot be put into a file, by their numbers.
     """
 
-    def __init__(self, pictures: "Iterable[Picture]", folder: Path, prompt: str) -> None:
+    def __init__(
+        self, pictures: "Iterable[Picture]", folder: Path, rows_of: Callable[[InferRow], list[InferRow]]
+    ) -> None:
         self.unusable: dict[int, PictureDetections] = {}
         self._pictures = pictures
         self._folder = folder
-        self._prompt = prompt
-        self._asked: dict[int, tuple[str, tuple[int, int]]] = {}  # path, empty for one in memory, and size
+        self._rows_of = rows_of
+        self._waiting: dict[int, tuple[list[InferRow], dict[int, Completion]]] = {}  # rows, and answers by their index
         self._source_error: Exception | None = None
 
     def __iter__(self) -> Iterator[Request]:
@@ -143,17 +179,26 @@ class _Requests:
             try:
                 path = self._file(picture, number)
             except Unreadable as error:
-                failed = Completion(key=str(number), finish="error", error=str(error))
+                failed = Completion(key="", finish="error", error=str(error))
                 self.unusable[number] = picture_detections("", (0, 0), failed, _NOTHING, scores=False)
                 continue
-            size = _size(path)
-            self._asked[number] = ("" if path.parent == self._folder else str(path), size)
-            yield Request(key=str(number), image=path, prompt=self._prompt, size=size)
+            rows = self._rows_of(InferRow(image=str(path), path=path, prompt="", size=_size(path)))
+            self._waiting[number] = (rows, {})
+            for index, row in enumerate(rows):
+                yield row.request(f"{number}.{index}")
 
-    def pop(self, number: int) -> tuple[str, tuple[int, int]]:
-        """Path and size of an answered picture; what was kept for it is removed."""
-        self._temporary(number).unlink(missing_ok=True)
-        return self._asked.pop(number)
+    def add(self, completion: Completion) -> _Answered | None:
+        """The picture whose last answer this is, None where more are to come; its temporary file is removed."""
+        number, index = map(int, completion.key.split("."))
+        rows, completions = self._waiting[number]
+        completions[index] = completion
+        if len(completions) < len(rows):
+            return None
+        del self._waiting[number]
+        temporary = self._temporary(number)
+        image = "" if rows[0].path == temporary else rows[0].image
+        temporary.unlink(missing_ok=True)
+        return _Answered(number, image, [(row, completions[n]) for n, row in enumerate(rows)])
 
     def with_errors_of_the_source(self, completions: Iterable[Completion]) -> Iterator[Completion]:
         """The completions; an exception of the caller's iterable comes out as it is, not as the engine's."""
@@ -211,9 +256,3 @@ def _size(path: Path) -> tuple[int, int]:
         return upright_size(path)
     except Unreadable:
         return (0, 0)  # the engine says why
-
-
-def _prompt(phrase: str, categories: Sequence[str] | None) -> str:
-    if CLASSES in phrase and not categories:
-        raise UsageError("The prompt names classes, and no categories are given", hint="Give categories.")
-    return f"<image>{phrase.replace(CLASSES, ', '.join(categories or ()))}"

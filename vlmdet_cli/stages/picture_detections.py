@@ -23,8 +23,8 @@ class PictureDetections(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     pixels, (0, 0) where it cannot be read. ``boxes``: ``(N, 4)`` float64, xyxy in pixels of the upright picture.
     ``labels``: N names. ``scores``: ``(N,)`` in [0, 1], None where they were not asked for. ``health``: ``ok``,
     ``empty`` (the model says that there is no object), ``partial``, ``unparsed``, or ``error`` where the picture cannot
-    be used; ``error`` says why. ``problems``: the parts of the text that are no good box. ``text``: the raw answer;
-    ``finish``: what ended it.
+    be used; ``error`` says why. ``problems``: the parts of the text that are no good box. ``text``: the raw answer, of
+    several a line each; ``finish``: what ended it, of several the first of ``error``, ``loop``, ``length``, ``stop``.
     """
 
     image: str
