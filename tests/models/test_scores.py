@@ -45,6 +45,7 @@ def reference(name: str, text: str, tokens: list[Token], labels: list[str]) -> l
             "label": math.exp(total(written)),
             "min_coordinate": min(math.exp(total(side)) for side in sides),
             "label_times_mean": math.exp(total(written) + total(*sides) / 4),
+            "label_times_token_mean": math.exp(total(written) + total(*sides) / len(set().union(*sides))),
             "label_times_min": math.exp(total(written) + min(map(total, sides))),
         }
         scores.append(by_rule)

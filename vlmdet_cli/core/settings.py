@@ -18,7 +18,10 @@ Duplicates = Literal["count", "remove"]  # whether exact repeats of a predicted 
 Ask = Literal["rows", "all", "each", "present"]  # which classes ``infer`` asks for, see ``prompts.asking``
 ScoreSource = Literal["auto", "constant", "file", "logprob"]  # where the scores of predicted boxes come from
 # how log-probabilities become a score, see ``models.dialects.scores``
-ScoreRule = Literal["product", "geometric_mean", "label", "min_coordinate", "label_times_mean", "label_times_min"]
+ScoreRule = Literal[
+    "product", "geometric_mean", "label", "min_coordinate", "label_times_mean", "label_times_token_mean",
+    "label_times_min",
+]  # fmt: skip
 DEFAULT_SCORE_RULE: ScoreRule = "label_times_mean"
 
 

@@ -4,12 +4,13 @@ L is the sum over the tokens that write the label; C1 … C4 are the sums over t
 character that ends it: after ``(12`` the comma says that the number is not 123. Brackets, quotes and special tokens do
 not count.
 
-    product            exp(L + C1 + C2 + C3 + C4)              the probability of label and box, as written
-    geometric_mean     exp((L + C1 + C2 + C3 + C4) / tokens)   its length does not matter
-    label              exp(L)
-    min_coordinate     exp(min C)                              the least certain side
-    label_times_mean   exp(L + (C1 + C2 + C3 + C4) / 4)        the label, and the geometric mean of the coordinates
-    label_times_min    exp(L + min C)                          the label, and the least certain side
+    product                 exp(L + C1 + C2 + C3 + C4)         the probability of label and box, as written
+    geometric_mean          exp((L + C1 + C2 + C3 + C4) / n)   n: the number of all of these tokens
+    label                   exp(L)
+    min_coordinate          exp(min C)                         the least certain side
+    label_times_mean        exp(L + (C1 + C2 + C3 + C4) / 4)   the label, and the geometric mean of the coordinates
+    label_times_token_mean  exp(L + (C1 + C2 + C3 + C4) / m)   m: the number of the coordinates' tokens
+    label_times_min         exp(L + min C)                     the label, and the least certain side
 
 A token that writes parts of several things counts in each of them; in a sum over all of them it counts once. Boxes
 behind one label share its L.
@@ -33,12 +34,13 @@ _AROUND_LABEL = ' \t\r\n,;:."'
 
 class BoxSums(NamedTuple):
     """Sums of log-probabilities: ``label`` and each of ``coordinates`` alone; over all ``coordinate_tokens``, and over
-    these and the label's, each token once; the number of the latter.
+    these and the label's, each token once, with the numbers of tokens.
     """
 
     label: float
     coordinates: Sequence[float]
     coordinate_tokens: float
+    num_coordinate_tokens: int
     all_tokens: float
     num_tokens: int
 
@@ -49,6 +51,7 @@ _RULES: dict[ScoreRule, Callable[[BoxSums], float]] = {
     "label": lambda sums: sums.label,
     "min_coordinate": lambda sums: min(sums.coordinates),
     "label_times_mean": lambda sums: sums.label + sums.coordinate_tokens / len(sums.coordinates),
+    "label_times_token_mean": lambda sums: sums.label + sums.coordinate_tokens / sums.num_coordinate_tokens,
     "label_times_min": lambda sums: sums.label + min(sums.coordinates),
 }
 
@@ -82,11 +85,10 @@ class _ScoredText:
         numbers = [match.span() for match in _NUMBER.finditer(self._text, *box)] or [box]
         coordinates = [self._tokens(start, min(end + 1, len(self._text))) for start, end in numbers]
         label_tokens = self._label_range(label)
-        coordinate_tokens, _ = self._total(coordinates)
         return BoxSums(
             self._total([label_tokens])[0],
             [self._total([tokens])[0] for tokens in coordinates],
-            coordinate_tokens,
+            *self._total(coordinates),
             *self._total([label_tokens, *coordinates]),
         )
 
