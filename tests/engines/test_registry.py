@@ -8,6 +8,7 @@ import pytest
 from vlmdet_cli import engines
 from vlmdet_cli.engines.settings import Infer, TransformersOptions, VLLMOptions
 from vlmdet_cli.errors import UsageError
+from vlmdet_cli.models.paligemma import PALIGEMMA
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 from vlmdet_cli.project import convert
 
@@ -31,6 +32,15 @@ def test_an_unknown_engine_is_refused_with_the_nearest_name() -> None:
         engines.create("transformer", settings())
     assert caught.value.what == "No such engine: transformer: did you mean transformers?"
     assert caught.value.hint == f"Known engines: {', '.join(engines.names())}."
+
+
+def test_an_engine_that_cannot_answer_for_a_family_is_refused_with_those_that_can() -> None:
+    given = engines.EngineSettings(model=Path("nowhere"), family=PALIGEMMA, options=TransformersOptions())
+    with pytest.raises(UsageError) as caught:
+        engines.create("vllm", given)
+    assert caught.value.what == "The engine vllm cannot answer for paligemma"
+    others = [name for name in engines.names() if name != "vllm"]
+    assert caught.value.hint == f"Engines that can: {', '.join(others)}."
 
 
 def test_an_engines_options_have_a_table_of_their_own() -> None:

@@ -40,7 +40,7 @@ def known(request: dict[str, Any]) -> dict[str, Any]:
     assert request["model_type"] in MODEL_MAPPING
     return {
         "system": meta.default_system,
-        "parts": ["".join(part) for part in (meta.system_prefix, meta.prompt, meta.suffix)],
+        "parts": ["".join(part or ()) for part in (meta.system_prefix, meta.prompt, meta.suffix)],
         "stop": meta.stop_words,
         "image": "".join(meta.template_cls.placeholder_tokens[:1]),
         "pictures": [trained(picture, meta.template_cls) for picture in request["pictures"]],

@@ -9,6 +9,7 @@ from tests.conftest import Cli, write_project
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models import dialects, registry
 from vlmdet_cli.models.internvl import INTERNVL
+from vlmdet_cli.models.paligemma import PALIGEMMA
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 from vlmdet_cli.models.qwen3_vl import QWEN3_VL
 
@@ -57,6 +58,8 @@ def test_a_folders_own_settings_decide_its_family(tmp_path: Path) -> None:
         ("Qwen/Qwen3-VL-30B-A3B-Instruct-FP8", "qwen3_vl"),
         ("OpenGVLab/InternVL3-1B-hf", "internvl"),
         ("OpenGVLab/InternVL3_5-8B-HF", "internvl"),
+        ("google/paligemma2-3b-pt-448", "paligemma"),
+        ("google/paligemma-3b-mix-224", "paligemma"),
     ],
 )
 def test_a_hubs_model_is_recognised_by_its_name(model: str, family: str) -> None:
@@ -188,6 +191,31 @@ def test_a_folders_own_tiles_decide_what_a_picture_takes(tmp_path: Path) -> None
     with pytest.raises(UsageError) as caught:
         registry.family_of(str(folder))
     assert caught.value.why == ("max_tiles: 'many'",)
+
+
+def test_a_picture_of_paligemma_takes_the_tokens_that_the_models_name_or_folder_tells(tmp_path: Path) -> None:
+    sizes = [(640, 480), (10, 3000)]
+    tokens = {model: registry.family_of(model).image_tokens(sizes, None).tolist() for model in (
+        "google/paligemma2-3b-pt-448", "google/paligemma2-10b-ft-docci-448", "google/paligemma2-28b-pt-896",
+        "google/paligemma-3b-mix-224", "someone/paligemma-cats",
+    )}  # fmt: skip
+    assert list(tokens.values()) == [[1024] * 2, [1024] * 2, [4096] * 2, [256] * 2, [256] * 2]
+    folder = model_folder(tmp_path / "paligemma2-3b-pt-448", model_type="paligemma")
+    (folder / "preprocessor_config.json").write_text('{"image_seq_length": 64}')
+    assert registry.family_of(str(folder)).image_tokens(sizes, None).tolist() == [64, 64]
+    (folder / "preprocessor_config.json").write_text('{"image_seq_length": "64"}')
+    with pytest.raises(UsageError, match="no number above 0"):
+        registry.family_of(str(folder))
+
+
+def test_a_row_of_paligemma_has_no_chat_and_no_system_prompt() -> None:
+    assert PALIGEMMA.row_text("<image>detect cat", "<loc0001><loc0002><loc0003><loc0004> cat") == (
+        "<image><bos>detect cat\n<loc0001><loc0002><loc0003><loc0004> cat<eos>"
+    )
+    assert PALIGEMMA.request_text("Cats?", "") == "<image><bos>Cats?\n"
+    assert PALIGEMMA.max_text_tokens("<loc0001><loc0002><loc0003><loc0004> cat<eos>") == 4 + 4 + 1
+    with pytest.raises(UsageError, match="takes no system prompt"):
+        PALIGEMMA.request_text("Cats?", "Be brief.")
 
 
 def test_the_bound_of_a_texts_tokens_counts_each_special_token_once() -> None:

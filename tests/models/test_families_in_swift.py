@@ -63,7 +63,8 @@ def test_the_chat_form_is_that_of_swifts_template(known: tuple[str, Any, list[Pi
     assert family.image_token == swift["image"]
     system, prompt, suffix = swift["parts"]
     prompt = prompt.replace("{{QUERY}}", "QUESTION")
-    request = family.request_text("<image>QUESTION", "SYSTEM")
+    given = "SYSTEM" if family.takes_system else None
+    request = family.request_text("<image>QUESTION", given)
     turn = system.replace("{{SYSTEM}}", "SYSTEM")
     image = request.partition("QUESTION")[0].removeprefix(turn)
     own_turn = "" if swift["system"] is None else turn.replace("SYSTEM", swift["system"])
@@ -72,7 +73,7 @@ def test_the_chat_form_is_that_of_swifts_template(known: tuple[str, Any, list[Pi
     assert family.image_token in image
     placeholder = image.removeprefix(prompt.partition("QUESTION")[0])
     assert request.replace(placeholder, "") == system.replace("{{SYSTEM}}", "SYSTEM") + prompt
-    assert family.row_text("<image>QUESTION", "ANSWER", "SYSTEM") == f"{request}ANSWER{suffix}"
+    assert family.row_text("<image>QUESTION", "ANSWER", given) == f"{request}ANSWER{suffix}"
     assert {*swift["stop"], suffix.strip()} == set(family.end_tokens)
 
 

@@ -15,6 +15,7 @@ MODELS = {
     "qwen2_5_vl": "Qwen/Qwen2.5-VL-3B-Instruct",
     "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct",
     "internvl": "OpenGVLab/InternVL3-1B-hf",
+    "paligemma": "google/paligemma2-3b-pt-448",
 }
 
 

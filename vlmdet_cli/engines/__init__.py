@@ -115,9 +115,19 @@ def names() -> tuple[str, ...]:
 
 
 def create(name: str, settings: EngineSettings) -> Engine:
-    """The engine of that name; it loads nothing yet. Raises ``UsageError`` with the nearest known name."""
+    """The engine of that name; it loads nothing yet.
+
+    Raises ``UsageError`` with the nearest known name, or where it cannot answer for the model's family.
+    """
     if name not in _ENGINES:
         raise UsageError(f"No such engine: {nearest(name, _ENGINES)}", hint=f"Known engines: {', '.join(_ENGINES)}.")
+    if reason := settings.family.no_engines.get(name):
+        others = ", ".join(other for other in _ENGINES if other not in settings.family.no_engines)
+        raise UsageError(
+            f"The engine {name} cannot answer for {settings.family.name}",
+            why=reason,
+            hint=f"Engines that can: {others}.",
+        )
     module, _, engine_class = _ENGINES[name].partition(":")
     engine: Engine = getattr(importlib.import_module(module), engine_class)(settings)
     return engine

@@ -28,11 +28,12 @@ class Family(ABC):
     ``model_types``: its values of ``model_type`` in a model's ``config.json``. ``hub_names``: matches a part of its
     models' names on a hub, lower case, without ``-`` and ``_``. ``dialect``: the name of its dialect
     in ``models.dialects``. ``system_prompt``: the one that ms-swift's template puts first by default, None where there
-    is none. ``end_tokens``: those that end an answer. ``image_token``: the token that stands for a picture in
-    ``request_text``. ``special_tokens``: those of the texts of rows, ``end_tokens`` and ``image_token`` included; each
-    begins with ``<``, and the most frequent come first.
+    is none. ``takes_system``: whether there can be one. ``end_tokens``: those that end an answer. ``image_token``: the
+    token that stands for a picture in ``request_text``. ``special_tokens``: those of the texts of rows, ``end_tokens``
+    and ``image_token`` included; each begins with ``<``, and the most frequent come first.
     ``objects_environments``: the dialects that ms-swift's template can write the boxes of ``objects`` rows in, each
-    with the environment variables that select it.
+    with the environment variables that select it. ``no_engines``: the engines that cannot answer for the family, each
+    with the reason.
     """
 
     name: str
@@ -42,10 +43,12 @@ class Family(ABC):
     swift_model_type: str
     swift_template: str
     system_prompt: str | None
+    takes_system: bool = True
     end_tokens: tuple[str, ...]
     image_token: str
     special_tokens: tuple[str, ...]
     objects_environments: ClassVar[Mapping[str, Mapping[str, str]]]
+    no_engines: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def request_text(self, question: str, system: str | None = None) -> str:

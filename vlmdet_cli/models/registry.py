@@ -7,11 +7,12 @@ from vlmdet_cli.core.files import read_json
 from vlmdet_cli.errors import UsageError, nearest
 from vlmdet_cli.models.family import Family
 from vlmdet_cli.models.internvl import INTERNVL
+from vlmdet_cli.models.paligemma import PALIGEMMA
 from vlmdet_cli.models.qwen2_5_vl import QWEN2_5_VL
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 from vlmdet_cli.models.qwen3_vl import QWEN3_VL
 
-_FAMILIES = {family.name: family for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL)}
+_FAMILIES = {family.name: family for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL, PALIGEMMA)}
 
 
 def names() -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 Builder = Callable[[Path], None]
-_MODULES = ("qwen", "internvl")
+_MODULES = ("qwen", "internvl", "paligemma")
 FAMILIES = {"qwen3_vl_moe": "qwen3_vl", "internvl3_5": "internvl"}  # of the models that do not have their family's name
 ROOT = Path(__file__).resolve().parents[3]
 
