@@ -42,7 +42,7 @@ def test_the_same_box_is_cut_behind_its_fifth_time_and_parses_as_a_loop(name: st
     assert "loop" in kinds(parsed)
     assert kinds(parsed) <= {"loop", "truncated"}  # a list in JSON has no end
     whole = dialect.write([*before, *[CAT] * 5])  # type: ignore[list-item]
-    assert whole.removesuffix("]") == cut.text
+    assert cut.text in {whole, whole.removesuffix("]")}  # a list in JSON has no end
     assert rule(name).cut(cut) == cut
 
 

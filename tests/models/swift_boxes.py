@@ -14,6 +14,7 @@ END = "\x00"  # between messages
 
 
 def templates() -> dict[str, Any]:
+    from swift.template import Template
     from swift.template.templates import internvl, microsoft, qwen
 
     def template(kind: Any, **values: Any) -> Any:
@@ -28,6 +29,7 @@ def templates() -> dict[str, Any]:
         "qwen3_vl": template(qwen.Qwen3VLTemplate, bbox_format="new"),
         "internvl": template(internvl.Internvl2Template),
         "florence2": template(microsoft.FlorenceTemplate),
+        "swift": template(Template),
     }
 
 

@@ -211,6 +211,7 @@ def test_each_family_writes_its_own_form() -> None:
                      "<loc0000><loc0000><loc0102><loc0102> cat",
         "florence2": "hot dog<loc_100><loc_100><loc_500><loc_500>cat<loc_0><loc_0><loc_999><loc_999>"
                      "cat<loc_0><loc_0><loc_100><loc_100>",
+        "swift": "hot dog[(100,100),(500,500)]cat[(0,0),(1000,1000)]cat[(0,0),(100,100)]",
     }  # fmt: skip
     grouped = dialects.get("internvl").render(objects, (640, 480), group=True)
     assert grouped.endswith("<ref>cat</ref><box>[[0, 0, 1000, 1000], [0, 0, 100, 100]]</box>")
@@ -262,3 +263,20 @@ def test_the_far_border_reads_back_to_the_bit_whatever_the_size(name: str) -> No
     for side in (1001, 1003, 640):
         size = (side, 3000 - side)
         assert dialect.as_written((0, 0, *size), size) == (0, 0, *size)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "problems"),
+    [
+        ("cat[(1,2),(3,4)], dog: [ ( 5, 6 ) , (7, 8) ][(9,9),(20,20)].", ["cat", "dog", "dog"], []),
+        ("cat[(1,2),(3,4)]dog[(5,6),(7", ["cat"], ["truncated"]),
+        ("cat[(1,2),(3,4)]do", ["cat"], ["truncated"]),
+        ("cat[(1,2),(3)]dog[(1,2),(3,4)]", ["dog"], ["unparsed"]),
+        ("[(1,2),(3,4)]", [], ["unparsed"]),
+        ("There is a cat.", [], ["unparsed"]),
+    ],
+)
+def test_the_form_of_swifts_plain_templates_is_read(text: str, labels: list[str], problems: list[str]) -> None:
+    parsed = dialects.get("swift").parse(text, None)
+    assert [detection.label for detection in parsed.detections] == labels
+    assert kinds(parsed) == problems

@@ -9,6 +9,7 @@ from tests.conftest import Cli, write_project
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models import dialects, registry
 from vlmdet_cli.models.internvl import INTERNVL
+from vlmdet_cli.models.other import OTHER
 from vlmdet_cli.models.paligemma import PALIGEMMA
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 from vlmdet_cli.models.qwen3_vl import QWEN3_VL
@@ -40,7 +41,19 @@ def test_a_folders_own_settings_decide_its_family(tmp_path: Path) -> None:
         registry.family_of(str(other), "qwen2_vl")
     assert caught.value.what == f"Not a model of a known family: {other}"
     assert caught.value.why == ("Its model_type is florence2.",)
-    assert caught.value.hint == f"Known families: {', '.join(registry.names())}."
+    assert caught.value.hint.startswith(
+        f"Known families: {', '.join(registry.names())}. For another model that ms-swift"
+    )
+    assert caught.value.hint.endswith(f"in format.dialect: {', '.join(dialects.names())}.")
+
+
+def test_a_model_of_another_family_is_taken_where_its_dialect_is_named(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "llava", model_type="llava")
+    family = registry.family_of(str(folder), dialect="swift")
+    assert (family, family.is_known) == (OTHER, False)
+    assert registry.get(family.name) is OTHER
+    assert OTHER.name not in registry.names()
+    assert registry.family_of("Qwen/Qwen2-VL-2B-Instruct", dialect="swift") is QWEN2_VL
 
 
 @pytest.mark.parametrize(

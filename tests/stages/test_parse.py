@@ -44,7 +44,7 @@ def test_size_and_categories_of_the_command_line_hold_for_all_lines_without_thei
                                "the path.\n"),
         (("--size", "640"), "", 2, "error: Not a picture size: 640\nhint: A size is WIDTHxHEIGHT, such as 640x480.\n"),
         (("--dialect", "qwen2vl"), "", 2, "error: No such dialect: qwen2vl: did you mean qwen2_vl?\n"
-         "hint: There are: qwen2_vl, qwen2_5_vl, qwen3_vl, internvl, paligemma, florence2.\n"),
+         "hint: There are: qwen2_vl, qwen2_5_vl, qwen3_vl, internvl, paligemma, florence2, swift.\n"),
         ((), 'x\n{"a": 1}\n', 3, "error: Line 2 is no answer\n  It has neither `text` nor `response`.\nhint: A line is "
                                  "plain text, or an object with `text` or `response` and, if known, `size` and "
                                  "`categories`.\n"),

@@ -29,10 +29,12 @@ def prepare(
 
     Example: vlmdet prepare --report --set subset.pictures=500
     """
+    from vlmdet_cli.stages import chunks
     from vlmdet_cli.stages import prepare as stage
 
     session: Session = context.obj
     project = _sharded(_project_of_files(session, annotations, images, output), shard)
+    session.warn(chunks.lengths_warning(project))
     with session.output.progress() as bars:
         result = stage.prepare(project, bars, report=report)
     session.output.result(result, *step_tables.prepare(result), *_data_report(result.report))

@@ -113,6 +113,7 @@ def runs(result: "RunsResult") -> Views:
 def infer(result: "InferResult") -> Views:
     source = f"from {result.shards:,} shards" if result.shards else f"asked now {result.asked:,}"
     yield line("rows", f"{result.rows:,}, {source}, in {result.seconds:,.1f} s")
+    yield line("engine", result.engine)
     yield line("finish", ", ".join(f"{count:,} {name}" for name, count in result.finish.items()))
     yield line("health", ", ".join(f"{count:,} {name}" for name, count in result.health.items()))
     if result.looped:

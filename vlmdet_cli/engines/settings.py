@@ -66,15 +66,16 @@ class ServerOptions(Table, frozen=True, kw_only=True):
 
 
 class Infer(Table, frozen=True, kw_only=True):
-    """``engine``: the name of an engine; the field of that name has its options. ``ask``: the rows as prepared, or
-    prompts that name all classes, one class, or those that the picture has. ``prompt``: asks in these words instead.
+    """``engine``: the name of an engine, whose options are the field of that name, or ``auto`` (see ``choice``).
+    ``ask``: the rows as prepared, or prompts that name all classes, one class, or those that the picture has.
+    ``prompt``: asks in these words instead.
     ``tiles``: rows, columns and overlap of the tiles that a picture is cut into; ``whole``: ask about all of it too.
     ``dedupe``: IoU from which boxes of a class in a picture are taken for one when answers are read, 0 for never.
     ``family``: the model's family, where neither its folder, its run nor its name tells it.
     ``stop_loops``: how often an answer repeats a box before it is cut, 0 for no limit (see ``engines.loops``).
     """
 
-    engine: str = "transformers"
+    engine: str = "auto"
     family: str = ""
     split: Split = "test"
     batch: Positive = 16

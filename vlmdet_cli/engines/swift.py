@@ -1,8 +1,9 @@
 """Any model that ms-swift knows, by swift's own Python engine, in this process, in batches, greedily.
 
 swift's template writes the chat as it does in training. A picture comes sized by the family, and the template changes
-it no more. Special tokens of an answer are kept; only its end is cut. swift's own settings in a model's folder
-(``args.json``) are not read here: ``EngineSettings`` says all.
+it no more; where vlmdet knows no family it comes as it is, and the template sizes it. Special tokens of an answer are
+kept; only its end is cut. swift's own settings in a model's folder (``args.json``) are not read here:
+``EngineSettings`` says all.
 """
 
 import contextlib
@@ -104,7 +105,12 @@ class LoadedModel:
             model_type=settings.swift.model_type or None,
             attn_impl=None if options.attention == "auto" else options.attention,
         )
-        self.template = get_template(processor, settings.system, template_type=settings.swift.template or None)
+        self.template = get_template(
+            processor,
+            settings.system,
+            template_type=settings.swift.template or None,
+            max_pixels=None if settings.family.is_known else settings.max_pixels,
+        )
         adapters = [str(settings.adapter)] if settings.adapter else []
         self._engine = TransformersEngine(model, template=self.template, adapters=adapters, max_batch_size=0)
         self._engine.strict = False  # a request that the template refuses is returned as its exception

@@ -25,6 +25,7 @@ IMAGE_TAG = "<image>"  # the place of a row's picture in its question, as ms-swi
 class Family(ABC):
     """One model family.
 
+    ``is_known``: false only for ``models.other``, which stands for the models that vlmdet has no module for.
     ``model_types``: its values of ``model_type`` in a model's ``config.json``. ``hub_names``: matches a part of its
     models' names on a hub, lower case, without ``-`` and ``_``. ``dialect``: the name of its dialect
     in ``models.dialects``. ``system_prompt``: the one that ms-swift's template puts first by default, None where there
@@ -36,6 +37,7 @@ class Family(ABC):
     with the reason.
     """
 
+    is_known: ClassVar[bool] = True
     name: str
     model_types: tuple[str, ...]
     hub_names: "re.Pattern[str]"

@@ -117,7 +117,9 @@ class Project(msgspec.Struct, frozen=True):
 
         train = self.config.train
         model_type = train.swift.get("model_type")
-        return registry.family_of(self.model(train.model), str(model_type) if model_type else None)
+        return registry.family_of(
+            self.model(train.model), str(model_type) if model_type else None, dialect=self.config.format.dialect
+        )
 
     @property
     def dialect_name(self) -> str:

@@ -2,7 +2,7 @@
 
 With a model's folder at hand the count is exact: its own tokenizer, and pictures sized as swift sizes them. Elsewhere
 it is an upper bound: a byte-level tokenizer never makes more tokens than the text has bytes. The chat form, the special
-tokens and the picture sizes are the model family's.
+tokens and the picture sizes are the model family's; where vlmdet has no module for it, every count is 0.
 """
 
 import functools
@@ -32,11 +32,18 @@ class TokenCounter(msgspec.Struct, frozen=True):
     system: str | None = None
 
     @property
+    def counts(self) -> bool:
+        """Whether anything is known of the rows' tokens."""
+        return self.family.is_known
+
+    @property
     def exact(self) -> bool:
-        return self.tokenizer is not None
+        return self.tokenizer is not None and self.counts
 
     def rows(self, questions: Sequence[str], answers: Sequence[str], sizes_wh: Any) -> Tokens:
         """Tokens of each row, ``(N,)``; picture sizes are ``(N, 2)``."""
+        if not self.counts:
+            return np.zeros(len(questions), np.int64)
         counts = self._encoded if self.exact else self._bounds
         return np.array(counts(questions, answers), np.int64) + self.pictures(sizes_wh)
 
@@ -45,6 +52,8 @@ class TokenCounter(msgspec.Struct, frozen=True):
 
         Sizes ``(1, 2)`` are those of all pictures.
         """
+        if not self.counts:
+            return np.zeros(len(questions), np.int64)
         texts = [_bytes(question + answer) for question, answer in zip(questions, answers, strict=True)]
         return np.array(texts, np.int64) + self._chat_tokens + self.pictures(sizes_wh)
 

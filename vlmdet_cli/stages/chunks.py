@@ -96,6 +96,16 @@ def row_settings(project: Project, split: str, *, count_all: bool = False) -> Ro
     )
 
 
+def lengths_warning(project: Project) -> str:
+    """Where vlmdet cannot count the tokens of rows."""
+    if project.family.is_known:
+        return ""
+    return (
+        "vlmdet has no module for this model's family: the tokens of rows are not counted, and format.too_long does "
+        "nothing. Training stops at a row over train.max_length; with train.swift.strict = false swift leaves it out."
+    )
+
+
 class ChunkStats(msgspec.Struct, frozen=True, kw_only=True):
     """The counts of a chunk, and what the end of the subset file holds of it.
 

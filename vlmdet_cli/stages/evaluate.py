@@ -16,6 +16,7 @@ from vlmdet_cli.core.ledger import Ledger
 from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, Classes, Duplicates, ScoreRule, ScoreSource
 from vlmdet_cli.data import ground_truth
 from vlmdet_cli.data.ground_truth import Truth
+from vlmdet_cli.engines.answers import read_meta
 from vlmdet_cli.errors import UsageError, first_few
 from vlmdet_cli.metrics import bootstrap, counting
 from vlmdet_cli.metrics.coco_ap import CocoInput, CocoResult, coco_ap
@@ -197,6 +198,7 @@ def _protocol(truth: Truth, predictions: Predictions, boxes: EvalBoxes, settings
         "truth_hash": _truth_hash(truth, boxes),
         "predictions_file": predictions.path.name,
         "form": predictions.form,
+        "engine": _engine(predictions.path),
         "dialect": predictions.dialect,
         "dialect_source": predictions.dialect_source,
         "prompt": first_few([prompt.replace("<image>", "").strip() for prompt in asked], PROMPTS) or None,
@@ -219,6 +221,12 @@ def _protocol(truth: Truth, predictions: Predictions, boxes: EvalBoxes, settings
         "ignored_objects": int(np.count_nonzero(boxes.objects.ignored)),
         "predictions": boxes.given,
     }
+
+
+def _engine(predictions: Path) -> str | None:
+    """The name of the engine that answered, where ``infer`` has recorded it beside the file."""
+    meta = read_meta(predictions)
+    return meta.engine.get("name") if meta else None
 
 
 def _truth_hash(truth: Truth, boxes: EvalBoxes) -> str:

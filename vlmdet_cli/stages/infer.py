@@ -30,7 +30,7 @@ class InferResult(msgspec.Struct, frozen=True, kw_only=True):
     """``asked``: rows asked now. ``failed``: rows whose picture was bad. ``looped``: answers of detection that repeat
     themselves. ``refreshed``: answers whose truth changed.
     ``set_aside``: earlier answers that are kept under another name. ``shards``: the number of answers files that these
-    were collected from, 0 where they were asked for.
+    were collected from, 0 where they were asked for. ``engine``: the name of the one that answered.
     """
 
     answers: str
@@ -46,6 +46,7 @@ class InferResult(msgspec.Struct, frozen=True, kw_only=True):
     looped: int
     ledger: dict[str, dict[str, Any]]
     shards: int = 0
+    engine: str = ""
 
 
 def infer(
@@ -120,6 +121,7 @@ def conclude(
         looped=looped,
         ledger=_ledger(finish),
         shards=work.shards,
+        engine=str(file.meta.engine.get("name", "")),
     )
 
 

@@ -14,6 +14,7 @@ from vlmdet_cli.core.files import file_hash, open_file
 from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE
 from vlmdet_cli.data import dataset
 from vlmdet_cli.data.image_files import IMAGE_SUFFIXES, Unreadable, upright_size
+from vlmdet_cli.engines import choice as choice_of_engine
 from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow, read_answers
 from vlmdet_cli.engines.settings import ServerOptions
 from vlmdet_cli.errors import DataError, UsageError
@@ -115,11 +116,12 @@ def answers_path(kept: ModelChoice | ResultChoice, request: InferRequest, name: 
 
 def create_engine(settings: Infer, choice: ModelChoice, asked: AskedAs, root: Path = Path()) -> engines.Engine:
     """The engine of the settings for a model; it loads nothing yet. ``root``: where relative paths in them start."""
-    options = settings.options(settings.engine, root)
+    name = choice_of_engine.choose(choice_of_engine.Situation(settings, asked.family, choice.adapter))
+    options = settings.options(name, root)
     if isinstance(options, ServerOptions):
         options = msgspec.structs.replace(options, model=choice.name)
     return engines.create(
-        settings.engine,
+        name,
         engines.EngineSettings(
             model=choice.model,
             adapter=choice.adapter,

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from vlmdet_cli.engines import SwiftModel, server
+from vlmdet_cli.engines.choice import asks_server
 from vlmdet_cli.engines.settings import ServerOptions
 from vlmdet_cli.errors import UsageError, first_few
 from vlmdet_cli.models import adapters, registry
@@ -98,7 +99,7 @@ def choose_results(project: Project | None, request: InferRequest) -> ResultChoi
 
 def choose_model(project: Project | None, request: InferRequest, settings: Infer) -> ModelChoice:
     """A model by name, an adapter on its base model, or the merged model of a run."""
-    if settings.engine == "server":
+    if asks_server(settings):
         return _served_model(project, request, settings.server)
     if request.adapter is not None and not (request.adapter / "adapter_config.json").is_file():
         raise UsageError(f"No LoRA adapter: {request.adapter}", hint="An adapter folder holds adapter_config.json.")
@@ -109,7 +110,7 @@ def choose_model(project: Project | None, request: InferRequest, settings: Infer
         name = str(model)
     else:
         name = request.model or (_base_model(project, request.adapter) if request.adapter else "")
-        model = _model_folder(name, request)
+        model = _model_folder(name, request, project.config.format.dialect if project else "")
         warning = _base_warning(request.adapter, model, name) if request.adapter else ""
     return ModelChoice(
         model=model,
@@ -139,7 +140,7 @@ def _served_model(project: Project | None, request: InferRequest, options: Serve
 
 def _server_model(project: Project | None) -> str:
     """The name of the server's model in the project file, where a server is the engine."""
-    return project.config.infer.server.model if project and project.config.infer.engine == "server" else ""
+    return project.config.infer.server.model if project and asks_server(project.config.infer) else ""
 
 
 def _base_warning(adapter: Path, model: Path, name: str) -> str:
@@ -174,11 +175,11 @@ def _base_model(project: Project | None, adapter: Path) -> str:
     return project.model(project.config.train.model) if project else ""
 
 
-def _model_folder(model: str, request: InferRequest) -> Path:
-    """The folder of a model; a hub's model is downloaded where it is not cached."""
+def _model_folder(model: str, request: InferRequest, dialect: str) -> Path:
+    """The folder of a model; a hub's model is downloaded where it is not cached. ``dialect``: see ``family_of``."""
     folder = Path(model).expanduser()
     if hub.is_hub_name(model) and not folder.is_dir():
-        registry.family_of(model)  # an unknown one is refused before its weights are downloaded
+        registry.family_of(model, dialect=dialect)  # an unknown one is refused before its weights are downloaded
         return hub.model_folder(model, show_progress=request.show_download)
     if not model or not (folder / "config.json").is_file():
         raise UsageError(
@@ -191,19 +192,19 @@ def _model_folder(model: str, request: InferRequest) -> Path:
 def asked_as(project: Project | None, choice: ModelChoice, settings: Infer) -> AskedAs:
     """What is recorded of the model's training; where nothing is, what the project file says, else the family."""
     trained = trained_settings(choice.adapter or choice.model)
-    family = _family(choice, trained, settings)
     format_ = project.config.format if project else Format()
+    dialect = (trained.dialect if trained else "") or format_.dialect
+    family = _family(choice, trained, settings, dialect)
     flags = project.config.train.swift if project else {}
     if trained is not None:
-        dialect, max_pixels, system = trained.dialect, trained.max_pixels, trained.system
+        max_pixels, system = trained.max_pixels, trained.system
     else:
         limit = flags.get("max_pixels")
-        dialect = ""
         max_pixels = limit if isinstance(limit, int) else family.pixel_limit(choice.model)
         system = project.system if project else None
     return AskedAs(
         family=family,
-        dialect=dialect or format_.dialect or family.dialect,
+        dialect=dialect or family.dialect,
         max_pixels=max_pixels,
         system=system,
         swift=_swift_model(project, family, trained),
@@ -214,9 +215,9 @@ def _swift_model(project: Project | None, family: Family, trained: TrainedSettin
     """The flags by which swift was given the model in training, else those of the project file, else the family's."""
     written = project.config.train.swift if project else {}
     recorded = {"model_type": trained.model_type, "template": trained.template} if trained else {}
-    flags: dict[str, str] = {}
-    for name, of_family in family.swift_flags().items():
-        flags[name] = recorded.get(name) or str(written.get(name, of_family))
+    of_family, flags = family.swift_flags(), dict[str, str]()
+    for name in ("model_type", "template"):
+        flags[name] = recorded.get(name) or str(written.get(name, of_family.get(name, "")))
     return SwiftModel(**flags, plugins=_plugins(project, trained))
 
 
@@ -230,13 +231,16 @@ def _plugins(project: Project | None, trained: TrainedSettings | None) -> tuple[
     return tuple(project.path(str(name)).resolve() for name in names)
 
 
-def _family(choice: ModelChoice, trained: TrainedSettings | None, settings: Infer) -> Family:
-    """The family that the project file names, else the one of the model's folder, of its training, or of its name."""
+def _family(choice: ModelChoice, trained: TrainedSettings | None, settings: Infer, dialect: str) -> Family:
+    """The family that the project file names, else the one of the model's folder, of its training, or of its name.
+
+    ``dialect``: see ``family_of``.
+    """
     if settings.family:
         return registry.get(settings.family)
     if trained and trained.family and not (choice.model / "config.json").is_file():
         return registry.get(trained.family)
     try:
-        return registry.family_of(str(choice.model))
+        return registry.family_of(str(choice.model), dialect=dialect)
     except UsageError as error:
         raise UsageError(error.what, why=error.why, hint=f"{error.hint} Name it with infer.family.") from None

@@ -40,7 +40,9 @@ from vlmdet_cli.stages.split_selection import Progress, SplitSelection, no_progr
 
 
 class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A split's files, counts and ledger. ``tokens``: those of the longest row, ``exact`` or as an upper bound."""
+    """A split's files, counts and ledger. ``tokens``: those of the longest row, ``exact`` or as an upper bound; 0 where
+    they are not known.
+    """
 
     annotations: str
     detections: str
@@ -250,11 +252,12 @@ def _write_report(
         ]
         for selection in selections
     }
+    counter = chunks.row_settings(project, "train").length_limit.counter
     report = data_report(
         {selection.split: selection.data for selection in selections},
-        tokens,
+        tokens if counter.counts else {},
         limit=project.config.train.max_length,
-        exact=chunks.row_settings(project, "train").length_limit.counter.exact,
+        exact=counter.exact,
         duplicates=duplicates.find_duplicates(pictures, lambda done, total: progress("duplicates", done, total)),
         rows_by_kind=count_kinds(project.train_file) if project.train_file.is_file() else None,
     )

@@ -24,7 +24,7 @@ from vlmdet_cli.core.processes import Process, this_process
 from vlmdet_cli.errors import DataError, EngineError, UsageError, first_few
 from vlmdet_cli.project import Project, runs
 from vlmdet_cli.project.run_record import Resume, RunRecord, RunState, write_record
-from vlmdet_cli.stages import train_plan
+from vlmdet_cli.stages import chunks, train_plan
 from vlmdet_cli.stages.train_plan import Plan, TrainOptions
 from vlmdet_cli.stages.train_rows import RowCheck, check_rows
 from vlmdet_cli.training import swift
@@ -57,6 +57,8 @@ def train(project: Project, options: TrainOptions, on_step: Report, warn: Note, 
     limit = int(planned.flags["max_length"])
     if check.too_long:
         warn(_too_long(check, limit))
+    if uncounted := chunks.lengths_warning(project):
+        warn(uncounted)
     if check.exact and len(check.too_long) == check.rows:
         raise DataError(f"Every row is too long: {planned.dataset}", hint="Raise train.max_length.")
     if planned.cpu and project.config.train.device == "auto":

@@ -15,6 +15,7 @@ from vlmdet_cli.core.files import file_hash
 from vlmdet_cli.core.model_hash import model_folder_hash
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models import registry
+from vlmdet_cli.models.family import Family
 from vlmdet_cli.project import Project, runs
 from vlmdet_cli.project.run_record import DatasetRecord, ModelRecord, RunRecord, TrainedSettings
 from vlmdet_cli.stages.train_rows import dataset_of
@@ -168,14 +169,23 @@ def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: 
 
 
 def _model_defaults(project: Project, extra: Sequence[str]) -> dict[str, Flag]:
-    """What swift does not learn from a local model folder by itself: its type, its template, its pixel limit."""
+    """What swift does not learn from a local model folder by itself: its type, its template, its pixel limit.
+
+    Where tokens are not counted beforehand, swift is to stop at a row that is too long: it would leave it out silently.
+    """
     train = project.config.train
     model = arguments.parse(extra).get("model") or project.model(train.model)
-    if not Path(model).is_dir():
-        return {}
-    family = registry.family_of(model, str(train.swift.get("model_type", "")))
-    limit = family.pixel_limit(Path(model))
-    return {**({"max_pixels": limit} if limit else {}), **family.swift_flags()}
+    family = _family(project, model, str(train.swift.get("model_type", "")))
+    limit = family.pixel_limit(Path(model)) if Path(model).is_dir() else None
+    return {
+        **({"max_pixels": limit} if limit else {}),
+        **(family.swift_flags() if Path(model).is_dir() else {}),
+        **({} if family.is_known else {"strict": True}),
+    }
+
+
+def _family(project: Project, model: str, model_type: str | None) -> Family:
+    return registry.family_of(model, model_type, dialect=project.config.format.dialect)
 
 
 def trained_settings(project: Project, planned: Plan) -> TrainedSettings:
@@ -183,7 +193,7 @@ def trained_settings(project: Project, planned: Plan) -> TrainedSettings:
     flags = planned.flags
     numbers = {name: int(flags[name]) for name in ("max_pixels", "max_length") if flags.get(name, "").isdecimal()}
     return TrainedSettings(
-        family=registry.family_of(flags["model"], flags.get("model_type")).name,
+        family=_family(project, flags["model"], flags.get("model_type")).name,
         dialect=project.dialect_name,
         max_pixels=numbers.get("max_pixels"),
         max_length=numbers.get("max_length"),

@@ -16,6 +16,7 @@ _DIALECTS = {
     "internvl": "internvl.INTERNVL",
     "paligemma": "location_tokens.PALIGEMMA",
     "florence2": "location_tokens.FLORENCE2",
+    "swift": "swift_default.SWIFT",
 }
 
 
