@@ -579,6 +579,19 @@ def test_an_error_of_the_requests_source_is_raised_as_it_is(server: FakeServer, 
         list(engine(server).answer(source(), 64))
 
 
+def test_answers_come_while_the_source_of_requests_is_slow(server: FakeServer, tmp_path: Path) -> None:
+    received = list[Completion]()
+
+    def source() -> Iterator[Request]:
+        for request in requests(tmp_path, 4):
+            time.sleep(0.2)
+            yield request
+        assert received
+
+    received.extend(engine(server).answer(source(), 64))
+    assert texts(received) == expected(4)
+
+
 def test_the_limit_doubles_at_first_and_then_grows_by_one_a_round() -> None:
     now = [0.0]
     load = server_load.Load(64, 10.0, lambda: now[0])

@@ -15,7 +15,9 @@ import pytest
 from tests.conftest import Cli, picture
 from tests.engines.fake_server import FakeServer, picture_of, serving
 from tests.stages.test_infer_inputs import model_folder, prepared, trained_run
+from vlmdet_cli import Detector
 from vlmdet_cli.engines.answers import read_answers, read_meta
+from vlmdet_cli.errors import UsageError
 
 pytest.importorskip("openai")
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,6 +118,17 @@ def test_what_is_known_of_a_model_is_read_from_the_servers_folder_on_the_same_ma
     picture(tmp_path, "a.jpg", (300, 300))
     ask(cli, server, "--model", "tuned", "a.jpg")
     assert picture_of(server.asked[0]).size == (84, 84)
+
+
+def test_the_detector_asks_a_server_for_its_only_model(server: FakeServer, tmp_path: Path) -> None:
+    listed(server, "tuned", "/elsewhere/qwen2-vl-tuned")
+    detector = Detector(engine="server", server={"urls": [server.url]})
+    seen = detector(picture(tmp_path, "a.jpg"))
+    assert (seen.labels, seen.health) == (("cat",), "ok")
+    server.models.append({"id": "other"})
+    with pytest.raises(UsageError, match="The server has several models") as caught:
+        Detector(engine="server", server={"urls": [server.url]})
+    assert caught.value.why == ("tuned, other",)
 
 
 def test_a_server_that_is_down_is_exit_code_4_and_no_file_is_touched(cli: Cli, server: FakeServer) -> None:

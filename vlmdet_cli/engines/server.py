@@ -91,7 +91,7 @@ class _Answers:
         for request in requests:
             self._loop.run(self._answer(request)).add_done_callback(self._done.put)
             waiting += 1
-            while waiting >= self._dispatcher.limit + AHEAD:
+            while waiting >= self._dispatcher.limit + AHEAD or not self._done.empty():
                 yield self._done.get().result()
                 waiting -= 1
         for _ in range(waiting):

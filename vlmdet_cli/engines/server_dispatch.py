@@ -45,19 +45,24 @@ class Dispatcher:
         """The number of requests that all servers together get at once by now."""
         return sum(int(endpoint.load.limit) for endpoint in self._endpoints)
 
+    @property
+    def _answered(self) -> int:
+        return sum(endpoint.load.answered for endpoint in self._endpoints)
+
     async def answer(self, key: str, name: str, body: bytes) -> Completion:
         """The completion of one request; ``name``: its picture, for messages. Raises ``EngineError``."""
         failures, failed_at = 0, set[Endpoint]()
+        answered = self._answered
         while True:
             endpoint, sent = await self._free_endpoint(failed_at, is_retry=failures > 0)
-            answered_before = endpoint.load.answered
             try:
                 return await self._attempt(endpoint, sent, key, body)
             except Failure as failure:
                 if failure.kind == "picture":
                     return Completion(key=key, finish="error", error=f"the server: {failure}")
-                has_progress = failure.kind == "busy" and endpoint.load.answered > answered_before
-                failures += not has_progress
+                # servers that answer others will answer this one too: a full server is not a failing one
+                failures += failure.kind != "busy" or self._answered == answered
+                answered = self._answered
                 failed_at.add(endpoint)
                 if failure.kind == "refused" or failures > endpoint.options.retries:
                     raise _not_answered(name, endpoint, failure, failures) from None

@@ -124,18 +124,28 @@ def choose_model(project: Project | None, request: InferRequest, settings: Infer
 
 
 def _served_model(project: Project | None, request: InferRequest, options: ServerOptions) -> ModelChoice:
-    """A model of a server. Its folder need not be here; what is known of it comes from the folder that is named, from
-    its run, or from the server's own folder on this machine.
+    """A model of a server, without a name its only one. Its folder need not be here; what is known of it comes from the
+    folder that is named, from its run, from the server's own folder on this machine, or from a name.
     """
-    kept = choose_results(project, request)
+    is_named = project or request.model or request.adapter
+    kept = choose_results(project, request) if is_named else ResultChoice(results=None, prefix="", run=None)
     merged = str(kept.run.merged) if kept.run else ""
     named = str(request.adapter or request.model or merged or options.model)
     served = server.served_model(options, named)
-    folders = [named, merged, served.root or ""]
-    known = next((folder for folder in folders if folder and Path(folder).expanduser().is_dir()), merged or named)
+    names = [name for name in (named, merged, served.root) if name]
+    known = next((name for name in names if Path(name).expanduser().is_dir()), merged)
+    known = known or next(filter(_tells_family, [*names, served.name]), served.name)
     return ModelChoice(
         model=Path(known).expanduser(), name=served.name, results=kept.results, prefix=kept.prefix, run=kept.run
     )
+
+
+def _tells_family(name: str) -> bool:
+    try:
+        registry.family_of(name)
+    except UsageError:
+        return False
+    return True
 
 
 def _server_model(project: Project | None) -> str:
