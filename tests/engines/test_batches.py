@@ -23,7 +23,8 @@ class Gpu:
         self.error = error
         self.sizes: list[int] = []
 
-    def __call__(self, batch: Sequence[Sized]) -> list[Completion]:
+    def __call__(self, batch: Sequence[Sized], inputs: object = None) -> list[Completion]:
+        del inputs
         self.sizes.append(len(batch))
         if len(batch) > self.fits:
             raise self.error()
@@ -55,7 +56,58 @@ def test_a_batch_that_does_not_fit_is_halved_and_every_request_is_answered(
     gpu = Gpu(3, error)
     answers = list(BatchedAnswers(8, lambda _request: PICTURE, gpu).completions(requests(20)))
     assert [answer.text for answer in answers] == [f"prompt {n}" for n in range(20)]
-    assert gpu.sizes == [8, 4, 2, 2, 4, 2, 2, *[2] * 6]  # later batches are small from the start
+    assert gpu.sizes == [8, 4, *[2] * 10]  # later batches are small from the start
+
+
+def test_after_batches_that_fit_larger_ones_are_tried_and_each_failure_doubles_the_wait() -> None:
+    gpu = Gpu(3, MemoryError)
+    answers = list(BatchedAnswers(4, lambda _request: PICTURE, gpu).completions(requests(200)))
+    assert [answer.text for answer in answers] == [f"prompt {n}" for n in range(200)]
+    failures = [number for number, size in enumerate(gpu.sizes) if size == 4]
+    assert failures[:3] == [0, 18, 52]  # after 16 and 32 batches of 2, and the one that waited then
+    assert len(failures) == 3
+
+
+def test_a_failure_of_large_pictures_does_not_make_all_later_batches_small() -> None:
+    gpu = Gpu(2, MemoryError)
+    batches = BatchedAnswers(8, lambda _request: PICTURE, gpu)
+    stream = batches.completions(requests(400))
+    next(stream)
+    assert batches.size == 2
+    gpu.fits = 8
+    list(stream)
+    assert batches.size == 8
+
+
+def test_the_inputs_of_the_next_batch_are_made_while_one_is_answered() -> None:
+    made: list[str] = []
+    ready = threading.Event()
+
+    def prepare(batch: Sequence[Sized]) -> str:
+        made.append(batch[0][0].key)
+        if len(made) == 2:
+            ready.set()
+        return f"inputs {batch[0][0].key}"
+
+    def generate(batch: Sequence[Sized], inputs: str) -> list[Completion]:
+        assert ready.wait(10)
+        return [Completion(key=request.key, text=inputs) for request, _ in batch]
+
+    answers = list(BatchedAnswers(2, lambda _request: PICTURE, generate, prepare).completions(requests(6)))
+    assert [answer.text for answer in answers] == [f"inputs {n}" for n in (0, 0, 2, 2, 4, 4)]
+    assert made == ["0", "2", "4"]
+
+
+def test_inputs_that_do_not_fit_are_made_of_smaller_batches() -> None:
+    gpu = Gpu(9, MemoryError)
+
+    def prepare(batch: Sequence[Sized]) -> int:
+        if len(batch) > 2:
+            raise MemoryError
+        return len(batch)
+
+    assert len(list(BatchedAnswers(4, lambda _request: PICTURE, gpu, prepare).completions(requests(10)))) == 10
+    assert gpu.sizes == [2] * 5
 
 
 def test_a_single_picture_that_does_not_fit_is_an_error_with_advice() -> None:
@@ -119,7 +171,7 @@ def test_the_next_pictures_are_read_while_a_batch_is_answered() -> None:
             ahead.set()
         return PICTURE
 
-    def generate(batch: Sequence[Sized]) -> list[Completion]:
+    def generate(batch: Sequence[Sized], _inputs: object) -> list[Completion]:
         assert ahead.wait(10)
         return [Completion(key=request.key) for request, _ in batch]
 

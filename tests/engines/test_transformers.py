@@ -66,21 +66,21 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_texts_stay(
     assert any("box_start" in text for text in expected.values())
     real, sizes = LoadedModel.complete, list[int]()
 
-    def complete(model: LoadedModel, batch: Sequence[Sized], max_tokens: int) -> list[Completion]:
+    def complete(model: LoadedModel, batch: Sequence[Sized], inputs: Any, max_tokens: int) -> list[Completion]:
         sizes.append(len(batch))
         if len(batch) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return real(model, batch, max_tokens)
+        return real(model, batch, inputs, max_tokens)
 
     monkeypatch.setattr(LoadedModel, "complete", complete)
     assert texts(TransformersEngine(settings(batch=10)), pictures) == expected
-    assert sizes == [10, 5, 3, 2, 5, 3, 2]
+    assert sizes == [10, 5, 3, 3, 3, 1]
 
 
 def test_out_of_memory_with_a_single_picture_ends_with_advice(
     pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def complete(_model: LoadedModel, _batch: Sequence[Sized], _max_tokens: int) -> list[Completion]:
+    def complete(_model: LoadedModel, _batch: Sequence[Sized], _inputs: Any, _max_tokens: int) -> list[Completion]:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes.")
 
     monkeypatch.setattr(LoadedModel, "complete", complete)

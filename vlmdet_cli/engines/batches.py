@@ -1,14 +1,16 @@
-"""Answers requests in batches: pictures are read ahead on threads, and a batch that does not fit into memory is halved.
+"""Answers requests in batches that fit into memory, with the next batch made ready while one is answered.
 
-The engine gives two functions. ``read`` returns a request's picture, sized for the model, and raises ``BadPicture``.
-``generate`` returns the completions of a batch; out of memory it raises what Python or torch raises.
+The engine gives three functions. ``read`` returns a request's picture, sized for the model, and raises ``BadPicture``;
+pictures are read ahead on threads. ``prepare`` makes the model's inputs of a batch, on another thread. ``generate``
+returns the completions of a batch, with its inputs. Out of memory, each raises what Python or torch raises.
 """
 
 import gc
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from vlmdet_cli.engines import Completion, Request
 from vlmdet_cli.engines.failures import BadPicture, is_out_of_memory
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 READERS = 2  # threads; decoding and resizing release Python's lock
+PATIENCE = 8  # after the first failure twice as many batches must fit before a larger one is tried, and so on
 _ADVICE = (
     "Lower infer.max_tokens or train.swift.max_pixels, set infer.scores = false, or use a device with more memory."
 )
@@ -26,34 +29,58 @@ Sized = tuple[Request, "Image.Image"]
 
 
 class BatchedAnswers:
-    """``size`` is the number of pictures of a batch; it is halved, for good, when a batch does not fit into memory."""
+    """Batches of at most ``size`` pictures.
+
+    A batch that does not fit into memory is halved, and so are those after it. After some that fit the number is
+    doubled again: of pictures of many sizes, only the large ones need small batches. Each failure doubles the wait.
+    """
 
     def __init__(
         self,
         size: int,
         read: "Callable[[Request], Image.Image]",
-        generate: Callable[[Sequence[Sized]], list[Completion]],
+        generate: Callable[[Sequence[Sized], Any], list[Completion]],
+        prepare: Callable[[Sequence[Sized]], Any] = lambda _batch: None,
     ) -> None:
-        self.size = size
+        self.size = self._largest = size
         self._read = read
         self._generate = generate
+        self._prepare = prepare
+        self._fitted = 0  # batches since the size was changed
+        self._patience = PATIENCE
 
     def completions(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """One completion for each request, batch by batch.
 
         Raises ``EngineError`` where a single picture does not fit into memory.
         """
+        waiting: list[Sized] = []
+        inputs: Future[Any] = Future()
+        with ThreadPoolExecutor(max_workers=1) as preparer:
+            for batch in self._batches(requests):
+                if isinstance(batch, Completion):
+                    yield batch
+                    continue
+                next_inputs = preparer.submit(self._prepare, batch)
+                if waiting:
+                    yield from self._fitting(waiting, inputs)
+                waiting, inputs = batch, next_inputs
+            if waiting:
+                yield from self._fitting(waiting, inputs)
+
+    def _batches(self, requests: Iterable[Request]) -> Iterator[list[Sized] | Completion]:
+        """Batches of requests with their pictures, and a completion for each bad picture."""
         batch: list[Sized] = []
-        for request, reading in _read_ahead(requests, self._read, 2 * self.size):
+        for request, reading in _read_ahead(requests, self._read, self._largest):
             try:
                 batch.append((request, self._picture(request, reading)))
             except BadPicture as error:
                 yield Completion(key=request.key, finish="error", error=str(error))
             if len(batch) >= self.size:
-                yield from self._fitting(batch)
+                yield batch
                 batch = []
         if batch:
-            yield from self._fitting(batch)
+            yield batch
 
     def _picture(self, request: Request, reading: "Future[Image.Image]") -> "Image.Image":
         try:
@@ -65,29 +92,44 @@ class BatchedAnswers:
         except MemoryError:
             raise _out_of_memory(request) from None
 
-    def _fitting(self, batch: list[Sized]) -> Iterator[Completion]:
+    def _fitting(self, batch: list[Sized], inputs: "Future[Any]") -> Iterator[Completion]:
         """The completions of a batch, in parts where the whole does not fit into memory."""
-        parts = deque([batch])
-        while parts:
-            part = parts.popleft()
-            completions = self._generated(part)
+        if len(batch) <= self.size:
+            completions = self._generated(batch, inputs.result)
             if completions is not None:
                 yield from completions
-            elif len(part) == 1:
-                raise _out_of_memory(part[0][0])
+                return
+        rest = deque(batch)
+        while rest:
+            part = [rest.popleft() for _ in range(min(self.size, len(rest)))]
+            completions = self._generated(part, partial(self._prepare, part))
+            if completions is not None:
+                yield from completions
             else:
-                self.size = (len(part) + 1) // 2
-                parts.extendleft([part[self.size :], part[: self.size]])
+                rest.extendleft(reversed(part))
 
-    def _generated(self, part: Sequence[Sized]) -> list[Completion] | None:
-        """None where memory ran out; the failed attempt's tensors are freed by then."""
+    def _generated(self, part: Sequence[Sized], inputs: Callable[[], Any]) -> list[Completion] | None:
+        """None where memory ran out, and ``size`` is smaller then; the failed attempt's tensors are freed by then."""
         try:
-            return self._generate(part)
+            completions = self._generate(part, inputs())
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
+        else:
+            self._grow(len(part))
+            return completions
         gc.collect()
+        if len(part) == 1:
+            raise _out_of_memory(part[0][0])
+        self.size = (len(part) + 1) // 2
+        self._fitted, self._patience = 0, 2 * self._patience
         return None
+
+    def _grow(self, fitted: int) -> None:
+        """Count a full batch that fitted; enough of them allow larger ones."""
+        self._fitted += fitted == self.size
+        if self.size < self._largest and self._fitted >= self._patience:
+            self.size, self._fitted = min(2 * self.size, self._largest), 0
 
 
 def _out_of_memory(request: Request) -> EngineError:

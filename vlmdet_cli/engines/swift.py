@@ -62,7 +62,7 @@ class SwiftEngine:
     def answer(self, requests: Iterable[Request], max_tokens: int) -> Iterator[Completion]:
         """Greedy completions; ``length`` where the token limit came before the end of the answer."""
         model = self._loaded()
-        batches = BatchedAnswers(self._settings.batch, model.read, lambda batch: model.complete(batch, max_tokens))
+        batches = BatchedAnswers(self._settings.batch, model.read, lambda batch, _: model.complete(batch, max_tokens))
         with engine_errors("The engine swift failed", _RUN_HINT):
             yield from batches.completions(requests)
 

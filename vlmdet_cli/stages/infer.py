@@ -20,8 +20,9 @@ from vlmdet_cli.engines import Engine
 from vlmdet_cli.engines.answers import AnswersFile, InferRow, Resumed, detections_path, keys
 from vlmdet_cli.engines.loops import LoopRule
 from vlmdet_cli.errors import EngineError
-from vlmdet_cli.models import dialects
+from vlmdet_cli.models import dialects, registry
 from vlmdet_cli.stages.answer_reading import ReadingRules, health_of, read_answer
+from vlmdet_cli.stages.asking_order import asking_order
 from vlmdet_cli.stages.infer_detections import CompletePictures, detections_file
 from vlmdet_cli.stages.infer_progress import InferProgress, OnProgress, is_looped
 
@@ -144,7 +145,8 @@ def _ask(rows: Mapping[str, InferRow], engine: Engine, file: AnswersFile, report
     if not unanswered:
         return answered
     progress = InferProgress(len(rows) - len(unanswered), len(rows))
-    requests = (rows[key].request(key) for key in unanswered)
+    order = asking_order(unanswered, rows, registry.get(file.meta.family), file.meta.max_pixels)
+    requests = (rows[key].request(key) for key in order)
     loops = LoopRule(dialects.get(file.meta.dialect), file.meta.stop_loops)
     with file:
         for completion in map(loops.cut, engine.answer(requests, file.meta.max_tokens)):

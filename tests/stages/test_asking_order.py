@@ -1,0 +1,41 @@
+"""Rows of like length are asked together, long ones first, and prompts about a picture stay together."""
+
+from pathlib import Path
+
+import pytest
+
+from vlmdet_cli.engines.answers import InferRow
+from vlmdet_cli.models import registry
+from vlmdet_cli.stages.asking_order import asking_order
+
+SIZES = {"large": (2000, 2000), "small": (280, 280), "odd": (1, 9000), "strip": (20000, 1), "unknown": (0, 0)}
+
+
+def row(name: str, prompt: str = "x" * 40, crop: tuple[int, int, int, int] | None = None) -> InferRow:
+    return InferRow(image=name, path=Path(name), prompt=prompt, size=SIZES[name], crop=crop)
+
+
+def order(rows: dict[str, InferRow], max_pixels: int | None = None, family: str = "qwen2_vl") -> list[str]:
+    return asking_order(rows, rows, registry.get(family), max_pixels)
+
+
+def test_large_pictures_come_first_and_equal_ones_in_their_own_order() -> None:
+    rows = {"a": row("small"), "b": row("large"), "c": row("small"), "d": row("large"), "e": row("small", "y" * 44)}
+    assert order(rows) == ["b", "d", "a", "c", "e"]
+
+
+def test_pictures_that_are_shrunk_to_the_same_size_keep_their_order() -> None:
+    rows = {"a": row("small"), "b": row("large"), "c": row("small")}
+    assert order(rows, 280 * 280) == ["a", "b", "c"]
+
+
+def test_the_length_of_a_long_prompt_and_of_a_crop_counts() -> None:
+    rows = {"a": row("small"), "b": row("small", "x" * 4000), "c": row("large", crop=(0, 0, 280, 280))}
+    assert order(rows) == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize("family", registry.names())
+def test_odd_and_unknown_sizes_and_no_rows_have_an_order(family: str) -> None:
+    rows = {name: row(name) for name in SIZES}
+    assert sorted(order(rows, family=family)) == sorted(SIZES)
+    assert order({}) == []
