@@ -34,7 +34,7 @@ def test_the_length_of_a_long_prompt_and_of_a_crop_counts() -> None:
     assert order(rows) == ["b", "a", "c"]
 
 
-@pytest.mark.parametrize("family", registry.names())
+@pytest.mark.parametrize("family", [*registry.names(), "other"])
 def test_odd_and_unknown_sizes_and_no_rows_have_an_order(family: str) -> None:
     rows = {name: row(name) for name in SIZES}
     assert sorted(order(rows, family=family)) == sorted(SIZES)

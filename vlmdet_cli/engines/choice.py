@@ -72,8 +72,15 @@ def _needs_family(engine: str) -> bool:
 
 
 def _missing(*packages: str) -> str:
-    absent = [name for name in packages if find_spec(name) is None]
+    absent = [name for name in packages if not _is_installed(name)]
     return f"not installed: {', '.join(absent)}" if absent else ""
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ImportError:
+        return True  # installed and broken: the engine says how
 
 
 def asks_server(settings: Infer) -> bool:
