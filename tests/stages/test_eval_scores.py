@@ -106,16 +106,33 @@ def test_without_answers_of_the_same_model_to_val_the_command_that_makes_them_is
     done = cli("eval", "--calibrate")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "error: No answers of this model to the split val: " in done.stderr
-    assert "hint: Run `vlmdet infer --split val --set infer.scores=true` for the same model.\n" in done.stderr
+    assert "hint: Run `vlmdet infer --split val --set infer.scores=true` with the same model and settings.\n" in (
+        done.stderr
+    )
     infer(cli, "--split", "val")  # without scores
     done = cli("eval", "--calibrate")
     assert done.exit_code == 2
-    assert "Answered otherwise, by another model or without scores: val.jsonl" in done.stderr
+    assert "Of another model, or of other settings of infer: val.jsonl" in done.stderr
     infer(cli, "--split", "val", "--name", "any-name", *SCORES)
     answer("val", [(RIGHT, SURE), (FALSE, UNSURE)], name="any-name")
     assert evaluate(cli, "--calibrate")["protocol"]["calibration"]["boxes"] == 4
     forget_meta(Path("out/runs/run-001/answers/test.jsonl"))
     assert "that state their split" in cli("eval", "--calibrate").stderr
+
+
+@pytest.mark.usefixtures("asked")
+def test_of_several_files_of_answers_the_whole_split_is_taken_and_a_part_alone_is_refused(cli: Cli) -> None:
+    answered(cli)
+    whole = Path("out/runs/run-001/answers/val.jsonl")
+    part = whole.with_name("val.shard-1-of-2.jsonl")
+    part.write_text(whole.read_text().splitlines()[0] + "\n")
+    part.with_suffix(".meta.json").write_text(whole.with_suffix(".meta.json").read_text())
+    assert evaluate(cli, "--calibrate")["protocol"]["calibration"]["boxes"] == 6
+    whole.unlink()
+    done = cli("eval", "--calibrate")
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert "error: The answers to val are not complete: " in done.stderr
+    assert "1 of 2 pictures are answered." in done.stderr
 
 
 @pytest.mark.parametrize(

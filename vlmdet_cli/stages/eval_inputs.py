@@ -12,7 +12,7 @@ import msgspec
 
 from vlmdet_cli.core.files import file_hash
 from vlmdet_cli.data.settings import SPLITS
-from vlmdet_cli.engines.answers import meta_path, read_meta
+from vlmdet_cli.engines.answers import AnswersMeta, meta_path, read_meta
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.project import Eval, GetProject, Project
 from vlmdet_cli.project.runs import ResultFolder
@@ -163,15 +163,24 @@ def calibration_files(project: Project, predictions: Path) -> CalibrationFiles:
         )
     others = {path: read_meta(path) for path in sorted(predictions.parent.glob("*.jsonl"))}
     to_val = {path: other for path, other in others.items() if other and other.split == CALIBRATION_SPLIT}
-    answers = next((path for path, other in to_val.items() if other.identity() == meta.identity()), None)
-    if answers is None:
+    alike = [path for path, other in to_val.items() if _read_alike(other, meta)]
+    if not alike:
         raise UsageError(
             f"No answers of this model to the split {CALIBRATION_SPLIT}: {predictions.parent}",
-            why=[f"Answered otherwise, by another model or without scores: {path.name}" for path in to_val],
-            hint=f"Run `vlmdet infer --split {CALIBRATION_SPLIT} --set infer.scores=true` for the same model.",
+            why=[f"Of another model, or of other settings of infer: {path.name}" for path in to_val],
+            hint=f"Run `vlmdet infer --split {CALIBRATION_SPLIT} --set infer.scores=true` with the same model and "
+            "settings.",
         )
+    data = file_hash(prepared_truth(project, CALIBRATION_SPLIT))
+    # parts of the split may lie beside the whole: shards, and answers that were set aside
+    answers = max(alike, key=lambda path: (to_val[path].data == data, path.stat().st_size))
     truth = truth_of(project, answers, AnsweredSplit(CALIBRATION_SPLIT, stated=True))
     return CalibrationFiles(split=CALIBRATION_SPLIT, truth=truth, predictions=answers)
+
+
+def _read_alike(first: AnswersMeta, other: AnswersMeta) -> bool:
+    """Whether two files hold answers of one model and its settings, which are read by the same rules."""
+    return (first.identity(), first.dedupe) == (other.identity(), other.dedupe)
 
 
 # --- truth ---------------------------------------------------------------------------------------------------

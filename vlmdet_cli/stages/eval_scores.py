@@ -80,6 +80,16 @@ def require_other_pictures(files: CalibrationFiles, fitted_hash: str, applied_ha
         )
 
 
+def require_all_answered(files: CalibrationFiles, answered: int, pictures: int) -> None:
+    """Raise ``DataError`` where pictures of the split have no answer, as after an interrupted ``infer``."""
+    if answered < pictures:
+        raise DataError(
+            f"The answers to {files.split} are not complete: {files.predictions}",
+            why=f"{answered:,} of {pictures:,} pictures are answered.",
+            hint=f"Run `vlmdet infer --split {files.split}` again: it goes on where it was.",
+        )
+
+
 def score_quality(
     boxes: EvalBoxes, iou: float, predictions: Predictions, calibration: Calibration | None
 ) -> dict[str, Any]:

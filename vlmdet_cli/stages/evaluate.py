@@ -28,7 +28,14 @@ from vlmdet_cli.stages.answer_reading import NOT_ASKED
 from vlmdet_cli.stages.answers_fit import require_fit
 from vlmdet_cli.stages.asked_classes import asked_in_words, notes, without_prompts
 from vlmdet_cli.stages.eval_boxes import EvalBoxes, eval_boxes
-from vlmdet_cli.stages.eval_scores import Calibration, CalibrationFiles, fitted, require_other_pictures, score_quality
+from vlmdet_cli.stages.eval_scores import (
+    Calibration,
+    CalibrationFiles,
+    fitted,
+    require_all_answered,
+    require_other_pictures,
+    score_quality,
+)
 from vlmdet_cli.stages.prediction_files import Predictions
 
 MATCHING = "greedy by descending IoU, per picture and class; crowds ignored"
@@ -183,11 +190,11 @@ def _calibration(settings: EvalProtocol, predictions: Predictions, truth_hash: s
             hint='Answer with infer.scores = true, and evaluate with eval.scores = "auto".',
         )
     truth = ground_truth.read(files.truth)
-    boxes = eval_boxes(
-        truth, read_predictions(files.predictions, truth, settings), settings.classes, settings.duplicates
-    )
+    answers = read_predictions(files.predictions, truth, settings)
+    boxes = eval_boxes(truth, answers, settings.classes, settings.duplicates)
     fitted_hash = _truth_hash(truth, boxes)
     require_other_pictures(files, fitted_hash, truth_hash)
+    require_all_answered(files, len(answers.answered), len(truth.data.images))
     return fitted(files, boxes, settings.iou, fitted_hash)
 
 
