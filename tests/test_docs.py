@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from tests.conftest import Cli
 from vlmdet_cli import project
 from vlmdet_cli.cli import app
+from vlmdet_cli.models import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = sorted((ROOT / "sample_configs").glob("*.toml"))
@@ -73,6 +74,20 @@ def test_the_source_files_that_the_documents_name_exist() -> None:
     paths = {name: (ROOT / name, ROOT / "vlmdet_cli" / name) for name in names if "NAME" not in name}
     missing = {name for name, candidates in paths.items() if not any(path.is_file() for path in candidates)}
     assert not missing
+
+
+def test_the_page_on_models_has_a_row_for_every_family_and_a_sample_for_all_but_the_default() -> None:
+    text = (ROOT / "docs" / "models.md").read_text()
+    rows = {cells[1].strip(" `"): cells for line in text.splitlines() if len(cells := line.split("|")) == 7}
+    for name in registry.names():
+        family, cells = registry.get(name), rows[name]
+        assert cells[2].strip() == ", ".join(f"`{model_type}`" for model_type in family.model_types)
+        assert registry.family_of(re.split(r"[,;] ", cells[3].strip())[0]).name == name
+        assert f"`{family.dialect}`" in cells[4]
+    models = {project.load(path).config.train.model for path in SAMPLES if path.stem != "demo"}
+    samples = {registry.family_of(model).name for model in models}
+    assert samples == set(registry.names())
+    assert all(f"sample_configs/{name}.toml" in text for name in set(registry.names()) - {"qwen2_vl"})
 
 
 def test_init_writes_a_project_that_loads_and_overwrites_none(cli: Cli, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_the_texts_of_every_family_are_those_of_swift_infer(chain: Chain) -> Non
     done = subprocess.run(
         [sys.executable, str(SCRIPT)],
         input=json.dumps(commands),
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "USE_HF": "1"},
         capture_output=True,
         text=True,
         check=False,

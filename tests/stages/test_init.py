@@ -93,3 +93,17 @@ def test_a_key_that_the_template_has_not_is_the_first_of_its_table() -> None:
     text = project_text({("train.swift", "deepspeed"): "zero3", ("infer", "scores"): True})
     assert '[train.swift]         # any other flag of `swift sft`, passed through\ndeepspeed = "zero3"\n' in text
     assert "\nscores = true         # keep each token's log-probability: gives boxes a score\n" in text
+
+
+@pytest.mark.parametrize(
+    ("model", "dialect"), [("llava-hf/llava-1.5-7b-hf", "swift"), ("OpenGVLab/InternVL3-1B", "internvl")]
+)
+def test_a_project_for_a_model_of_no_family_leaves_boxes_and_pictures_to_swift(
+    cli: Cli, model: str, dialect: str
+) -> None:
+    done = cli("init", "mine", "--model", model, "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    expected = {"train.model": model, "format.rows": "objects", "format.dialect": dialect}
+    assert json.loads(done.stdout)["settings"] == expected
+    loaded = project.load(Path("mine"))
+    assert (loaded.config.format.rows, loaded.dialect_name, loaded.family.name) == ("objects", dialect, "other")

@@ -1,6 +1,7 @@
 """init: writes a project file with every key explained, or the whole embedded demo. It overwrites nothing.
 
-For a model that is named, the file has the settings that fit the model's family.
+For a model that is named, the file has the settings that fit the model's family. A model of no family here may be one
+that ms-swift knows: the file then leaves boxes, chat and pictures to swift.
 """
 
 import os
@@ -18,10 +19,14 @@ from vlmdet_cli.training import hub
 from vlmdet_cli.training.settings import Train
 
 
+_SWIFT_ROWS = {("format", "rows"): "objects", ("format", "dialect"): "swift"}
+
+
 class InitResult(msgspec.Struct, frozen=True, kw_only=True):
     """The path of the written project file, and whether it is the demo's.
 
-    ``family``: of the model that is named, "" where none is. ``settings``: the keys that were set for it.
+    ``family``: of the model that is named, "" where none is, "other" for a model of no family here. ``settings``: the
+    keys that were set for it.
     """
 
     project: str
@@ -31,7 +36,7 @@ class InitResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def init(folder: Path, *, demo: bool, model: str = "") -> InitResult:
-    """Write into ``folder``. Raises ``UsageError`` where a file of ours would be overwritten, or for no known model."""
+    """Write into ``folder``. Raises ``UsageError`` where a file of ours would be overwritten, or for what is no model."""
     if demo and model:
         raise UsageError("The demo has a model of its own", hint="Leave out --demo, or --model.")
     file = folder / FILE_NAME
@@ -57,7 +62,7 @@ def _family(model: str) -> Family:
             f"Neither a model folder nor a hub's name: {model}",
             hint="A model folder holds config.json and weights. A hub's name is ORGANISATION/NAME.",
         )
-    return registry.family_of(str(folder))
+    return registry.family_of(str(folder), dialect=_SWIFT_ROWS["format", "dialect"])
 
 
 def _settings(model: str, family: Family, folder: Path) -> dict[tuple[str, str], Value]:
@@ -66,7 +71,16 @@ def _settings(model: str, family: Family, folder: Path) -> dict[tuple[str, str],
     if path.is_dir() and not path.is_absolute():
         model = os.path.relpath(path, folder)
     flags: dict[str, Value] = {"model": model, **family.fitting_flags()}
-    return {("train" if name in Train.__struct_fields__ else "train.swift", name): flags[name] for name in flags}
+    return {
+        **{("train" if name in Train.__struct_fields__ else "train.swift", name): flags[name] for name in flags},
+        **({} if family.is_known else _swift_rows(path.name)),
+    }
+
+
+def _swift_rows(name: str) -> dict[tuple[str, str], str]:
+    """swift renders the boxes, in the form in which its template writes them, which an answer is read in."""
+    internvl = {("format", "dialect"): "internvl"} if "internvl" in name.casefold() else {}
+    return {**_SWIFT_ROWS, **internvl}
 
 
 def _demo_file() -> Path:

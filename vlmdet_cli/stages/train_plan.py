@@ -33,7 +33,8 @@ MAY_DIFFER = frozenset(
         "report_to", "run_name", "eval_steps", "eval_strategy", "per_device_eval_batch_size", "add_version",
         "dataset_num_proc", "lazy_tokenize", "load_from_cache_file", "dataloader_num_workers",
         "dataloader_prefetch_factor", "dataloader_pin_memory", "dataloader_persistent_workers",
-        "gradient_checkpointing", "vit_gradient_checkpointing", "use_cpu", "device_map", "ddp_timeout", "ddp_backend",
+        "gradient_checkpointing", "vit_gradient_checkpointing", "check_model", "use_cpu", "device_map",
+        "ddp_timeout", "ddp_backend",
     }
 )  # fmt: skip
 CPU_FLAGS: dict[str, Flag] = {"torch_dtype": "float32", "use_cpu": True}
@@ -171,17 +172,17 @@ def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: 
 def _model_defaults(project: Project, extra: Sequence[str]) -> dict[str, Flag]:
     """What swift does not learn from a local model folder by itself: its type, its template, its pixel limit.
 
-    Where tokens are not counted beforehand, swift is to stop at a row that is too long: it would leave it out silently.
+    A folder need not be compared with the hub's, either: without a network that takes seven seconds. Where tokens are not
+    counted beforehand, swift is to stop at a row that is too long: it would leave it out silently.
     """
     train = project.config.train
     model = arguments.parse(extra).get("model") or project.model(train.model)
     family = _family(project, model, str(train.swift.get("model_type", "")))
-    limit = family.pixel_limit(Path(model)) if Path(model).is_dir() else None
-    return {
-        **({"max_pixels": limit} if limit else {}),
-        **(family.swift_flags() if Path(model).is_dir() else {}),
-        **({} if family.is_known else {"strict": True}),
-    }
+    strict: dict[str, Flag] = {} if family.is_known else {"strict": True}
+    if not Path(model).is_dir():
+        return strict
+    limit = family.pixel_limit(Path(model))
+    return {**({"max_pixels": limit} if limit else {}), "check_model": False, **family.swift_flags(), **strict}
 
 
 def _family(project: Project, model: str, model_type: str | None) -> Family:
