@@ -18,7 +18,6 @@ from vlmdet_cli.project.new_file import Value, project_text
 from vlmdet_cli.training import hub
 from vlmdet_cli.training.settings import Train
 
-
 _SWIFT_ROWS = {("format", "rows"): "objects", ("format", "dialect"): "swift"}
 
 
@@ -36,7 +35,7 @@ class InitResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def init(folder: Path, *, demo: bool, model: str = "") -> InitResult:
-    """Write into ``folder``. Raises ``UsageError`` where a file of ours would be overwritten, or for what is no model."""
+    """Write into ``folder``. Raises ``UsageError`` where a file of ours would be overwritten, and for no model."""
     if demo and model:
         raise UsageError("The demo has a model of its own", hint="Leave out --demo, or --model.")
     file = folder / FILE_NAME
@@ -78,7 +77,7 @@ def _settings(model: str, family: Family, folder: Path) -> dict[tuple[str, str],
 
 
 def _swift_rows(name: str) -> dict[tuple[str, str], str]:
-    """swift renders the boxes, in the form in which its template writes them, which an answer is read in."""
+    """The keys that leave the boxes to swift; the dialect is the form in which its template writes them."""
     internvl = {("format", "dialect"): "internvl"} if "internvl" in name.casefold() else {}
     return {**_SWIFT_ROWS, **internvl}
 

@@ -172,8 +172,8 @@ def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: 
 def _model_defaults(project: Project, extra: Sequence[str]) -> dict[str, Flag]:
     """What swift does not learn from a local model folder by itself: its type, its template, its pixel limit.
 
-    A folder need not be compared with the hub's, either: without a network that takes seven seconds. Where tokens are not
-    counted beforehand, swift is to stop at a row that is too long: it would leave it out silently.
+    A folder need not be compared with the hub's, either: without a network that takes seven seconds. Where tokens are
+    not counted beforehand, swift is to stop at a row that is too long: it would leave it out silently.
     """
     train = project.config.train
     model = arguments.parse(extra).get("model") or project.model(train.model)
