@@ -1,5 +1,6 @@
 """The commands that set up and check: ``init``, ``doctor``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from vlmdet_cli.cli import step_tables
 from vlmdet_cli.cli.session import Session
+from vlmdet_cli.errors import UsageError
 
 
 def init(
@@ -34,14 +36,55 @@ def init(
     session.output.result(result, *step_tables.init(result))
 
 
-def doctor(context: typer.Context) -> int:
+def doctor(
+    context: typer.Context,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="IMAGE|DIR", help="Pictures for --engines.", show_default="the split"),
+    ] = None,
+    engines: Annotated[
+        bool, typer.Option("--engines", metavar="", help="Ask each engine the same; show the share of equal answers.")
+    ] = False,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="An engine to ask; repeatable.", show_default="all that are here"),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="DIR|NAME", help="The model to ask.", show_default="the merged model")
+    ] = "",
+    pictures: Annotated[int, typer.Option(min=1, metavar="N", help="The number of pictures to ask about.")] = 8,
+) -> int:
     """Check versions, GPU, swift, paths and disk; say what to do.
 
-    Exits with 1 if a check is a problem.
+    Exits with 1 if a check is a problem, or if an engine fails.
+
+    Example: vlmdet doctor --engines --pictures 20
     """
+    session: Session = context.obj
+    if engines or engine:
+        return _engines(session, images or (), model, engine or (), pictures)
+    if images or model:
+        raise UsageError("A model and pictures are for --engines", hint="vlmdet doctor --engines --model DIR IMAGE…")
     from vlmdet_cli.stages import doctor as stage
 
-    session: Session = context.obj
     checks = stage.doctor(session.project_file, session.options.sets)
     session.output.result(checks, *step_tables.doctor(checks))
     return int(any(check.state == "problem" for check in checks))
+
+
+def _engines(session: Session, images: Sequence[Path], model: str, names: Sequence[str], pictures: int) -> int:
+    from vlmdet_cli.cli import parity_tables
+    from vlmdet_cli.stages.engine_parity import engine_parity
+    from vlmdet_cli.stages.infer_model import InferRequest
+
+    request = InferRequest(
+        images=images,
+        model=model,
+        in_project=session.options.project is not None,
+        sets=session.options.sets,
+        show_download=session.output.shows_progress,
+    )
+    with session.output.progress() as bars:
+        result = engine_parity(session.project, request, names, pictures, bars)
+    session.output.result(result, *parity_tables.parity(result))
+    return int(not result.is_good)

@@ -89,6 +89,12 @@ def asks_server(settings: Infer) -> bool:
     return settings.engine == "server" or (settings.engine == AUTO and has_urls)
 
 
+def _server_lacks(situation: Situation) -> str:
+    if not asks_server(situation.settings):
+        return "infer.server.urls names no server"
+    return _missing("openai")
+
+
 def _vllm_lacks(situation: Situation) -> str:
     if situation.adapter is not None:
         return "it takes no adapter"
@@ -98,7 +104,7 @@ def _vllm_lacks(situation: Situation) -> str:
 
 # in the order in which ``auto`` prefers them
 _CANDIDATES = (
-    Candidate("server", lacks=lambda _: _missing("openai"), suits=lambda situation: asks_server(situation.settings)),
+    Candidate("server", lacks=_server_lacks, suits=lambda situation: asks_server(situation.settings)),
     Candidate("vllm", lacks=_vllm_lacks, suits=lambda situation: situation.family.is_known and gpus.gpus() > 0),
     Candidate(
         "transformers",

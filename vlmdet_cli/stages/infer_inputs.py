@@ -60,9 +60,7 @@ class InferJob(msgspec.Struct, frozen=True, kw_only=True):
 
 def infer_job(project: GetProject, request: InferRequest) -> InferJob:
     """Raises ``UsageError`` for a model, run or split that is not there, ``DataError`` for pictures that are not."""
-    is_alone = bool(request.images and request.model) and not (request.run or request.in_project)
-    loaded = None if is_alone else project()
-    settings = loaded.config.infer if loaded else infer_settings({}, request.sets)
+    loaded, settings = project_and_settings(project, request)
     split = split_of(settings, request)
     if request.shard and (request.images or request.output):
         raise UsageError("--shard takes no pictures and no --output", hint="It answers a part of a prepared split.")
@@ -98,6 +96,13 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
         rules=reading_rules(meta, categories, loaded.config.eval.score_rule if loaded else DEFAULT_SCORE_RULE),
         warnings=tuple(filter(None, warnings)),
     )
+
+
+def project_and_settings(project: GetProject, request: InferRequest) -> tuple[Project | None, Infer]:
+    """The project, None where pictures and a model are named without one, and the settings of inference."""
+    is_alone = bool(request.images and request.model) and not (request.run or request.in_project)
+    loaded = None if is_alone else project()
+    return loaded, loaded.config.infer if loaded else infer_settings({}, request.sets)
 
 
 def split_of(settings: Infer, request: InferRequest) -> str:
