@@ -10,8 +10,10 @@ merged by the rule of ``metrics.tile_merging`` and by three others.
 """
 
 import argparse
+import functools
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,13 @@ from benchmarks.timing import process, vlmdet
 from vlmdet_cli.core.answers import Detection
 from vlmdet_cli.core.boxes import area, pairwise_intersection, pairwise_iou
 from vlmdet_cli.demo import worlds
+from vlmdet_cli.engines import transformers
 from vlmdet_cli.metrics.tile_merging import TileDetection, merged
+from vlmdet_cli.project import load
 from vlmdet_cli.stages import answer_reading
 from vlmdet_cli.stages.evaluate import EvalProtocol, evaluate
+from vlmdet_cli.stages.infer_inputs import infer_job
+from vlmdet_cli.stages.infer_model import InferRequest
 
 WORLD_SEED = 2027  # the demo's own pictures are of seed 0
 PROJECT = Path(__file__).parents[1] / "vlmdet_cli" / "demo" / "vlmdet.toml"
@@ -58,16 +64,24 @@ def main() -> None:
 
 
 def prepare(folder: Path, pictures: int) -> None:
-    worlds.write_coco(folder, worlds.STREET, {"train": 1, "val": 1, "test": pictures}, WORLD_SEED)
+    worlds.write_coco(folder, worlds.STREET, {"train": 9, "val": 1, "test": pictures}, WORLD_SEED)
     shutil.copyfile(PROJECT, folder / PROJECT.name)
     process(vlmdet("prepare", "-q"), folder)
 
 
+loaded = functools.lru_cache(maxsize=1)(transformers.LoadedModel)
+
+
 def answers(folder: Path, model: Path, name: str, *settings: str) -> tuple[Path, float]:
-    """The answers file of that name, asked as the settings say, and the CPU seconds that it took."""
-    sets = [part for setting in ("infer.questions=false", *settings) for part in ("--set", setting)]
-    cost = process(vlmdet("infer", "-q", "--model", str(model), "--name", name, *sets), folder)
-    return folder / "out" / "answers" / f"{name}.jsonl", cost.cpu_seconds
+    """The answers file of that name, asked as the settings say, and the CPU seconds that it took; a model is loaded
+    once for all.
+    """
+    project = load(folder, ["infer.questions=false", *settings])
+    job = infer_job(lambda: project, InferRequest(model=str(model), name=name))
+    started = time.process_time()
+    with patch.object(transformers, "LoadedModel", loaded):
+        job.run(lambda _progress: None)
+    return job.file.path, time.process_time() - started
 
 
 def measures(folder: Path, predictions: Path) -> dict[str, Any]:
