@@ -200,18 +200,40 @@ def test_vllm_is_told_what_it_leaves_out_of_the_models_generation_settings(serve
     assert asking.identity()["generation"] == members
 
 
-def test_the_finish_is_the_servers_and_a_text_that_vllm_cut_for_repeating_is_a_loop(
-    server: FakeServer, tmp_path: Path
-) -> None:
-    ends = [{"finish_reason": "length"}, {"finish_reason": "stop", "stop_reason": "repetition_detected"}]
-
+@pytest.mark.parametrize("finish", ["stop", "length"])
+def test_the_finish_is_the_servers(server: FakeServer, tmp_path: Path, finish: str) -> None:
     def behave(handler: Handler, body: dict[str, Any]) -> bool:
-        handler.reply_json(chat_answer(body, **ends[len(prompt_of(body)) - 8] if body["max_tokens"] > 1 else {}))
+        handler.reply_json(chat_answer(body, finish_reason=finish))
         return True
 
     server.behave = behave
-    completions = {completion.key: completion for completion in engine(server).answer(requests(tmp_path, 2), 64)}
-    assert (completions["0"].finish, completions["1"].finish) == ("length", "loop")
+    (completion,) = engine(server).answer(requests(tmp_path), 64)
+    assert completion.finish == finish
+
+
+BOX = TEXT.format(n=9)
+
+
+@pytest.mark.parametrize(
+    ("repeated", "finish", "times_asked"), [(BOX, "loop", 1), ("no cat, no cat, ", "stop", 2)], ids=["boxes", "words"]
+)
+def test_vllm_ends_a_loop_of_boxes_and_is_asked_again_where_other_words_repeat(
+    server: FakeServer, tmp_path: Path, repeated: str, finish: str, times_asked: int
+) -> None:
+    def behave(handler: Handler, body: dict[str, Any]) -> bool:
+        looped = {"message": {"content": repeated * 4}, "finish_reason": "repetition",
+                  "stop_reason": "repetition_detected"}  # fmt: skip
+        whole = {"message": {"content": repeated * 9}}
+        handler.reply_json(chat_answer(body, **(looped if "repetition_detection" in body else whole)))
+        return True
+
+    server.behave = behave
+    (completion,) = engine(server, stop_loops=3).answer(requests(tmp_path), 64)
+    assert (completion.finish, completion.text) == (finish, repeated * (4 if finish == "loop" else 9))
+    assert len(server.asked) == times_asked
+    assert server.asked[0]["repetition_detection"]["min_count"] == 4
+    list(engine(server).answer(requests(tmp_path), 64))
+    assert "repetition_detection" not in server.asked[-1]  # with stop_loops = 0
 
 
 def test_log_probabilities_come_with_the_text_they_are_of(server: FakeServer, tmp_path: Path) -> None:

@@ -72,8 +72,7 @@ class Dispatcher:
     async def _attempt(self, endpoint: Endpoint, sent: float, key: str, body: bytes) -> Completion:
         load = endpoint.load
         try:
-            text = await endpoint.ask(body)
-            answer = completion(key, text, scores=self._form.settings.scores)
+            answer = await self._answer(endpoint, key, body)
         except BadAnswer as error:
             load.ended()
             raise Failure("broken", str(error)) from None
@@ -88,6 +87,13 @@ class Dispatcher:
             return answer
         finally:
             self._hand_out()
+
+    async def _answer(self, endpoint: Endpoint, key: str, body: bytes) -> Completion:
+        form = self._form
+        answer = completion(key, await endpoint.ask(body, form.loop_stop), scores=form.settings.scores)
+        if answer.finish == "loop" and not form.loops.loops(answer.text):  # tokens repeat, but no boxes
+            answer = completion(key, await endpoint.ask(body), scores=form.settings.scores)
+        return answer
 
     def _count_failure(self, endpoint: Endpoint, sent: float, failure: Failure) -> None:
         load = endpoint.load

@@ -12,6 +12,7 @@ import email.utils
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -79,10 +80,10 @@ class Endpoint:
         except Exception as error:
             raise failure_of(error, seconds) from None
 
-    async def ask(self, body: bytes) -> str:
-        """The text of the answer to a chat request. Raises ``Failure``."""
-        if self.extra:
-            body = body[:-1] + b"," + msgspec.json.encode(self.extra)[1:]
+    async def ask(self, body: bytes, members: Mapping[str, Any] | None = None) -> str:
+        """The text of the answer to a chat request; ``members`` are added to its object. Raises ``Failure``."""
+        if added := {**self.extra, **(members or {})}:
+            body = body[:-1] + b"," + msgspec.json.encode(added)[1:]
         return await self.post("/chat/completions", body)
 
     async def post(self, path: str, body: bytes) -> str:

@@ -18,7 +18,9 @@ import numpy as np
 
 from vlmdet_cli.core.answers import Token
 from vlmdet_cli.engines import Completion, EngineSettings, Finish
+from vlmdet_cli.engines.loops import LoopRule
 from vlmdet_cli.engines.vllm import generation_arguments
+from vlmdet_cli.models import dialects
 from vlmdet_cli.models.family import IMAGE_TAG
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ Form = TypeVar("Form")
 Kind = Literal["vllm", "swift", "openai"]
 _KEEP_SPECIAL_TOKENS = {"skip_special_tokens": False, "spaces_between_special_tokens": False}
 _FINISHES: dict[str | None, Finish] = {"stop": "stop", "length": "length"}
+REPEATED_TOKENS = 5, 64  # of a label and its box, at least and at most; vLLM compares all lengths at each token
 _LOOPED = "repetition_detected"  # vLLM's reason for the end of a text that repeats itself
 
 
@@ -50,13 +53,18 @@ class BadAnswer(Exception):  # noqa: N818  (a finding about an answer; the reque
 
 
 class ChatForm:
-    """How a served model is asked. ``generation``: what the model's generation settings change in a greedy answer,
-    where its folder is here, as a request to vLLM has it.
+    """How a served model is asked.
+
+    ``generation``: what the model's generation settings change in a greedy answer, where its folder is here, as a
+    request to vLLM has it. ``loop_stop``: what makes vLLM end an answer that ``loops`` will cut, as soon as the rule
+    cannot miss it; empty where nothing is cut.
     """
 
     def __init__(self, served: ServedModel, settings: EngineSettings) -> None:
         self.served, self.settings = served, settings
         self.generation = _generation_members(settings.model) if served.kind == "vllm" else {}
+        self.loops = LoopRule(dialects.get(settings.dialect), settings.stop_loops)
+        self.loop_stop = _loop_stop(settings.stop_loops) if served.kind == "vllm" else {}
         self._members: dict[str, Any] = {"model": served.name, "temperature": 0}
         if settings.scores:
             self._members["logprobs"] = True
@@ -78,6 +86,12 @@ class ChatForm:
         system = self.settings.family.system_prompt if self.settings.system is None else self.settings.system
         # ms-swift takes an empty one for no system turn, and without any puts its template's own
         return [{"role": "system", "content": system or ""}, user] if system or self.served.kind == "swift" else [user]
+
+
+def _loop_stop(times: int) -> dict[str, Any]:
+    shortest, longest = REPEATED_TOKENS
+    detection = {"min_pattern_size": shortest, "max_pattern_size": longest, "min_count": times + 1}
+    return {"repetition_detection": detection} if times else {}
 
 
 def _generation_members(model: Path) -> dict[str, Any]:
