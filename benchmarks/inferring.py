@@ -1,8 +1,13 @@
-"""``vlmdet infer`` against ``swift infer``, whole processes, over the 575 rows of the demo's test split.
+"""``vlmdet infer`` against ``swift infer`` with the demo's model, on the CPU, greedily, at the same pixel limit.
 
-Both answer with the demo's model in batches of 64 on the CPU, greedily, pictures at the same pixel limit. The pair's
-name tells how many of the texts are equal. ``VLMDET_BENCHMARK_MODEL`` names a trained model folder of the demo; without
-it the base model answers, which the package holds.
+- whole processes over the 575 rows of the demo's test split, in batches of 64, in turns; ``swift infer`` at 128 too,
+  since it may be faster there: the better of its medians counts;
+- the steady rate: what 5,000 rows take beyond the 575;
+- the memory of 1,000 and of ``VLMDET_BENCHMARK_ROWS`` rows (10,000) with answers of at most 8 tokens.
+
+A pair's name has the ratio (swift's time to ours) of each turn, and how many of the texts are equal.
+``VLMDET_BENCHMARK_MODEL`` names a trained model folder of the demo; without it the base model answers, which the
+package holds.
 """
 
 import json
@@ -11,38 +16,111 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.timing import Cost, Pair, paired, process, vlmdet
+from benchmarks.timing import Cost, Pair, median, process, vlmdet
+from vlmdet_cli.demo import HERE
+from vlmdet_cli.demo.worlds import STREET, write_coco
 
 BATCH, MAX_TOKENS, MAX_PIXELS = 64, 256, 112 * 112
-SETTINGS = (f"infer.batch={BATCH}", f"infer.max_tokens={MAX_TOKENS}", "infer.scores=false")
+TURNS = 5
+ROWS_A_PICTURE = 5  # a detection row and four questions
 
 
 def run(folder: Path) -> Iterator[Pair]:
     os.environ["HF_HUB_OFFLINE"] = "1"  # spares swift the wait for its hub
-    process(vlmdet("init", "--demo", "demo"), folder)
-    demo = folder / "demo"
-    for step in ("prepare", "augment"):
-        process(vlmdet(step, "-q"), demo)
-    model = Path(os.environ.get("VLMDET_BENCHMARK_MODEL", demo / "model")).absolute()
-    rows, answers, result = demo / "rows.jsonl", demo / "out" / "answers", demo / "result.jsonl"
-    count = write_rows(demo / "out", rows)
-    ours = vlmdet("infer", "--model", str(model), "--name", "ours", "-q", *sets())
-    peer = swift_command(model, demo / "plugin.py", rows, result)
+    model = Path(os.environ.get("VLMDET_BENCHMARK_MODEL", HERE / "model")).absolute()
+    small = Project(folder / "small", model, 0)
+    yield whole(small)
+    large = Project(folder / "large", model, 5000 // ROWS_A_PICTURE)
+    yield steady(small, large)
+    few = Project(folder / "few", model, 1000 // ROWS_A_PICTURE)
+    many = Project(folder / "many", model, int(os.environ.get("VLMDET_BENCHMARK_ROWS", "10000")) // ROWS_A_PICTURE)
+    yield memory(few, many)
 
-    def our_cost() -> Cost:
-        shutil.rmtree(answers, ignore_errors=True)
-        return process(ours, demo)
 
-    def peer_cost() -> Cost:
-        result.unlink(missing_ok=True)
-        return process(peer, demo)
+class Turn(NamedTuple):
+    ours: Cost
+    peer: Cost
 
-    pair = paired(f"infer of {count} rows, against swift infer", our_cost, peer_cost, 3)
-    texts = [row["text"] for row in lines(answers / "ours.jsonl")]
-    equal = sum(text == row["response"] for text, row in zip(texts, lines(result), strict=True))
-    yield pair._replace(name=f"{pair.name}; {equal} texts equal")
+    @property
+    def ratio(self) -> float:
+        return self.peer.seconds / self.ours.seconds
+
+
+class Project:
+    """The demo's project with all that its own test split or one of ``pictures`` new pictures is asked."""
+
+    def __init__(self, folder: Path, model: Path, pictures: int) -> None:
+        self.folder, self.model = folder, model
+        process(vlmdet("init", "--demo", str(folder)), folder.parent)
+        if pictures:
+            write_coco(folder, STREET, {"train": 10, "test": pictures})
+        for step in ("prepare", "augment"):
+            process(vlmdet(step, "-q"), folder)
+        self.rows = write_rows(folder / "out", folder / "rows.jsonl")
+
+    def ours(self, max_tokens: int = MAX_TOKENS) -> Cost:
+        shutil.rmtree(self.folder / "out" / "answers", ignore_errors=True)
+        settings = {"batch": BATCH, "max_tokens": max_tokens, "scores": "false", "engine": "transformers"}
+        sets = [part for key, value in settings.items() for part in ("--set", f"infer.{key}={value}")]
+        return process(vlmdet("infer", "--model", str(self.model), "--name", "ours", "-q", *sets), self.folder)
+
+    def peer(self, batch: int = BATCH) -> Cost:
+        (self.folder / "result.jsonl").unlink(missing_ok=True)
+        return process(self._swift_command(batch), self.folder)
+
+    def equal_texts(self) -> int:
+        texts = [row["text"] for row in lines(self.folder / "out" / "answers" / "ours.jsonl")]
+        responses = [row["response"] for row in lines(self.folder / "result.jsonl")]
+        return sum(text == response for text, response in zip(texts, responses, strict=True))
+
+    def _swift_command(self, batch: int) -> list[str]:
+        program = Path(sys.executable).parent / "swift"
+        return [
+            str(program), "infer", "--model", str(self.model), "--model_type", "qwen2_vl", "--template", "vlmdet_demo",
+            "--external_plugins", str(self.folder / "plugin.py"), "--val_dataset", str(self.folder / "rows.jsonl"),
+            "--result_path", str(self.folder / "result.jsonl"), "--max_batch_size", str(batch), "--temperature", "0",
+            "--max_new_tokens", str(MAX_TOKENS), "--max_pixels", str(MAX_PIXELS), "--torch_dtype", "float32",
+        ]  # fmt: skip
+
+
+def whole(project: Project) -> Pair:
+    project.ours(), project.peer()  # once unmeasured
+    turns = [Turn(project.ours(), project.peer()) for _ in range(TURNS)]
+    at_128 = median([project.peer(128) for _ in range(TURNS // 2)])
+    equal = project.equal_texts()
+    peer = min(median([turn.peer for turn in turns]), at_128)
+    name = f"infer of {project.rows} rows, against swift infer; {ratios(turns)}; at 128 swift takes "
+    name += f"{at_128.seconds:.1f} s; {equal} texts equal"
+    return Pair(name, median([turn.ours for turn in turns]), peer)
+
+
+def steady(small: Project, large: Project) -> Pair:
+    """The costs of the rows that the large project has more."""
+    turns = []
+    for _ in range(2):
+        ours, peer = difference(large.ours(), small.ours()), difference(large.peer(), small.peer())
+        turns.append(Turn(ours, peer))
+    rows = large.rows - small.rows
+    name = f"{rows} more rows; {ratios(turns)}; {large.equal_texts()} of {large.rows} texts equal; "
+    name += f"{rows / turns[0].ours.seconds:.0f} rows/s against {rows / turns[0].peer.seconds:.0f}"
+    return Pair(name, median([turn.ours for turn in turns]), median([turn.peer for turn in turns]))
+
+
+def memory(few: Project, many: Project) -> Pair:
+    """The larger number of rows as ours, the smaller as its peer: the memories are to be equal."""
+    return Pair(f"infer of {many.rows} rows, against {few.rows}", many.ours(8), few.ours(8))
+
+
+def difference(large: Cost, small: Cost) -> Cost:
+    return Cost(large.seconds - small.seconds, large.cpu_seconds - small.cpu_seconds, large.megabytes)
+
+
+def ratios(turns: list[Turn]) -> str:
+    """``ratios 1.9 2.0 2.2``: the least, the median, the greatest."""
+    values = sorted(turn.ratio for turn in turns)
+    return f"ratios {values[0]:.2f} {values[len(values) // 2]:.2f} {values[-1]:.2f}"
 
 
 def write_rows(output: Path, path: Path) -> int:
@@ -52,20 +130,6 @@ def write_rows(output: Path, path: Path) -> int:
         row["images"] = [str(output / image) for image in row["images"]]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return len(rows)
-
-
-def sets() -> list[str]:
-    return [part for setting in SETTINGS for part in ("--set", setting)]
-
-
-def swift_command(model: Path, plugin: Path, rows: Path, result: Path) -> list[str]:
-    program = Path(sys.executable).parent / "swift"
-    return [
-        str(program), "infer", "--model", str(model), "--model_type", "qwen2_vl", "--template", "vlmdet_demo",
-        "--external_plugins", str(plugin), "--val_dataset", str(rows), "--result_path", str(result),
-        "--max_batch_size", str(BATCH), "--temperature", "0", "--max_new_tokens", str(MAX_TOKENS),
-        "--max_pixels", str(MAX_PIXELS), "--torch_dtype", "float32",
-    ]  # fmt: skip
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -53,10 +53,10 @@ def paired(name: str, ours: Callable[[], Cost], peer: Callable[[], Cost], runs: 
     if runs > 1:
         ours(), peer()
     costs = [(ours(), peer()) for _ in range(runs)]
-    return Pair(name, _median([pair[0] for pair in costs]), _median([pair[1] for pair in costs]))
+    return Pair(name, median([pair[0] for pair in costs]), median([pair[1] for pair in costs]))
 
 
-def _median(costs: Sequence[Cost]) -> Cost:
+def median(costs: Sequence[Cost]) -> Cost:
     return Cost(*(statistics.median(values) for values in zip(*costs, strict=True)))
 
 

@@ -17,8 +17,9 @@ from PIL import Image
 from tests.conftest import Cli
 from vlmdet_cli.demo import HERE
 from vlmdet_cli.demo.worlds import STREET, write_coco
-from vlmdet_cli.engines import Completion, EngineSettings, Request
+from vlmdet_cli.engines import Completion, EngineSettings, Request, greedy
 from vlmdet_cli.engines.batches import Sized
+from vlmdet_cli.engines.greedy import GeneratedRow
 from vlmdet_cli.engines.settings import TransformersOptions
 from vlmdet_cli.engines.transformers import LoadedModel, TransformersEngine
 from vlmdet_cli.errors import EngineError
@@ -114,12 +115,11 @@ def test_a_row_that_repeats_a_box_ends_early_with_its_cut_text_and_the_others_ke
     steps: list[int] = []
     real = LoadedModel.generate
 
-    def generate(model: LoadedModel, inputs: Any, **arguments: Any) -> Any:
+    def generate(model: LoadedModel, inputs: Any, max_tokens: int) -> list[GeneratedRow]:
         ids = model._processor.tokenizer(dialect.write([cat] * 99))["input_ids"]
-        arguments["logits_processor"] = [Dictation(ids), *arguments["logits_processor"]]
-        output = real(model, inputs, **arguments)
-        steps.append(output.shape[1] - inputs["input_ids"].shape[1])
-        return output
+        rows = real(model, inputs, max_tokens, [Dictation(ids)])
+        steps.extend(len(row.ids) for row in rows)
+        return rows
 
     plain = list(TransformersEngine(settings(scores=True)).answer(requests(pictures[:3]), 512))
     monkeypatch.setattr(LoadedModel, "generate", generate)
@@ -131,6 +131,37 @@ def test_a_row_that_repeats_a_box_ends_early_with_its_cut_text_and_the_others_ke
     assert all(completion.finish == "stop" for completion in others)
     assert max(steps) < 200
     assert first.num_tokens < 200
+
+
+def test_rows_that_have_ended_leave_the_batch_and_the_answers_are_those_of_transformers_own_loop(
+    pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    real = greedy._RunningBatch.next_outputs
+
+    def next_outputs(batch: Any) -> Any:
+        sizes.append(len(batch.ids))
+        return real(batch)
+
+    monkeypatch.setattr(greedy._RunningBatch, "next_outputs", next_outputs)
+    model = LoadedModel(settings(scores=True))
+    batch = [(request, model.read(request)) for request in requests(pictures)]
+    inputs = model.inputs(batch)
+    rows = model.generate(inputs, 96)
+    assert sizes[0] == 10
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 5
+    own = model.model.generate(
+        **inputs, max_new_tokens=96, do_sample=False, eos_token_id=model._ends, output_logits=True,
+        return_dict_in_generate=True, temperature=None, top_p=None, top_k=None,
+    )  # fmt: skip
+    for row, ids in zip(rows, own.sequences[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+        assert row.ids == ids[: len(row.ids)]
+        assert len(row.ids) == 96 or row.ids[-1] in model._ends
+        assert len(row.logprobs) == len(row.ids)
+    steps = [step.float().log_softmax(dim=-1).amax(dim=-1).tolist() for step in own.logits]
+    for number, row in enumerate(rows):
+        assert row.logprobs == pytest.approx([step[number] for step in steps[: len(row.ids)]], abs=1e-4)
 
 
 def test_generated_tokens_are_counted(pictures: list[Path]) -> None:

@@ -7,7 +7,7 @@ resizes nothing. Special tokens of an answer are kept; only its end and padding 
 import gc
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from vlmdet_cli.core.model_hash import model_folder_hash
 from vlmdet_cli.engines import Completion, EngineSettings, Request
 from vlmdet_cli.engines.batches import BatchedAnswers, Sized
 from vlmdet_cli.engines.failures import engine_errors
+from vlmdet_cli.engines.greedy import GeneratedRow, GreedyDecoder
 from vlmdet_cli.engines.loops import LoopRule, LoopWatch
 from vlmdet_cli.engines.pictures import PictureReader
 from vlmdet_cli.engines.settings import TransformersOptions
@@ -119,23 +120,25 @@ class LoadedModel:
 
     def complete(self, batch: Sequence[Sized], inputs: Any, max_tokens: int) -> list[Completion]:
         """The completions of a batch, in its order; ``inputs``: what ``inputs`` makes of it."""
-        inputs = inputs.to(self.device)
-        recorder = _Recorder(self._torch)
-        output = self.generate(
-            inputs,
-            max_new_tokens=max_tokens,
-            logits_processor=[recorder] if self._settings.scores else [],
-            stopping_criteria=[_LoopStop(self._torch, self._loops, self._decode)] if self._loops.times else [],
-        )
-        rows = output[:, inputs["input_ids"].shape[1] :].tolist()
-        logprobs = list(zip(*recorder.steps, strict=True)) if self._settings.scores else [()] * len(rows)
+        rows = self.generate(inputs.to(self.device), max_tokens)
         keys = (request.key for request, _ in batch)
-        return [self._completion(*row) for row in zip(keys, rows, logprobs, strict=True)]
+        return [self._completion(key, row) for key, row in zip(keys, rows, strict=True)]
 
-    def generate(self, inputs: Any, **arguments: Any) -> Any:
-        """The token ids ``(rows, length)`` of prompts and answers, by greedy search."""
+    def generate(self, inputs: Any, max_tokens: int, logits_processor: Sequence[Any] = ()) -> list[GeneratedRow]:
+        """The answers of a batch by greedy search."""
+        watch = LoopWatch(self._loops, self._decode) if self._loops.times else None
+        decoder = GreedyDecoder(self._torch, watch, scores=self._settings.scores)
         with self._torch.inference_mode():
-            return self.model.generate(**inputs, **arguments, do_sample=False, eos_token_id=self._ends, **_NO_SAMPLING)
+            self.model.generate(
+                **inputs,
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                eos_token_id=self._ends,
+                logits_processor=[*logits_processor],
+                custom_generate=decoder,
+                **_NO_SAMPLING,
+            )
+        return decoder.rows
 
     def inputs(self, batch: Sequence[Sized]) -> Any:
         """What the model is fed for a batch, padded at the left, still on the CPU. May be called on any thread."""
@@ -145,14 +148,14 @@ class LoadedModel:
         with self._tokenizing:
             return family.inputs(self._processor, texts, pictures)
 
-    def _completion(self, key: str, ids: list[int], logprobs: Sequence[float]) -> Completion:
-        end = next((position for position, token in enumerate(ids) if token in self._cuts), None)
-        ids = ids[:end]
+    def _completion(self, key: str, row: GeneratedRow) -> Completion:
+        end = next((position for position, token in enumerate(row.ids) if token in self._cuts), None)
+        ids = row.ids[:end]
         completion = Completion(
             key=key,
             text=self._decode(ids),
             finish="length" if end is None else "stop",
-            tokens=list(self._tokens(ids, logprobs[:end])) if logprobs else [],
+            tokens=list(self._tokens(ids, row.logprobs[:end])),
             num_tokens=len(ids),
         )
         return self._loops.cut(completion)
@@ -164,45 +167,11 @@ class LoadedModel:
     def _tokens(self, ids: Sequence[int], logprobs: Sequence[float]) -> Iterator[Token]:
         """Tokens as text; those that are parts of one character are joined."""
         start = 0
-        for end in range(1, len(ids) + 1):
+        for end in range(1, len(logprobs) + 1):
             text = self._decode(ids[start:end])
-            if end == len(ids) or not text.endswith("\ufffd"):
+            if end == len(logprobs) or not text.endswith("\ufffd"):
                 yield text, round(sum(logprobs[start:end]), 5)
                 start = end
-
-
-class _Recorder:
-    """Keeps the log-probability of each greedily chosen token: the largest one of its step."""
-
-    def __init__(self, torch: Any) -> None:
-        self.steps: list[list[float]] = []
-        self._torch = torch
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        del input_ids
-        self.steps.append(self._torch.log_softmax(scores.float(), dim=-1).max(dim=-1).values.tolist())
-        return scores
-
-
-class _LoopStop:
-    """Ends the rows that loop; transformers calls it after each token of a batch."""
-
-    def __init__(self, torch: Any, rule: LoopRule, decode: Callable[[Sequence[int]], str]) -> None:
-        self._torch = torch
-        self._watch = LoopWatch(rule, decode)
-        self._prompt_length = 0
-        self._stopped: Any = None  # (rows,) of bool
-
-    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        del scores
-        if self._stopped is None:
-            self._prompt_length = input_ids.shape[1] - 1
-            self._stopped = self._torch.zeros(len(input_ids), dtype=self._torch.bool, device=input_ids.device)
-        if (input_ids.shape[1] - self._prompt_length) % LoopWatch.EVERY == 0:
-            ids = input_ids[:, self._prompt_length :].cpu().numpy()
-            looping = [self._watch.looping(row, tokens) for row, tokens in enumerate(ids)]
-            self._stopped |= self._torch.tensor(looping, device=input_ids.device)
-        return self._stopped
 
 
 _LOAD_HINT = "A model folder holds config.json, weights (*.safetensors), tokenizer and preprocessor files."
