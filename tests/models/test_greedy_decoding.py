@@ -1,0 +1,70 @@
+"""Rows that leave a batch: on every family's architecture the tokens stay those of transformers' own loop."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.models import tiny_models
+from vlmdet_cli.engines import EngineSettings, Request, greedy
+from vlmdet_cli.engines.settings import TransformersOptions
+from vlmdet_cli.models import registry
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("transformers") is None, reason="needs the extra `train`"),
+]
+SIZES = [(56, 56), (200, 90), (90, 200), (28, 400)]
+TOKENS = 24
+
+
+def loaded_model(folder: Path, name: str) -> Any:
+    from vlmdet_cli.engines.transformers import LoadedModel
+
+    family = registry.get(tiny_models.family_name(name)).configured(folder)
+    return LoadedModel(
+        EngineSettings(model=folder, family=family, options=TransformersOptions(), max_pixels=300 * 300, scores=True)
+    )
+
+
+def batch_inputs(model: Any) -> Any:
+    prompts = ["<image>cat", "<image>Draw the bounding box of objects", "<image>x"]
+    return model.inputs([
+        (Request(key=str(number), image=Path(), prompt=prompts[number % 3]), picture)
+        for number, picture in enumerate(
+            model._settings.family.resize(Image.effect_noise(size, 90).convert("RGB"), 300 * 300) for size in SIZES
+        )
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(tiny_models.builders()))
+def test_the_tokens_are_those_of_transformers_own_loop(
+    tiny_model_folders: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    model = loaded_model(tiny_model_folders[name], name)
+    inputs = batch_inputs(model)
+    start = inputs["input_ids"].shape[1]
+    arguments = {"max_new_tokens": TOKENS, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    endless = model.model.generate(**inputs, **arguments, eos_token_id=None)[:, start:].tolist()
+    # random weights never end an answer: what each row says at another place ends it
+    model._ends = sorted({row[3 + 3 * number] for number, row in enumerate(endless)})
+    own = model.model.generate(**inputs, **arguments, eos_token_id=model._ends)[:, start:].tolist()
+    dropped: list[int] = []
+    real = greedy._RunningBatch.drop_finished
+
+    def drop_finished(batch: Any) -> None:
+        real(batch)
+        dropped.append(len(batch.ids))
+
+    monkeypatch.setattr(greedy._RunningBatch, "drop_finished", drop_finished)
+    rows = model.generate(inputs, TOKENS)
+    assert [row.ids for row in rows] == [ids[: len(row.ids)] for row, ids in zip(rows, own, strict=True)]
+    assert all(row.ids[-1] in model._ends or len(row.ids) == TOKENS for row in rows)
+    assert all(len(row.logprobs) == len(row.ids) for row in rows)
+    assert len({len(row.ids) for row in rows}) > 1
+    assert dropped
