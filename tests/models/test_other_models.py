@@ -62,9 +62,9 @@ def test_a_model_without_a_module_goes_through_the_whole_job(tmp_path: Path) -> 
     asked = vlmdet(tmp_path, "infer")
     assert (asked["rows"], asked["failed"], asked["engine"]) == (4, 1, "swift")
     answers = [json.loads(line) for line in Path(asked["answers"]).read_text().splitlines()]
-    texts = [answer["text"] for answer in answers if answer.get("finish") != "error"]
-    assert len(set(texts)) == 3  # the pictures reach the model
-    assert all("".join(token for token, _ in answer["tokens"]) == answer["text"] for answer in answers)
+    answered = [answer for answer in answers if answer.get("finish") != "error"]
+    assert len({answer["text"] for answer in answered}) == 3  # the pictures reach the model
+    assert all("".join(token for token, _ in answer["tokens"]) == answer["text"] for answer in answered)
     report = vlmdet(tmp_path, "eval")
     assert report["answers"]["n"] == 4
     assert (report["protocol"]["dialect"], report["protocol"]["engine"]) == ("swift", "swift")
