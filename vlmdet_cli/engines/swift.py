@@ -37,6 +37,8 @@ _RUN_HINT = "What is answered is kept: run the same command again. `vlmdet docto
 # what a template raises for the machine's sake; any other exception of it is of the picture or its prompt
 _OF_THE_MACHINE = (MemoryError, ImportError, OSError)
 
+_TOO_LONG = "leaves no room for generation"  # what swift says of a whole batch with one prompt over the model's length
+
 
 class SwiftEngine:
     """Answers with the model of ``settings``, which swift loads when it is asked for the first time and keeps."""
@@ -122,8 +124,15 @@ class LoadedModel:
             max_tokens=max_tokens, temperature=0, logprobs=self._settings.scores, return_details=True
         )
         requests = [self._request(request.prompt, picture) for request, picture in batch]
-        with _quiet():
-            responses = self._engine.infer(requests, config, use_tqdm=False)
+        try:
+            with _quiet():
+                responses = self._engine.infer(requests, config, use_tqdm=False)
+        except ValueError as error:
+            if _TOO_LONG not in str(error):
+                raise
+            if len(batch) == 1:
+                return [Completion(key=batch[0][0].key, finish="error", error=f"swift refuses it: {error}")]
+            return [self.complete([item], max_tokens)[0] for item in batch]
         keys = (request.key for request, _ in batch)
         return [self._completion(key, response) for key, response in zip(keys, responses, strict=True)]
 
@@ -134,7 +143,7 @@ class LoadedModel:
         if isinstance(response, _OF_THE_MACHINE):
             raise response
         if isinstance(response, Exception):
-            return Completion(key=key, finish="error", error=f"swift's template refuses it: {response}")
+            return Completion(key=key, finish="error", error=f"swift refuses it: {response}")
         (choice,) = response.choices
         ids = list(choice.token_ids)
         kept = ids[: len(self.template.skip_stop_tokens(ids))]
