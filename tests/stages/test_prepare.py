@@ -325,6 +325,19 @@ def test_rows_that_are_too_long_stop_before_anything_of_the_last_run_is_replaced
     assert files_of("out") == before
 
 
+def test_pictures_that_take_all_tokens_of_a_row_are_warned_of(cli: Cli) -> None:
+    write_project(Path(), {"a.jpg": [("cat", (1, 1, 20, 20))], "b.jpg": []}, "[subset]\nempty = 1.0", size=(640, 480))
+    done = cli("prepare", "--set", "train.model=OpenGVLab/InternVL3-1B-hf")
+    assert done.exit_code == 0
+    assert " ".join(done.stderr.split()) == (
+        "warning: 2 of 2 pictures of train take up to 3,330 tokens without any text, and train.max_length is 2,048: "
+        "there is no row about them. Raise it, or lower train.swift.max_pixels; `vlmdet init --model NAME` writes what "
+        "fits a model."
+    )
+    done = cli("prepare", "--set", "train.model=OpenGVLab/InternVL3-1B-hf", "--set", "train.max_length=4096")
+    assert (done.exit_code, done.stderr) == (0, "")
+
+
 def test_pictures_of_the_last_run_stay_where_new_ones_cannot_be_imported(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

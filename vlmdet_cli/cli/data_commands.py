@@ -37,6 +37,8 @@ def prepare(
     session.warn(chunks.lengths_warning(project))
     with session.output.progress() as bars:
         result = stage.prepare(project, bars, report=report)
+    for warning in result.warnings:
+        session.warn(warning)
     session.output.result(result, *step_tables.prepare(result), *_data_report(result.report))
 
 

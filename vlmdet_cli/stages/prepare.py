@@ -63,6 +63,7 @@ class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
 class PrepareResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     splits: dict[str, SplitResult]
     report: DataReport | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def prepare(project: Project, progress: Progress = no_progress, *, report: bool = False) -> PrepareResult:
@@ -102,7 +103,8 @@ def _prepare(
     tokens = {split: chunks.token_counts(chunk_stats) for split, chunk_stats in stats.items()}
     made_report = _write_report(project, selections, tokens, progress) if report else None
     shards.mark_prepared(project)
-    return PrepareResult(splits=results, report=made_report)
+    warnings = (_pictures_too_large(selection, settings[selection.split]) for selection in selections)
+    return PrepareResult(splits=results, report=made_report, warnings=tuple(filter(None, warnings)))
 
 
 def read_split(project: Project, split: str, *, objects: bool = True) -> Dataset:
@@ -180,6 +182,19 @@ def _too_long(stats: Sequence[ChunkStats], settings: RowSettings) -> DataError:
         f"train.max_length = {settings.max_length} tokens",
         why=f"The longest has {int(chunks.token_counts(stats).max()):,} tokens.",
         hint='Raise train.max_length, lower subset.max_objects, or set format.too_long = "split".',
+    )
+
+
+def _pictures_too_large(selection: SplitSelection, settings: RowSettings) -> str:
+    """Where pictures of train take a whole row's tokens: no row about them can be trained on."""
+    tokens = settings.length_limit.counter.pictures(selection.data.sizes)
+    too_large = int(np.count_nonzero(tokens >= settings.max_length))
+    if not too_large or selection.split != "train":
+        return ""
+    return (
+        f"{too_large:,} of {len(tokens):,} pictures of train take up to {int(tokens.max()):,} tokens without any text, "
+        f"and train.max_length is {settings.max_length:,}: there is no row about them. Raise it, or lower "
+        "train.swift.max_pixels; `vlmdet init --model NAME` writes what fits a model."
     )
 
 
