@@ -27,7 +27,7 @@ END = "<|im_end|>"
 HIDDEN = 64
 TEXT: dict[str, Any] = {
     "vocab_size": VOCABULARY_SIZE, "hidden_size": HIDDEN, "intermediate_size": 128, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32768, "head_dim": 16,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 32768, "head_dim": 32,
     "bos_token_id": 151643, "eos_token_id": 151645, "pad_token_id": 151643, "initializer_range": 0.2,
     "tie_word_embeddings": False,
 }  # fmt: skip
