@@ -38,7 +38,9 @@ EMPTY_WORDS = {
     "mine",
     "theirs",
 }
-HEAVY = {"torch", "transformers", "swift", "peft", "torchvision", "qwen_vl_utils", "vllm", "openai", "httpx", "httpx2"}
+HEAVY = {
+    "torch", "transformers", "swift", "peft", "torchvision", "qwen_vl_utils", "ray", "vllm", "openai", "httpx", "httpx2"
+}  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 IN_ROOMS = [path for path in MODULES if path.relative_to(PACKAGE).parts[0].removesuffix(".py") in ROOMS]
 

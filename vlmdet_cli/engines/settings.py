@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from vlmdet_cli.core.settings import AboveZero, Ask, Count, Positive, Share, Table, Text
+from vlmdet_cli.core.settings import AboveZero, Amount, Ask, Count, Positive, Share, Table, Text
 from vlmdet_cli.core.tiles import Tiling
 from vlmdet_cli.data.settings import Split
 
@@ -65,6 +65,18 @@ class ServerOptions(Table, frozen=True, kw_only=True):
     probe: bool = True
 
 
+class RayOptions(Table, frozen=True, kw_only=True):
+    """Actors on a Ray cluster. ``address``: that of a cluster, empty for one on this machine that ends with the
+    inference. ``actors``: their number, 0 for one on each GPU, or for a single one where the cluster has none. ``cpus``
+    and ``gpus``: what each takes; ``auto`` is a GPU where the cluster has any.
+    """
+
+    address: str = ""
+    actors: Count = 0
+    cpus: AboveZero = 1.0
+    gpus: Amount | Literal["auto"] = "auto"
+
+
 class Infer(Table, frozen=True, kw_only=True):
     """``engine``: the name of an engine, whose options are the field of that name, or ``auto`` (see ``choice``).
     ``ask``: the rows as prepared, or prompts that name all classes, one class, or those that the picture has.
@@ -72,6 +84,7 @@ class Infer(Table, frozen=True, kw_only=True):
     ``tiles``: rows, columns and overlap of the tiles that a picture is cut into; ``whole``: ask about all of it too.
     ``dedupe``: IoU from which boxes of a class in a picture are taken for one when answers are read, 0 for never.
     ``family``: the model's family, where neither its folder, its run nor its name tells it.
+    ``executor``: where the engine runs, in this process or on Ray's actors.
     ``stop_loops``: how often an answer repeats a box before it is cut, 0 for no limit (see ``engines.loops``).
     """
 
@@ -93,6 +106,8 @@ class Infer(Table, frozen=True, kw_only=True):
     swift: SwiftOptions = SwiftOptions()
     vllm: VLLMOptions = VLLMOptions()
     server: ServerOptions = ServerOptions()
+    executor: Literal["local", "ray"] = "local"
+    ray: RayOptions = RayOptions()
 
     def __post_init__(self) -> None:
         """Raises ``ValueError``, which names the key, for tiles that cannot be."""

@@ -16,6 +16,7 @@ from vlmdet_cli.data import dataset
 from vlmdet_cli.data.image_files import IMAGE_SUFFIXES, Unreadable, upright_size
 from vlmdet_cli.engines import choice as choice_of_engine
 from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow, read_answers
+from vlmdet_cli.engines.ray_executor import RayExecutor
 from vlmdet_cli.engines.settings import ServerOptions
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.models.dialects import Dialect
@@ -125,7 +126,7 @@ def create_engine(settings: Infer, choice: ModelChoice, asked: AskedAs, root: Pa
     options = settings.options(name, root)
     if isinstance(options, ServerOptions):
         options = msgspec.structs.replace(options, model=choice.name)
-    return engines.create(
+    engine = engines.create(
         name,
         engines.EngineSettings(
             model=choice.model,
@@ -142,6 +143,7 @@ def create_engine(settings: Infer, choice: ModelChoice, asked: AskedAs, root: Pa
             stop_loops=settings.stop_loops,
         ),
     )
+    return RayExecutor(engine, settings.ray) if settings.executor == "ray" else engine
 
 
 def _meta(
