@@ -21,7 +21,7 @@ from vlmdet_cli.stages.engine_parity import spread
 class Failing(FakeEngine):
     def answer(self, requests: Iterable[Request], max_tokens: int) -> Iterator[Completion]:
         del requests, max_tokens
-        raise EngineError("The engine failed", why="It is broken.")
+        raise EngineError("The engine failed", why=["a log's first line", "It is broken.", "The whole log: l"])
 
 
 class Stripping(FakeEngine):
@@ -91,7 +91,7 @@ def test_an_engine_that_fails_gives_exit_code_1_and_the_others_go_on(cli: Cli, h
     here["transformers"] = Failing
     document = compare(cli, code=1)
     assert document["reference"] == "swift"
-    assert document["engines"][0]["reason"] == "The engine failed It is broken."
+    assert document["engines"][0]["reason"] == "The engine failed\nIt is broken.\nThe whole log: l"
 
 
 @pytest.mark.usefixtures("here")

@@ -25,6 +25,7 @@ from vlmdet_cli.stages.infer_model import InferRequest, asked_as, choose_model
 from vlmdet_cli.stages.text_differences import excerpts, likely_cause
 
 REFERENCE = "transformers"
+LINE = 200  # characters of a reason's line
 Progress = Callable[[str, int, int], None]
 
 
@@ -129,7 +130,7 @@ def _answers(
     try:
         return _ask(_job(project, request, name), name, pictures, on_progress)
     except VlmdetError as error:
-        return EngineResult(engine=name, state="failed", reason=" ".join([error.what, *error.why]))
+        return EngineResult(engine=name, state="failed", reason=_reason(error))
 
 
 def _check(names: Sequence[str]) -> None:
@@ -140,15 +141,20 @@ def _check(names: Sequence[str]) -> None:
 
 
 def _job(project: GetProject, request: InferRequest, name: str) -> InferJob:
-    """The inference that ``infer`` would run with that engine, of detection alone."""
+    """The inference that ``infer`` would run with that engine, in this process and of detection alone."""
 
     def with_engine() -> Project:
         loaded = project()
-        infer = msgspec.structs.replace(loaded.config.infer, engine=name, questions=False)
+        infer = msgspec.structs.replace(loaded.config.infer, engine=name, executor="local", questions=False)
         return msgspec.structs.replace(loaded, config=msgspec.structs.replace(loaded.config, infer=infer))
 
-    sets = (*request.sets, f"infer.engine={name}")
+    sets = (*request.sets, f"infer.engine={name}", "infer.executor=local")
     return infer_job(with_engine, msgspec.structs.replace(request, sets=sets))
+
+
+def _reason(error: VlmdetError) -> str:
+    """What failed and why, in a few lines: the end of a log says more than its beginning."""
+    return "\n".join([error.what, *(line.strip()[:LINE] for line in error.why[-2:])])
 
 
 def _ask(job: InferJob, name: str, pictures: int, on_progress: Progress) -> _Answered:
