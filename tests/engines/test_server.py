@@ -447,13 +447,24 @@ def test_a_server_that_fails_on_one_picture_alone_does_not_make_its_row_a_bad_pi
         completions.extend(engine(server).answer(requests(tmp_path, 4), 64))
 
 
-def test_a_picture_that_the_server_refuses_is_recorded_with_its_reason(server: FakeServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Failed to load the image",
+        "The decoder prompt (length 4000) is longer than the maximum model length of 1024. Make sure that "
+        "`max_model_len` is no smaller than the number of text tokens plus multimodal tokens.",
+    ],
+    ids=["image", "too long"],
+)
+def test_a_picture_that_the_server_refuses_is_recorded_with_its_reason(
+    server: FakeServer, tmp_path: Path, message: str
+) -> None:
     def behave(handler: Handler, body: dict[str, Any]) -> bool:
-        return prompt_of(body) == "<image>xyy" and say(400, "Failed to load the image")(handler, body)
+        return prompt_of(body) == "<image>xyy" and say(400, message)(handler, body)
 
     server.behave = behave
     completions = {completion.key: completion for completion in engine(server).answer(requests(tmp_path, 4), 64)}
-    assert completions["2"].error == "the server: status 400: Failed to load the image"
+    assert completions["2"].error == f"the server: status 400: {message}"
     assert [completions[key].finish for key in "0123"] == ["stop", "stop", "error", "stop"]
 
 
@@ -467,7 +478,7 @@ def test_a_server_that_takes_no_picture_at_all_is_no_reason_to_record_bad_pictur
 
 
 @pytest.mark.parametrize(
-    "message", ["The prompt (4000 tokens, image included) is longer than max_model_len", "bad key"]
+    "message", ["max_tokens=64 cannot be greater than max_model_len=32. Is there an image?", "bad key"]
 )
 def test_a_refusal_that_is_not_of_the_picture_ends_at_once(server: FakeServer, tmp_path: Path, message: str) -> None:
     server.behave = failing(say(400, message))

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 FailureKind = Literal["unreachable", "busy", "broken", "picture", "refused"]
 LIST_TIMEOUT = 10.0  # seconds to connect, and for the list of models
 _OF_PICTURE = re.compile(r"image|picture|pixel|multi-?modal|aspect ratio", re.I)
-_OF_LENGTH = re.compile(r"max_model_len|maximum (context|model) length|context length|longer than", re.I)
+# a prompt that is too long is the picture's fault, a limit that is too low for every prompt is not
+_OF_PROMPT = re.compile(r"prompt \(length|input length|your prompt contains|leaves no room for generation", re.I)
+_OF_LIMIT = re.compile(r"max_model_len|context length|cannot be greater", re.I)
 _TAG = re.compile(r"<(style|script)\b.*?</\1>|<[^>]*>", re.I | re.S)
 
 
@@ -140,8 +142,8 @@ def _status_failure(error: "APIStatusError") -> Failure:
         return Failure("unreachable", why)
     if status in {408, 409} or status >= 500:
         return Failure("broken", why)
-    is_of_picture = status == 400 and _OF_PICTURE.search(message) and not _OF_LENGTH.search(message)
-    return Failure("picture" if is_of_picture else "refused", why)
+    is_of_picture = _OF_PROMPT.search(message) or (_OF_PICTURE.search(message) and not _OF_LIMIT.search(message))
+    return Failure("picture" if status == 400 and is_of_picture else "refused", why)
 
 
 def _message(error: "APIStatusError") -> str:
