@@ -30,8 +30,11 @@ def _fake_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", None)
 
 
-def engine(model: Path = Path("model"), *, scores: bool = False, **options: Any) -> VLLMEngine:
-    return VLLMEngine(EngineSettings(model=model, family=Family(), options=VLLMOptions(**options), scores=scores))
+def engine(model: Path = Path("model"), *, scores: bool = False, stop_loops: int = 0, **options: Any) -> VLLMEngine:
+    settings = EngineSettings(
+        model=model, family=Family(), options=VLLMOptions(**options), scores=scores, stop_loops=stop_loops
+    )
+    return VLLMEngine(settings)
 
 
 def requests(folder: Path, prompts: Iterable[str]) -> list[Request]:
@@ -80,6 +83,17 @@ def test_a_refused_request_and_a_bad_picture_are_recorded_and_the_others_answere
     }  # fmt: skip
 
 
+def test_a_loop_of_boxes_is_stopped_and_what_only_repeats_a_word_is_answered_to_its_end(tmp_path: Path) -> None:
+    prompts = ["loop", "stutter", "a"]
+    completions = answered(engine(stop_loops=3), requests(tmp_path, prompts), 50)
+    loop, stutter, plain = (completions[str(number)] for number in range(3))
+    assert (loop.finish, loop.num_tokens) == ("loop", 4)
+    assert (stutter.finish, stutter.text) == ("length", "!" * 50)
+    assert plain.finish == "stop"
+    completions = answered(engine(), requests(tmp_path, prompts), 50)
+    assert (completions["0"].finish, completions["0"].num_tokens) == ("length", 50)
+
+
 @pytest.mark.parametrize(
     ("prompt", "what", "why"),
     [
@@ -106,11 +120,12 @@ def test_a_process_that_ends_well_before_its_time_is_a_failure_too(tmp_path: Pat
     assert caught.value.what == "vLLM's process failed: exit code 0"
 
 
-def test_a_model_that_does_not_load_is_named_with_the_logs_last_lines(tmp_path: Path) -> None:
+def test_a_model_that_does_not_load_is_named_with_the_first_error_and_the_logs_last_lines(tmp_path: Path) -> None:
     with pytest.raises(EngineError) as caught:
         answered(engine(tmp_path / "broken"), requests(tmp_path, ["a"]))
     assert caught.value.what == f"vLLM cannot load the model: {tmp_path}/broken"
-    assert "OSError: no weights" in caught.value.why
+    assert caught.value.why[0] == "ValueError: no weights"
+    assert "RuntimeError: See root cause above." in caught.value.why
 
 
 def test_an_answer_that_nobody_waits_for_ends_the_processes(tmp_path: Path) -> None:

@@ -135,9 +135,12 @@ def failed(command: Command, code: int, log: Path, hint: str, name: str = "") ->
 
 
 def stop(process: "subprocess.Popen[Any]") -> None:
-    """End a process and everything it started: politely first, then by force, at once after another interrupt."""
+    """End a process and everything it started: politely first, then by force, at once after another interrupt.
+
+    What a process that has ended left behind is ended by force.
+    """
     family: set[psutil.Process] = set()
-    for number, patience in _STOPS:
+    for number, patience in _STOPS if process.poll() is None else _STOPS[-1:]:
         with contextlib.suppress(KeyboardInterrupt):
             family |= _family(process.pid)
             if _ended(process, family, number, patience):

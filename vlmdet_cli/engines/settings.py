@@ -27,13 +27,14 @@ class SwiftOptions(Table, frozen=True, kw_only=True):
 class VLLMOptions(Table, frozen=True, kw_only=True):
     """``python``: the Python of vLLM's environment, empty for this one. ``data_parallel``: processes, each with
     ``tensor_parallel`` GPUs. ``max_model_len``: the tokens of prompt and answer together, 0 for the model's own limit.
-    ``dtype``: ``auto`` is float32 on a CPU, bfloat16 on a GPU. The others are vLLM's own arguments.
+    ``gpu_memory_utilization``: the share of a GPU's memory, or of a CPU's, that a process takes; 0 is 0.9 of a GPU's
+    and 0.3 of a CPU's. ``dtype``: ``auto`` is float32 on a CPU, bfloat16 on a GPU. The others are vLLM's own arguments.
     """
 
     python: str = ""
     data_parallel: Positive = 1
     tensor_parallel: Positive = 1
-    gpu_memory_utilization: AboveZero = 0.9
+    gpu_memory_utilization: Share = 0.0
     max_model_len: Count = 0
     enforce_eager: bool = False
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -20,16 +20,19 @@ from vlmdet_cli.core import gpus, programs
 from vlmdet_cli.core.files import read_json
 from vlmdet_cli.core.model_hash import model_folder_hash
 from vlmdet_cli.engines import Completion, EngineSettings, Request
+from vlmdet_cli.engines.loops import LoopRule
 from vlmdet_cli.engines.pictures import PictureReader
 from vlmdet_cli.engines.settings import VLLMOptions
 from vlmdet_cli.engines.vllm_ranks import Job, Ranks
 from vlmdet_cli.errors import EngineError, UsageError
+from vlmdet_cli.models import dialects
 
 WORKER = Path(__file__).parent / "workers" / "vllm_worker.py"
 INSTALL = (
     "Install vLLM in an environment of its own, python -m venv ENV && ENV/bin/pip install vllm, and set "
     'infer.vllm.python = "ENV/bin/python".'
 )
+REPEATED_TOKENS = 5, 64  # of a label and its box, at least and at most; vLLM compares all lengths at each token
 # vLLM reports its use to its makers unless it is told not to; a model is read from its folder alone
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -74,7 +77,9 @@ class VLLMEngine:
             "tensor_parallel_size": options.tensor_parallel,
             "gpu_memory_utilization": options.gpu_memory_utilization,
             "enforce_eager": options.enforce_eager,
+            "dtype": options.dtype,
             "generation_config": "vllm",  # of the model's own settings only ``generation_arguments``
+            "logprobs_mode": "processed_logprobs",  # those that the tokens are chosen by, as with transformers
             "limit_mm_per_prompt": {"image": 1},
             "mm_processor_kwargs": settings.family.processor_arguments(),
         }
@@ -82,16 +87,23 @@ class VLLMEngine:
             arguments["max_model_len"] = options.max_model_len
         load = {
             "load": arguments,
-            "dtype": options.dtype,
             "end_tokens": settings.family.end_tokens,
             "scores": settings.scores,
             "sampling": generation_arguments(settings.model),
+            "loops": self._repetition(),
         }
         return Job(
             model=settings.model,
             load=load,
             request_text=lambda request: settings.family.request_text(request.prompt, settings.system),
+            loops=LoopRule(dialects.get(settings.dialect), settings.stop_loops).loops,
         )
+
+    def _repetition(self) -> dict[str, int] | None:
+        """What makes vLLM stop an answer that ``LoopRule`` cuts, as soon as the rule cannot miss it."""
+        times = self._settings.stop_loops
+        shortest, longest = REPEATED_TOKENS
+        return {"min_pattern_size": shortest, "max_pattern_size": longest, "min_count": times + 1} if times else None
 
     def _require_no_adapter(self) -> None:
         if self._settings.adapter is not None:

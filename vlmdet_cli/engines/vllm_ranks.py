@@ -7,6 +7,7 @@ or whose engine fails, ends all of them with an ``EngineError``; what has been a
 
 import contextlib
 import queue
+import re
 import shutil
 import tempfile
 import threading
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 FEEDERS = 2  # threads a rank; decoding and resizing release Python's lock
 REQUESTS, PIXELS = 256, 1 << 27  # on their way in a rank: enough to keep a GPU busy, and not too much for the memory
 EXIT_SECONDS = 60.0  # vLLM's own clearing up
+_NAMED_ERROR = re.compile(r"\b\w+(?:Error|Exception): .+")
 _HINT = "What is answered is kept: run the same command again."
 _LOAD_HINT = (
     "If memory ran out, lower infer.vllm.gpu_memory_utilization or infer.vllm.max_model_len; the log says what failed."
@@ -35,11 +37,14 @@ _LOAD_HINT = (
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """``load``: the worker's first message. ``request_text``: the chat of a request, as the family writes it."""
+    """``load``: the worker's first message. ``request_text``: the chat of a request, as the family writes it.
+    ``loops``: whether an answer that vLLM takes for a loop is one; any other is asked again without a stop.
+    """
 
     model: Path
     load: dict[str, Any]
     request_text: Callable[[Request], str]
+    loops: Callable[[str], bool]
 
 
 class Ranks:
@@ -167,12 +172,14 @@ class Rank:
     def failure(self, named: str) -> EngineError:
         """What a user needs of a process that has ended. ``named``: the error that it named itself."""
         code = programs.wait(self._process, EXIT_SECONDS) or 0
-        error = programs.failed(self._command, code, self._log, _HINT if self._loaded else _LOAD_HINT, "vLLM's process")
+        hint = _HINT if self._loaded else _LOAD_HINT
+        error = programs.failed(self._command, code, self._log, hint, "vLLM's process")
+        what = error.what
         if not self._loaded:
-            return EngineError(f"vLLM cannot load the model: {self._job.model}", why=error.why, hint=error.hint)
-        if named:
-            return EngineError("The engine vllm failed", why=(named, *error.why), hint=error.hint)
-        return error
+            what = f"vLLM cannot load the model: {self._job.model}"
+        elif named:
+            what = "The engine vllm failed"
+        return EngineError(what, why=(*first_error(self._log), *error.why), hint=hint)
 
     def _feed(self, source: _Source, read: "Callable[[Request], Image.Image]", max_tokens: int) -> None:
         count = 0
@@ -213,12 +220,27 @@ class Rank:
 
     def _named_failure(self, message: Mapping[str, Any]) -> str:
         """Handle a message; the failure that it names, if any."""
+        if message.get("finish") == "loop":
+            is_loop = self._job.loops(message["text"])
+            self._send({"key": message["key"], "again": not is_loop})
+            if not is_loop:
+                return ""
         if "key" in message:
             self._window.leave(message["key"])
             self._results.put(_completion(message))
         elif "loaded" in message:
             self._loaded = True
         return str(message.get("failed", ""))
+
+
+def first_error(log: Path) -> list[str]:
+    """The first error that a log names, if it names any.
+
+    vLLM's processes fail one after the other, and the last lines are those of the last: the cause stands further up.
+    """
+    with log.open(encoding="utf-8", errors="replace") as file:
+        matches = map(_NAMED_ERROR.search, file)
+        return next(([match[0].rstrip()] for match in matches if match), [])
 
 
 def _completion(message: Mapping[str, Any]) -> Completion:

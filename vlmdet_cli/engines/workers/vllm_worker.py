@@ -2,12 +2,14 @@
 
 It needs the standard library, Pillow and vLLM. A message is a line of JSON; a picture's pixels follow theirs.
 
-    stdin   {"load": arguments of LLM, "dtype": name or "auto", "end_tokens": […], "scores": bool,
-             "sampling": more arguments of SamplingParams, "logit_bias" as pairs}
+    stdin   {"load": arguments of LLM, where "dtype" may be "auto" and "gpu_memory_utilization" 0,
+             "end_tokens": […], "scores": bool, "sampling": more arguments of SamplingParams, "logit_bias" as pairs,
+             "loops": null or the arguments of RepetitionDetectionParams}
             {"key": …, "text": …, "max_tokens": n, "size": [width, height]}, then width x height x 3 bytes of RGB
+            {"key": …, "again": whether to answer once more and not to stop a loop}, after each answer "loop"
             …
     stdout  {"loaded": {"device": …}}
-            {"key": …, "text": …, "finish": "stop" or "length", "num_tokens": n, "tokens": [[text, logprob], …]}
+            {"key": …, "text": …, "finish": "stop", "length" or "loop", "num_tokens": n, "tokens": [[text, logprob], …]}
             {"key": …, "error": why vLLM does not take the request}
             {"failed": the error that ends the program}
 
@@ -90,7 +92,7 @@ def arriving(source: IO[bytes]) -> "queue.SimpleQueue[tuple[Message, bytes] | No
     def read() -> None:
         while line := source.readline():
             message = json.loads(line)
-            width, height = message["size"]
+            width, height = message.get("size", (0, 0))
             pixels = source.read(width * height * CHANNELS)
             if len(pixels) < width * height * CHANNELS:
                 break  # the sender has gone
@@ -108,18 +110,24 @@ class Worker:
         from vllm import LLM
         from vllm.platforms import current_platform
 
-        dtype = job["dtype"]
-        if dtype == "auto":
-            dtype = "float32" if current_platform.is_cpu() else "bfloat16"
-        self._llm = LLM(**job["load"], dtype=dtype)
+        is_cpu = current_platform.is_cpu()
+        arguments = dict(job["load"])
+        if arguments["dtype"] == "auto":
+            arguments["dtype"] = "float32" if is_cpu else "bfloat16"
+        arguments["gpu_memory_utilization"] = arguments["gpu_memory_utilization"] or (0.3 if is_cpu else 0.9)
+        self._llm = LLM(**arguments)
         self._engine = self._llm.llm_engine
-        self._output, self._scores, self._sampling = output, job["scores"], dict(job["sampling"])
-        if "logit_bias" in self._sampling:
-            self._sampling["logit_bias"] = dict(self._sampling["logit_bias"])  # JSON has no numbers as keys
+        self._output = output
         self._tokenizer: Any = self._llm.get_tokenizer()
         known = self._tokenizer.get_vocab()
-        self._ends = [known[token] for token in job["end_tokens"] if token in known]
-        self._cuts = {*self._ends, self._tokenizer.pad_token_id}
+        ends = [known[token] for token in job["end_tokens"] if token in known]
+        self._cuts = {*ends, self._tokenizer.pad_token_id}
+        self._scores = job["scores"]
+        self._sampling = {"stop_token_ids": ends, "logprobs": 0 if self._scores else None, **job["sampling"]}
+        if "logit_bias" in self._sampling:
+            self._sampling["logit_bias"] = dict(self._sampling["logit_bias"])  # JSON has no numbers as keys
+        self._loops = job["loops"] and repetition_detection(job["loops"])
+        self._prompts: dict[str, tuple[Any, int]] = {}  # of requests that are not answered for good
         output.write({"loaded": {"device": current_platform.device_type}})
 
     def answer(self, requests: "queue.SimpleQueue[tuple[Message, bytes] | None]") -> None:
@@ -129,8 +137,7 @@ class Worker:
             more = more and self._take(requests)
             if self._engine.has_unfinished_requests():
                 for output in self._engine.step():
-                    if output.finished:
-                        self._output.write(self._answer(output.request_id, output.outputs[0]))
+                    self._output.write(self._answer(output.request_id, output.outputs[0]))
 
     def _take(self, requests: "queue.SimpleQueue[tuple[Message, bytes] | None]") -> bool:
         """Give vLLM all requests that have come; wait for one where it has none. Whether more may come."""
@@ -146,24 +153,35 @@ class Worker:
     def _add(self, message: Message, pixels: bytes) -> None:
         from PIL import Image
 
+        key = message["key"]
+        if "again" in message:
+            prompt, max_tokens = self._prompts.pop(key)
+            if message["again"]:
+                self._ask(key, prompt, max_tokens, {})
+            return
         picture = Image.frombytes("RGB", tuple(message["size"]), pixels)
-        prompt = {"prompt": message["text"], "multi_modal_data": {"image": picture}}
-        try:
-            self._engine.add_request(message["key"], prompt, self._parameters(message["max_tokens"]))
-        except ValueError as error:  # such as more tokens than max_model_len
-            self._output.write({"key": message["key"], "error": " ".join(str(error).split())})
+        prompt, max_tokens = {"prompt": message["text"], "multi_modal_data": {"image": picture}}, message["max_tokens"]
+        if self._loops:
+            self._prompts[key] = prompt, max_tokens
+        self._ask(key, prompt, max_tokens, {"repetition_detection": self._loops} if self._loops else {})
 
-    def _parameters(self, max_tokens: int) -> Any:
+    def _ask(self, key: str, prompt: Any, max_tokens: int, loops: Message) -> None:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
-        return SamplingParams(
+        parameters = SamplingParams(
             temperature=0.0,
             max_tokens=max_tokens,
-            stop_token_ids=self._ends,
-            logprobs=0 if self._scores else None,
             detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
             **self._sampling,
+            **loops,
         )
+        try:
+            self._engine.add_request(key, prompt, parameters)
+        except ValueError as error:  # such as more tokens than max_model_len
+            self._prompts.pop(key, None)
+            self._output.write({"key": key, "error": " ".join(str(error).split())})
 
     def _answer(self, key: str, output: Any) -> Message:
         ids = list(output.token_ids)
@@ -174,6 +192,10 @@ class Worker:
             "finish": "length" if end is None else "stop",
             "num_tokens": len(ids),
         }
+        if output.stop_reason == "repetition_detected":
+            answer["finish"] = "loop"
+        else:
+            self._prompts.pop(key, None)
         if self._scores:
             chosen = [step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)]
             answer["tokens"] = list(parts(self._decode, ids[:end], chosen))
@@ -181,6 +203,15 @@ class Worker:
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def repetition_detection(arguments: Message) -> Any:
+    """The record of these arguments; None where this vLLM cannot stop a text that repeats itself."""
+    try:
+        from vllm.sampling_params import RepetitionDetectionParams
+    except ImportError:
+        return None
+    return RepetitionDetectionParams(**arguments)
 
 
 def parts(

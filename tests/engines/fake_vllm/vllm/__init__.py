@@ -12,7 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-WORDS = ["<end>", "<pad>", "<box>", "cat", "dog", " at ", "!"]
+from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
+
+BOX = "<|object_ref_start|>cat<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>"
+WORDS = ["<end>", "<pad>", "<box>", "cat", "dog", " at ", "!", BOX]
 
 
 class SamplingParams(NamedTuple):
@@ -21,6 +24,8 @@ class SamplingParams(NamedTuple):
     stop_token_ids: list[int]
     logprobs: int | None
     detokenize: bool
+    output_kind: RequestOutputKind
+    repetition_detection: RepetitionDetectionParams | None = None
     repetition_penalty: float = 1.0
     logit_bias: dict[int, float] | None = None
 
@@ -32,12 +37,12 @@ class Logprob(NamedTuple):
 class Completion(NamedTuple):
     token_ids: list[int]
     logprobs: list[dict[int, Logprob]] | None
+    stop_reason: str | int | None = None
 
 
 class Output(NamedTuple):
     request_id: str
     outputs: list[Completion]
-    finished: bool
 
 
 class Tokenizer:
@@ -77,18 +82,29 @@ class Engine:
 
     def step(self) -> list[Output]:
         request_id, prompt, params = self._waiting.pop()
+        for word, token in (("loop", 7), ("stutter", 6)):
+            if word in prompt["prompt"]:
+                return [Output(request_id, [repeated(token, params)])]
         width, height = prompt["multi_modal_data"]["image"].size
         ids = [2, *[3] * (width // 28), 5, *[4] * (height // 28), *params.stop_token_ids][: params.max_tokens]
         logprobs = None if params.logprobs is None else [{number: Logprob(-0.5)} for number in ids]
-        unfinished = Output(request_id, [Completion(ids[:1], None)], finished=False)
-        return [unfinished, Output(request_id, [Completion(ids, logprobs)], finished=True)]
+        return [Output(request_id, [Completion(ids, logprobs)])]
+
+
+def repeated(token: int, params: SamplingParams) -> Completion:
+    """An answer of one token for ever, stopped where the parameters say so."""
+    stop = params.repetition_detection
+    if stop is None:
+        return Completion([token] * params.max_tokens, None)
+    return Completion([token] * stop.min_count, None, "repetition_detected")
 
 
 class LLM:
     def __init__(self, model: str, **arguments: Any) -> None:
         sys.stdout.write(f"Loading {model} {arguments}\n")
         if Path(model).name == "broken":
-            raise OSError("no weights")
+            sys.stdout.write("(EngineCore pid=9) ERROR [core.py:1] ValueError: no weights\n" + "and so on\n" * 30)
+            raise RuntimeError("See root cause above.")
         self.llm_engine = Engine()
         child = os.fork()  # as vLLM's own engine process, which outlives a killed worker
         if child == 0:
