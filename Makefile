@@ -37,7 +37,7 @@ clean:
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet "torch>=2.14.1" "torchvision>=0.29.1"
+	$(BIN)/pip install --quiet "torch>=2.14.0" "torchvision>=0.29.0"
 	$(BIN)/pip install --quiet --editable ".[train,dev]"
 	touch $(READY)
 
