@@ -283,6 +283,16 @@ def test_tiles_are_answered_as_the_pictures_that_they_show_and_their_boxes_moved
     assert document["object"] == expected
 
 
+def test_scores_calibrated_on_val_are_nearer_to_probabilities_on_test(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    vlmdet(folder, "infer", "-q", "--split", "val", "--set", "infer.questions=false")
+    plain, calibrated = (json.loads(vlmdet(folder, "eval", "--json", *more).stdout) for more in ([], ["--calibrate"]))
+    assert calibrated["coco"] == plain["coco"]
+    assert calibrated["protocol"]["calibration"]["boxes"] > 100
+    errors = [part["scores"]["calibration"]["expected_calibration_error"] for part in (plain, calibrated)]
+    assert errors[1] < errors[0] < 0.35
+
+
 def test_one_picture_gives_one_json_document(demo: tuple[Path, str]) -> None:
     folder, _ = demo
     full = answer_with_boxes(folder)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Boxes, Cli, coco_document
+from vlmdet_cli.core.settings import ScoreRule
 from vlmdet_cli.metrics import bootstrap, counting
 from vlmdet_cli.metrics.detection import detection, group_counts
 from vlmdet_cli.metrics.matching import ObjectBoxes, PredictedBoxes
@@ -146,10 +147,11 @@ def test_a_boxs_score_is_its_labels_chance_and_the_mean_of_its_coordinates() -> 
         (",", 0.0), ("2", 0.0), ("),(", -0.4), ("30", -0.8), (",", 0.0), ("40", 0.0), (")", 0.0), (box_end, -9.0),
     ]  # fmt: skip
     text = "".join(token for token, _ in tokens)
-    parsed = dialects.get("qwen2_vl").parse(text + text.replace("1", "5"), None, None, tokens + tokens)
+    rule: ScoreRule = "label_times_mean"
+    parsed = dialects.get("qwen2_vl").parse(text + text.replace("1", "5"), None, None, tokens + tokens, rule)
     assert [entry.score for entry in parsed.detections] == [pytest.approx(np.exp(-0.3 - 1.6 / 4))] * 2
     plain = [("cat", -0.5), ("(1,2),", -0.4), ("(3,4)", -0.4)]
-    (entry,) = dialects.get("qwen2_vl").parse("cat(1,2),(3,4)", None, None, plain).detections
+    (entry,) = dialects.get("qwen2_vl").parse("cat(1,2),(3,4)", None, None, plain, rule).detections
     assert entry.score == pytest.approx(np.exp(-0.5 - 0.8 / 4))
 
 

@@ -23,7 +23,7 @@ ScoreRule = Literal[
     "product", "geometric_mean", "label", "min_coordinate", "label_times_mean", "label_times_token_mean",
     "label_times_min",
 ]  # fmt: skip
-DEFAULT_SCORE_RULE: ScoreRule = "label_times_mean"
+DEFAULT_SCORE_RULE: ScoreRule = "label_times_token_mean"
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
