@@ -116,12 +116,11 @@ def test_an_actor_that_is_killed_half_way_loses_no_row_and_the_answers_are_those
     while not file.is_file() or file.read_bytes().count(b"\n") < 4:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
-    victim, *others = actors(process)
-    victim.kill()
+    max(actors(process), key=lambda actor: actor.cpu_times().user).kill()  # one that answers, not one that still loads
     answered = file.read_bytes().count(b"\n")
     stdout, stderr = process.communicate(timeout=300)
     assert (process.returncode, stderr) == (0, "")
-    assert (len(others), answered < 40, len(json.loads(stdout))) == (1, True, 40)
+    assert (answered < 40, len(json.loads(stdout))) == (True, 40)
     assert cli("infer", "--output", "alone.jsonl", *asked, "--json").stdout == stdout
     assert file.read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
 
