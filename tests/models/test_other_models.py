@@ -79,6 +79,10 @@ def test_its_rows_are_prepared_and_a_warning_says_that_tokens_are_not_counted(cl
     assert json.loads(result.stdout)["splits"]["train"]["exact"] is False
     (row,) = map(json.loads, Path("out/data/coco_final_train.jsonl").read_text().splitlines())
     assert row["messages"][1]["content"] == "cat[(0,0),(500,500)]"
+    shown = cli("show", "out/data/coco_final_train.jsonl", "1")
+    assert shown.exit_code == 0, shown.stderr
+    assert "cat" in shown.stdout
+    assert "token" not in shown.stdout
 
 
 def test_without_a_dialect_it_is_refused_with_the_list(cli: Cli) -> None:

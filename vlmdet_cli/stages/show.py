@@ -152,7 +152,11 @@ class _Reader(msgspec.Struct, frozen=True):
         parsed = ParsedDetections((), (), "empty")
         if shown.kind in {"detection", *BOX_KINDS}:
             parsed = dialect.parse(shown.answer, size, None, answer.tokens if answer else ())
-        tokens = self.counter.row(shown.question, shown.answer, shown.size) if self.counter and size else None
+        tokens = (
+            self.counter.row(shown.question, shown.answer, shown.size)
+            if self.counter and self.counter.counts and size
+            else None
+        )
         return msgspec.structs.replace(
             shown,
             boxes=list(parsed.detections),
