@@ -22,10 +22,11 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.timing import process, vlmdet
-from vlmdet_cli.core.answers import Detection
+from vlmdet_cli.core.answers import Detection, ParsedDetections
 from vlmdet_cli.core.boxes import area, pairwise_intersection, pairwise_iou
 from vlmdet_cli.demo import worlds
 from vlmdet_cli.engines import transformers
+from vlmdet_cli.metrics.repeats import without_near_repeats
 from vlmdet_cli.metrics.tile_merging import TileDetection, merged
 from vlmdet_cli.project import load
 from vlmdet_cli.stages import answer_reading
@@ -140,6 +141,13 @@ def cutting(folder: Path, model: Path) -> None:
 # --- other rules of merging ----------------------------------------------------------------------------------
 
 
+def and_deduped(detections: Sequence[TileDetection]) -> dict[int, Detection]:
+    """The rule of ``merged``, then ``infer.dedupe = 0.5``."""
+    objects = merged(detections)
+    kept = without_near_repeats(ParsedDetections(tuple(objects.values()), (), "ok"), 0.5).detections
+    return {index: detection for index, detection in objects.items() if any(detection is other for other in kept)}
+
+
 def unmerged(detections: Sequence[TileDetection]) -> dict[int, Detection]:
     return {index: tile.detection for index, tile in enumerate(detections)}
 
@@ -183,8 +191,12 @@ def _around(detections: Sequence[Detection]) -> tuple[float, float, float, float
 
 
 RULES: dict[str, Merge] = {
-    "ours": merged, "not merged": unmerged, "NMS, IoU 0.5": suppressed, "as SAHI, IoS 0.5": sahi,
-}  # fmt: skip
+    "ours": merged,
+    "ours, dedupe 0.5": and_deduped,
+    "not merged": unmerged,
+    "NMS, IoU 0.5": suppressed,
+    "as SAHI, IoS 0.5": sahi,
+}
 
 if __name__ == "__main__":
     main()

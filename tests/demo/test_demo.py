@@ -272,7 +272,7 @@ def test_tiles_are_answered_as_the_pictures_that_they_show_and_their_boxes_moved
         mosaic.paste(Image.open(folder / "out" / row["image"]).convert("RGB"), corner)
     mosaic.save(tmp_path / "mosaic.png")
     model = str(folder / "out" / "runs" / "run-001" / "merged")
-    cut = ("--set", "infer.tiles=[2, 2, 0.0]", "--set", "infer.whole=false", "--set", "infer.max_tokens=256")
+    cut = ("--set", "infer.tiles=[2, 2, 0.0]", "--set", "infer.max_tokens=256")
     document = json.loads(vlmdet(tmp_path, "infer", "--model", model, "mosaic.png", "--json", *cut).stdout)
     assert [answer["text"] for answer in document["answers"]] == [row["text"] for row in rows]
     expected: dict[str, list[list[float]]] = {}

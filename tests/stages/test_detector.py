@@ -73,7 +73,7 @@ def test_tiles_and_classes_are_asked_about_one_by_one_and_are_one_result(
 ) -> None:
     """The fake engine answers a cat to every prompt, in the left half of what it sees."""
     path, height = picture(tmp_path, "a.png", (200, 100)), len("<image>?") / 10
-    cut = Detector(model, prompt="?", tiles=[1, 2, 0.0], whole=False)
+    cut = Detector(model, prompt="?", tiles=[1, 2, 0.0])
     first, second = cut([path, Image.new("RGB", (200, 100))])
     assert first.boxes.tolist() == second.boxes.tolist() == [[0, 0, 50, height], [100, 0, 150, height]]
     assert (first.image, second.image, first.size, len(first.text.splitlines())) == (str(path), "", (200, 100), 2)

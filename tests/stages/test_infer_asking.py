@@ -328,5 +328,5 @@ def test_shards_are_asked_in_the_same_way_and_collected(cli: Cli, engine: Obedie
         path.unlink()
     for shard in ("1/2", "2/2"):
         run(cli, "infer", *options[:4], "--shard", shard)
-    assert run(cli, "infer", *options, "--collect")[0]["rows"] == 18
+    assert run(cli, "infer", *options, "--collect")[0]["rows"] == 12
     assert [(folder / "answers" / name).read_bytes() for name in names] == whole

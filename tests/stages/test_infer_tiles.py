@@ -83,15 +83,18 @@ def asked(engine: Seeing) -> Counter[tuple[str, Any]]:
     return Counter(parts)
 
 
-def test_each_tile_is_asked_about_and_the_whole_picture_unless_it_is_left_out(cli: Cli, engine: Seeing) -> None:
+WHOLE = ("--set", TILES, "--set", "infer.whole=true")
+
+
+def test_each_tile_is_asked_about_and_the_whole_picture_where_that_is_set(cli: Cli, engine: Seeing) -> None:
     folder = project(cli)
-    run(cli, "infer", "--set", TILES)
+    run(cli, "infer", *WHOLE)
     assert asked(engine) == dict.fromkeys(((name, crop) for name in PICTURES for crop in (LEFT, RIGHT, None)), 1)
     engine.asked.clear()
     answers = list(read_answers(folder / "answers" / "train-1x2.jsonl"))
     assert [answer.crop for answer in answers] == [LEFT, RIGHT, None] * 2
     assert [answer.expected is None for answer in answers] == [True, True, False] * 2
-    run(cli, "infer", "--set", TILES, "--set", "infer.whole=false")
+    run(cli, "infer", "--set", TILES)
     assert asked(engine) == dict.fromkeys(((name, crop) for name in PICTURES for crop in (LEFT, RIGHT)), 1)
     meta = read_meta(folder / "answers" / "train-1x2.jsonl")
     assert meta is not None
@@ -154,7 +157,7 @@ def test_parse_reads_a_line_of_answers_in_the_pictures_frame(cli: Cli, engine: S
 
 def test_each_class_is_asked_for_in_each_tile_and_what_is_missing_is_counted(cli: Cli, engine: Seeing) -> None:
     folder = project(cli)
-    options = ("--set", TILES, "--set", "infer.ask=each")
+    options = (*WHOLE, "--set", "infer.ask=each")
     run(cli, "infer", *options)
     assert asked(engine) == dict.fromkeys(((name, crop) for name in PICTURES for crop in (LEFT, RIGHT, None)), 2)
     answers = folder / "answers" / "train-each-1x2.jsonl"
@@ -171,7 +174,7 @@ def test_named_pictures_are_cut_too_and_one_that_is_too_small_is_asked_about_as_
     model_folder(tmp_path / "base")
     picture(tmp_path, "a.jpg", SIZE)
     picture(tmp_path, "small.png", (1, 5))
-    documents, shown = run(cli, "infer", "--model", "base", "a.jpg", "small.png", "--set", TILES)
+    documents, shown = run(cli, "infer", "--model", "base", "a.jpg", "small.png", *WHOLE)
     assert asked(engine) == dict.fromkeys([("a.jpg", LEFT), ("a.jpg", RIGHT), ("a.jpg", None), ("small.png", None)], 1)
     assert shown == "warning: infer.tiles: 1 picture is too small to be cut, or unreadable: small.png\n"
     assert [answer["crop"] for answer in documents[0]["answers"]] == [list(LEFT), list(RIGHT), None]  # type: ignore[index]

@@ -99,7 +99,7 @@ class Infer(Table, frozen=True, kw_only=True):
     ask: Ask = "rows"
     prompt: str = ""
     tiles: tuple[float, ...] = ()
-    whole: bool = True
+    whole: bool = False
     dedupe: Share = 0.0
     questions: bool = True
     scores: bool = False
