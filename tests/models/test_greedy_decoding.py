@@ -1,4 +1,4 @@
-"""Rows that leave a batch: on every family's architecture the tokens stay those of transformers' own loop."""
+"""Rows that leave a batch, pictures that are encoded once: on every family's architecture the tokens stay the same."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,14 +30,14 @@ def loaded_model(folder: Path, name: str) -> Any:
     )
 
 
-def batch_inputs(model: Any) -> Any:
+def sized_pictures(model: Any) -> list[tuple[Request, Image.Image]]:
     prompts = ["<image>cat", "<image>Draw the bounding box of objects", "<image>x"]
     batch = []
     for number, (width, height) in enumerate(SIZES):
         noise = np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
         picture = model._settings.family.resize(Image.fromarray(noise), 300 * 300)
         batch.append((Request(key=str(number), image=Path(), prompt=prompts[number % 3]), picture))
-    return model.inputs(batch)
+    return batch
 
 
 @pytest.mark.parametrize("name", sorted(tiny_models.builders()))
@@ -45,7 +45,7 @@ def test_the_tokens_are_those_of_transformers_own_loop(
     tiny_model_folders: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded_model(tiny_model_folders[name], name)
-    inputs = batch_inputs(model)
+    inputs = model.inputs(sized_pictures(model))
     start = inputs["input_ids"].shape[1]
     arguments = {"max_new_tokens": TOKENS, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     endless = model.model.generate(**inputs, **arguments, eos_token_id=None)[:, start:].tolist()
@@ -68,3 +68,25 @@ def test_the_tokens_are_those_of_transformers_own_loop(
     assert all(len(row.logprobs) == len(row.ids) for row in rows)
     assert len({len(row.ids) for row in rows}) > 1
     assert min(dropped) < len(SIZES)
+
+
+@pytest.mark.parametrize("name", sorted(tiny_models.builders()))
+def test_a_picture_of_several_prompts_is_encoded_once_and_the_tokens_are_the_same(
+    tiny_model_folders: dict[str, Path], name: str
+) -> None:
+    model = loaded_model(tiny_model_folders[name], name)
+    pictures = [picture for _, picture in sized_pictures(model)[:3]]
+    shared = [pictures[number] for number in (0, 1, 0, 2, 1, 0)]
+    answers, values = [], []
+    for batch_pictures in (shared, [picture.copy() for picture in shared]):
+        batch = [
+            (Request(key=str(number), image=Path(), prompt=f"<image>{'x' * number}"), picture)
+            for number, picture in enumerate(batch_pictures)
+        ]
+        inputs = model.inputs(batch)
+        values.append(len(inputs["pixel_values"]))
+        answers.append(model.complete(batch, inputs, 12))
+    assert [answer.text for answer in answers[0]] == [answer.text for answer in answers[1]]
+    logprobs = [[logprob for answer in row for _, logprob in answer.tokens] for row in answers]
+    assert logprobs[0] == pytest.approx(logprobs[1], abs=1e-3)
+    assert (values[0] < values[1]) == name.startswith("qwen")

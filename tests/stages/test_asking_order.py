@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from vlmdet_cli.engines.answers import InferRow
@@ -24,9 +25,16 @@ def test_large_pictures_come_first_and_equal_ones_in_their_own_order() -> None:
     assert order(rows) == ["b", "d", "a", "c", "e"]
 
 
-def test_pictures_that_are_shrunk_to_the_same_size_keep_their_order() -> None:
+def test_prompts_of_like_length_about_a_picture_come_together() -> None:
+    names = {"a": "x" * 80, "b": "y" * 80}
+    rows = {f"{kind}{name}": row("small", text) for kind, text in names.items() for name in "123"}
+    rows = {key: msgspec.structs.replace(value, path=Path(key[1])) for key, value in rows.items()}
+    assert order(rows) == ["a1", "b1", "a2", "b2", "a3", "b3"]
+
+
+def test_pictures_that_are_shrunk_to_the_same_size_count_as_equal() -> None:
     rows = {"a": row("small"), "b": row("large"), "c": row("small")}
-    assert order(rows, 280 * 280) == ["a", "b", "c"]
+    assert order(rows, 280 * 280) == ["a", "c", "b"]  # a and c are the same picture
 
 
 def test_the_length_of_a_long_prompt_and_of_a_crop_counts() -> None:

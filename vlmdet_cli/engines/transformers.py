@@ -21,6 +21,7 @@ from vlmdet_cli.engines.greedy import GeneratedRow, GreedyDecoder
 from vlmdet_cli.engines.loops import LoopRule, LoopWatch
 from vlmdet_cli.engines.pictures import PictureReader
 from vlmdet_cli.engines.settings import TransformersOptions
+from vlmdet_cli.engines.shared_pictures import SharedPictures
 from vlmdet_cli.errors import EngineError
 from vlmdet_cli.models import dialects
 
@@ -93,6 +94,7 @@ class LoadedModel:
 
             model = PeftModel.from_pretrained(model, str(settings.adapter), local_files_only=True)
         self.model = model.to(self.device).eval()
+        self._shared = SharedPictures(self.model, self._processor)
         tokenizer = self._processor.tokenizer
         tokenizer.padding_side = "left"
         known = tokenizer.get_vocab()
@@ -120,6 +122,7 @@ class LoadedModel:
 
     def complete(self, batch: Sequence[Sized], inputs: Any, max_tokens: int) -> list[Completion]:
         """The completions of a batch, in its order; ``inputs``: what ``inputs`` makes of it."""
+        self._shared.pictures = [picture for _, picture in batch]
         rows = self.generate(inputs.to(self.device), max_tokens)
         keys = (request.key for request, _ in batch)
         return [self._completion(key, row) for key, row in zip(keys, rows, strict=True)]

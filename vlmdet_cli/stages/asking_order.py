@@ -1,11 +1,11 @@
 """The order in which rows are asked: rows of like length together, so that a batch has little padding; long ones first.
 
-The length is that of the picture and the prompt in tokens. Lengths that differ by less than a fifth count as equal,
-and rows of equal length stay in their own order: prompts about the same picture stay together, and its file is read
-once for all of them.
+The length is that of the picture and the prompt in tokens. Lengths that differ by less than a fifth count as equal. Of
+rows of equal length those about the same picture come together: it is read, and encoded, once for all of them. Else
+rows keep their own order.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,11 @@ def asking_order(
     names = list(keys)
     if not names:
         return names
-    groups = np.rint(_GROUPS_PER_OCTAVE * np.log2(_lengths([rows[name] for name in names], family, max_pixels)))
-    return [names[index] for index in np.argsort(-groups, kind="stable").tolist()]
+    asked = [rows[name] for name in names]
+    groups = np.rint(_GROUPS_PER_OCTAVE * np.log2(_lengths(asked, family, max_pixels)))
+    pictures: dict[Hashable, int] = {}
+    numbers = np.array([pictures.setdefault((row.path, row.crop), len(pictures)) for row in asked])
+    return [names[index] for index in np.lexsort((numbers, -groups)).tolist()]
 
 
 def _lengths(rows: Sequence[InferRow], family: Family, max_pixels: int | None) -> npt.NDArray[np.float64]:
