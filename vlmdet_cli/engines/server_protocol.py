@@ -19,7 +19,7 @@ import numpy as np
 from vlmdet_cli.core.answers import Token
 from vlmdet_cli.engines import Completion, EngineSettings, Finish
 from vlmdet_cli.engines.loops import LoopRule
-from vlmdet_cli.engines.vllm import generation_arguments
+from vlmdet_cli.engines.vllm import REPEATED_TOKENS, generation_arguments
 from vlmdet_cli.models import dialects
 from vlmdet_cli.models.family import IMAGE_TAG
 
@@ -30,7 +30,6 @@ Form = TypeVar("Form")
 Kind = Literal["vllm", "swift", "openai"]
 _KEEP_SPECIAL_TOKENS = {"skip_special_tokens": False, "spaces_between_special_tokens": False}
 _FINISHES: dict[str | None, Finish] = {"stop": "stop", "length": "length"}
-REPEATED_TOKENS = 5, 64  # of a label and its box, at least and at most; vLLM compares all lengths at each token
 _LOOPED = "repetition_detected"  # vLLM's reason for the end of a text that repeats itself
 
 
