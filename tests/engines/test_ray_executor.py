@@ -88,6 +88,33 @@ def test_the_identity_is_the_engines_own() -> None:
     assert RayExecutor(engine, RayOptions()).identity() == engine.identity()
 
 
+class SlowToStart:
+    """Ray on a busy machine: it starts when it is asked the ``starts``-th time."""
+
+    def __init__(self, starts: int, error: str = "The current node timed out during startup.") -> None:
+        self.starts_left = starts
+        self.error = error
+        self.stops = 0
+
+    def init(self, **_arguments: object) -> None:
+        self.starts_left -= 1
+        if self.starts_left:
+            raise RuntimeError(self.error)
+
+    def shutdown(self) -> None:
+        self.stops += 1
+
+
+def test_a_cluster_that_does_not_start_in_time_is_started_again_twice_and_no_other_failure_is_tried_again() -> None:
+    slow = SlowToStart(3)
+    ray_executor.connect(slow, RayOptions())
+    assert slow.stops == 2
+    for ray, stops in ((SlowToStart(4), 3), (SlowToStart(2, "no such address"), 1)):
+        with pytest.raises(RuntimeError, match=ray.error):
+            ray_executor.connect(ray, RayOptions())
+        assert ray.stops == stops
+
+
 def start(module: str, *arguments: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", module, "infer", "--json", "--output", "answers.jsonl", *ON_RAY, *arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -109,8 +136,8 @@ def actors(process: "subprocess.Popen[str]") -> Iterator[psutil.Process]:
 def test_an_actor_that_is_killed_half_way_loses_no_row_and_the_answers_are_those_without_ray(
     cli: Cli, tmp_path: Path
 ) -> None:
-    write_coco(tmp_path, SHAPES, {"test": 40})
-    asked = ["--model", str(HERE / "model"), "images/test", "--set", "infer.batch=4"]
+    write_coco(tmp_path, SHAPES, {"test": 24})
+    asked = ["--model", str(HERE / "model"), "images/test", "--set", "infer.batch=2", "--set", "infer.max_tokens=48"]
     process = start("vlmdet_cli", *asked)
     file = tmp_path / "answers.jsonl"
     while not file.is_file() or file.read_bytes().count(b"\n") < 4:
@@ -118,9 +145,9 @@ def test_an_actor_that_is_killed_half_way_loses_no_row_and_the_answers_are_those
         time.sleep(0.02)
     max(actors(process), key=lambda actor: actor.cpu_times().user).kill()  # one that answers, not one that still loads
     answered = file.read_bytes().count(b"\n")
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=600)
     assert (process.returncode, stderr) == (0, "")
-    assert (answered < 40, len(json.loads(stdout))) == (True, 40)
+    assert (answered < 24, len(json.loads(stdout))) == (True, 24)
     assert cli("infer", "--output", "alone.jsonl", *asked, "--json").stdout == stdout
     assert file.read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
 
@@ -134,7 +161,7 @@ def test_a_picture_that_kills_three_actors_is_named_and_all_others_are_answered(
         picture(tmp_path / "pictures", f"{number:02d}.png")
     picture(tmp_path / "pictures", "deadly.png")
     process = start("tests.engines.infer_with_deadly_picture", "--model", "base", "pictures")
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=600)
     assert (process.returncode, stdout) == (4, "")
     assert stderr.startswith("error: 3 actors died while they answered about a picture: pictures/deadly.png\n")
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]

@@ -53,6 +53,16 @@ def test_all_problems_are_told_at_once_with_key_paths_and_the_nearest_name() -> 
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"), [('"x"', "auto or a number"), ("-1", "a number >= 0.0"), ("true", "a number or text")]
+)
+def test_a_key_that_takes_a_number_or_a_word_says_so(value: str, expected: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        loading.infer_settings({}, [f"infer.ray.gpus={value}"])
+    assert caught.value.why == (f"infer.ray.gpus: expected {expected}, got {value}",)
+    assert loading.infer_settings({}, ["infer.ray.gpus=auto"]).ray.gpus == "auto"
+
+
 def test_an_unknown_train_key_without_a_near_name_points_to_the_table_for_other_flags() -> None:
     with pytest.raises(UsageError) as caught:
         project.convert(tomli.loads(MINIMAL + "[train]\nzzz = 1\n"))

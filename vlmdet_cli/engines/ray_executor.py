@@ -33,6 +33,7 @@ Needs = dict[str, float]  # Ray's resource, CPU or GPU, to how much of it an act
 
 CHUNK = 8  # rows that an actor draws at once: those about one picture stay together
 MAX_DEATHS = 3  # of actors that held a row, or of actors in a row that answered none
+MAX_STARTS = 3  # of a cluster on this machine
 _STORE = 128 * 2**20  # bytes of shared memory; completions are small
 _RUN_HINT = "What is answered is kept: run the same command again. Ray's logs are in /tmp/ray/session_latest/logs."
 
@@ -172,9 +173,8 @@ class _Actors:
         self._deaths.update(request.key for request in lost)
         self._deaths_in_a_row += 1
         self._require_hope(lost, error)
-        is_suspect = [self._deaths[request.key] > 1 for request in lost]
-        shared = [request for request, suspect in zip(lost, is_suspect, strict=True) if not suspect]
-        self._ray.get(self._rows.put_back.remote(shared, list(itertools.compress(lost, is_suspect))))
+        suspects = [request for request in lost if self._deaths[request.key] > 1]
+        self._ray.get(self._rows.put_back.remote([row for row in lost if row not in suspects], suspects))
         if self._ray.get(self._rows.left.remote()):
             self._start()
 
@@ -207,11 +207,24 @@ def _cluster(ray: Any, options: RayOptions) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _quiet():
         with _own_signals():
-            ray.init(**_init_arguments(options))
+            connect(ray, options)
         try:
             yield
         finally:
             ray.shutdown()
+
+
+def connect(ray: Any, options: RayOptions) -> None:
+    """Ray waits 30 seconds for a cluster that it starts. A busy machine may take longer: it is started again."""
+    for starts_left in reversed(range(MAX_STARTS)):
+        try:
+            ray.init(**_init_arguments(options))
+        except Exception as error:
+            ray.shutdown()
+            if not starts_left or "timed out during startup" not in str(error):
+                raise
+        else:
+            return
 
 
 def _init_arguments(options: RayOptions) -> dict[str, Any]:

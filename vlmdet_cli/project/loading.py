@@ -214,6 +214,9 @@ def _expectation(kind: Any, message: str) -> str:
     choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
     if choices:
         return f"expected one of {', '.join(map(str, choices))}"
+    if message.startswith("Invalid enum value"):  # text for a number or a word, such as float | Literal["auto"]
+        number, word = typing.get_args(kind)
+        return f"expected {' or '.join(map(str, typing.get_args(word)))} or {_TOML_WORDS[number.__origin__.__name__]}"
     expected, _, item = message.partition(" - at ")
     expected = expected.replace("`", "").removeprefix("Expected ").partition(", got ")[0]
     types_, _, bounds = expected.partition(" ") if " | " not in expected else (expected, "", "")
