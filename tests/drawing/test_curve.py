@@ -26,7 +26,7 @@ from vlmdet_cli.drawing.curve import (
 from vlmdet_cli.errors import DataError
 
 RELAXED = settings(max_examples=40, deadline=None)  # drawing is slow on a busy machine
-BLUE, GREEN, PURPLE = (0, 114, 178), (0, 158, 115), (136, 34, 85)
+BLUE, GREEN, PURPLE, ORANGE = (0, 114, 178), (0, 158, 115), (136, 34, 85), (213, 94, 0)
 
 
 def row(step: int, loss: float, planned: int = 100, **more: Any) -> dict[str, Any]:
@@ -59,6 +59,13 @@ def test_values_that_the_log_lacks_have_no_curve() -> None:
     image = training_curve([row(5, 1.0), row(100, 0.5)])
     assert ink(image, BLUE) > 800
     assert ink(image, GREEN) == ink(image, PURPLE) == 0
+
+
+def test_f1_at_the_checkpoints_has_a_plot_of_its_own() -> None:
+    rows = [row(step, 1.0) for step in range(5, 105, 5)]
+    measured = [{"eval_f1": f1, STEP: f"{step}/100"} for step, f1 in ((50, 0.4), (100, 0.7))]
+    assert ink(training_curve(rows), ORANGE) == 0
+    assert ink(training_curve([*rows, *measured]), ORANGE) > 300
 
 
 def test_the_loss_falls_from_left_to_right() -> None:

@@ -96,6 +96,15 @@ def test_steps_are_reported_once_as_they_are_written(tmp_path: Path) -> None:
     assert watcher.last == last_step(log) == Step(step=3, steps=9, loss=0.5, learning_rate=0.1)
 
 
+def test_an_evaluation_is_reported_and_is_not_the_last_step_of_training(tmp_path: Path) -> None:
+    log, steps = tmp_path / "logging.jsonl", list[Step]()
+    watcher = Watcher(tmp_path, steps.append)
+    log.write_text(row(1) + '{"eval_f1": 0.25, "global_step/max_steps": "1/9"}\n')
+    watcher()
+    assert [step.f1 for step in steps] == [None, 0.25]
+    assert watcher.last == last_step(log) == steps[0]
+
+
 def test_a_continuation_that_appends_to_its_log_is_followed(tmp_path: Path) -> None:
     """Without ``add_version`` swift goes on in the same file."""
     log, steps = tmp_path / "logging.jsonl", list[Step]()

@@ -74,6 +74,9 @@ class TrainingProgress:
         self._last_tenth = -1
 
     def __call__(self, step: "Step") -> None:
+        if step.f1 is not None:
+            self._output.note(f"step {step.step}/{step.steps}  F1 {step.f1:.3f} on val")
+            return
         rate = f"{step.learning_rate:.1e}" if step.learning_rate is not None else "–"
         text = f"loss {step.loss:.4f}  rate {rate}" + (f"  {step.left} left" if step.left else "")
         self._bars("train", step.step, step.steps, text)
@@ -89,6 +92,8 @@ def train(result: "TrainResult") -> Views:
     loss = f", loss {result.loss:.4f}" if result.loss is not None else ""
     yield line("steps", f"{result.steps:,} in {result.seconds:,.0f} s{loss}")
     yield line("checkpoint", short_path(result.checkpoints[-1]))
+    if result.best:
+        yield line("best", f"F1 {result.best.f1:.3f} on val at step {result.best.step:,}")
 
 
 def merge(result: "MergeResult") -> Views:

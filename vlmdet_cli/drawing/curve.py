@@ -1,11 +1,12 @@
-"""A training run's curves from ms-swift's ``logging.jsonl``: loss, token accuracy and learning rate over the steps.
+"""A training run's curves from ms-swift's ``logging.jsonl``: loss, F1, token accuracy, learning rate.
 
 A row of the log, one each ``logging_steps``:
 
     {"loss": 1.93, "token_acc": 0.61, "learning_rate": 5e-05, "epoch": 0.33, "global_step/max_steps": "5/150", …}
 
-The last row of a run is a summary without loss; rows of an evaluation have ``eval_loss``. Pillow draws the curves at
-twice the size and reduces them, because matplotlib is no dependency of the base package.
+The last row of a run is a summary without loss; rows of an evaluation have ``eval_loss`` or
+``eval_f1``. Pillow draws the curves at twice the size and reduces them, because matplotlib is no dependency of the base
+package.
 
 Decisions: where the step decreases, the run was resumed, and the rows after it replace the earlier rows from that step
 on. The bold line is a centred, weighted mean, which has no lag, unlike a running mean; the light line is the logged
@@ -177,10 +178,15 @@ def _loss_plot(rows: Mapping[int, Row]) -> Plot:
 
 
 def _further_plots(rows: Mapping[int, Row]) -> Iterator[Plot]:
-    for key, title, colour in (("token_acc", "token accuracy", _GREEN), ("learning_rate", "learning rate", _PURPLE)):
+    for key, title, colour in (
+        ("eval_f1", "F1 on val", _ORANGE),
+        ("token_acc", "token accuracy", _GREEN),
+        ("learning_rate", "learning rate", _PURPLE),
+    ):
         steps, values = series(rows, key)
         if len(steps):
-            yield Plot(title, (Line(title, colour, 2, steps, values),), axis_limits([values], 4))
+            line = Line(title, colour, 2, steps, values, dots=key == "eval_f1")
+            yield Plot(title, (line,), axis_limits([values], 4))
 
 
 def _mix(colour: Colour, white: float) -> Colour:

@@ -68,33 +68,23 @@ class TransformersEngine:
 
 
 class LoadedModel:
-    """A model with its processor on its device."""
+    """A model with its processor on its device. ``model``: one that is loaded already."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, model: Any = None) -> None:
         _require_packages()
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         import torch
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-        from transformers.utils import logging
+        from transformers import AutoProcessor
 
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
         self._torch, self._settings = torch, settings
         self._tokenizing = threading.Lock()  # a tokenizer serves one thread at a time
         self.read = PictureReader(settings)
         self.device = _device(torch, settings.device)
-        options = _options(settings)
-        arguments: dict[str, Any] = {"dtype": _dtype(torch, options.dtype, self.device), "local_files_only": True}
-        if options.attention != "auto":
-            arguments["attn_implementation"] = options.attention
         self._processor = AutoProcessor.from_pretrained(settings.model, local_files_only=True)
-        model = AutoModelForImageTextToText.from_pretrained(settings.model, **arguments)
-        if settings.adapter is not None:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, str(settings.adapter), local_files_only=True)
-        self.model = model.to(self.device).eval()
-        self._shared = SharedPictures(self.model, self._processor)
+        self.model = _load(settings, torch, self.device) if model is None else model
+        # a model in training is left as it is, and what it keeps between two batches must be usable in training
+        self._shared = SharedPictures(self.model, self._processor) if model is None else None
+        self._without_gradients = torch.inference_mode if model is None else torch.no_grad
         tokenizer = self._processor.tokenizer
         tokenizer.padding_side = "left"
         known = tokenizer.get_vocab()
@@ -122,7 +112,8 @@ class LoadedModel:
 
     def complete(self, batch: Sequence[Sized], inputs: Any, max_tokens: int) -> list[Completion]:
         """The completions of a batch, in its order; ``inputs``: what ``inputs`` makes of it."""
-        self._shared.pictures = [picture for _, picture in batch]
+        if self._shared:
+            self._shared.pictures = [picture for _, picture in batch]
         rows = self.generate(inputs.to(self.device), max_tokens)
         keys = (request.key for request, _ in batch)
         return [self._completion(key, row) for key, row in zip(keys, rows, strict=True)]
@@ -131,11 +122,12 @@ class LoadedModel:
         """The answers of a batch by greedy search."""
         watch = LoopWatch(self._loops, self._decode) if self._loops.times else None
         decoder = GreedyDecoder(self._torch, watch, scores=self._settings.scores)
-        with self._torch.inference_mode():
+        with self._without_gradients():
             self.model.generate(
                 **inputs,
                 max_new_tokens=max_tokens,
                 do_sample=False,
+                use_cache=True,
                 eos_token_id=self._ends,
                 logits_processor=[*logits_processor],
                 custom_generate=decoder,
@@ -184,6 +176,25 @@ _RUN_HINT = "What is answered is kept: run the same command again. `vlmdet docto
 
 def _options(settings: EngineSettings) -> TransformersOptions:
     return settings.options if isinstance(settings.options, TransformersOptions) else TransformersOptions()
+
+
+def _load(settings: EngineSettings, torch: Any, device: str) -> Any:
+    """The model of the settings, with its adapter, on the device."""
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    options = _options(settings)
+    arguments: dict[str, Any] = {"dtype": _dtype(torch, options.dtype, device), "local_files_only": True}
+    if options.attention != "auto":
+        arguments["attn_implementation"] = options.attention
+    model = AutoModelForImageTextToText.from_pretrained(settings.model, **arguments)
+    if settings.adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(settings.adapter), local_files_only=True)
+    return model.to(device).eval()
 
 
 def _device(torch: Any, name: str) -> str:

@@ -64,6 +64,16 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
     changed: dict[str, tuple[Any, Any]] = {}
 
 
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """Detection measured at a checkpoint, on the validation split. ``seconds``: what it took."""
+
+    step: int
+    f1: float
+    precision: float | None = None
+    recall: float | None = None
+    seconds: float = 0.0
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One training. ``command``, ``argv``, ``env``, ``settings`` and ``versions`` are those of the latest start.
 

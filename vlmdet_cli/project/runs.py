@@ -3,6 +3,7 @@
 runs/run-001/run.json       what was run, and its end (``run_record``)
              vlmdet.toml    the settings as resolved
              swift.log      swift's whole output
+             evaluations.jsonl, evaluations/    with train.evaluate: F1 and raw answers at each checkpoint
              v0-…/          swift's own folder: args.json, logging.jsonl, checkpoint-N/
              merged/        the model folder that ``merge`` writes
              answers/ reports/ viz/
@@ -16,10 +17,11 @@ import msgspec
 
 from vlmdet_cli.core.files import read_json
 from vlmdet_cli.errors import UsageError, nearest
-from vlmdet_cli.project.run_record import RECORD, RunRecord, RunState, TrainedSettings, read_record
+from vlmdet_cli.project.run_record import RECORD, Evaluation, RunRecord, RunState, TrainedSettings, read_record
 
 MARKER = "vlmdet.json"  # in a merged model's folder: which run it is of, and what that was trained with
 ARGS = "args.json"  # swift writes its resolved arguments there, into its own folder and into each checkpoint
+EVALUATIONS = "evaluations.jsonl"
 _STEP = re.compile(r"checkpoint-(\d+)$")
 _VERSION = re.compile(r"v(\d+)")
 _NUMBERED = re.compile(r"run-(\d+)$")
@@ -80,6 +82,32 @@ class Run(ResultFolder, frozen=True):
         if not checkpoints:
             raise UsageError(f"The run has no checkpoint: {self.folder}", hint="Run `vlmdet train` again.")
         return checkpoints[-1]
+
+    def evaluations(self) -> list[Evaluation]:
+        """The detection measures of its checkpoints, by step; of a step that was evaluated twice, the last."""
+        file = self.folder / EVALUATIONS
+        lines = file.read_bytes().splitlines() if file.is_file() else []
+        entries = [msgspec.json.decode(line, type=Evaluation) for line in lines]
+        return sorted({entry.step: entry for entry in entries}.values(), key=lambda entry: entry.step)
+
+    def add_evaluation(self, evaluation: Evaluation) -> None:
+        """Append a row to ``evaluations.jsonl``."""
+        with (self.folder / EVALUATIONS).open("ab") as file:
+            file.write(msgspec.json.encode(evaluation) + b"\n")
+
+    def best_checkpoint(self) -> Path:
+        """The checkpoint with the highest F1 of those that are there; of equal ones the earliest.
+
+        Raises ``UsageError`` where none was evaluated.
+        """
+        steps = {step_of(checkpoint): checkpoint for checkpoint in self.checkpoints()}
+        measured = [entry for entry in self.evaluations() if entry.step in steps]
+        if not measured:
+            raise UsageError(
+                f"No checkpoint of the run was evaluated: {self.folder}",
+                hint='Train with train.evaluate = "f1", or name a checkpoint with --checkpoint.',
+            )
+        return steps[max(measured, key=lambda entry: entry.f1).step]
 
     def swift_arguments(self) -> Path | None:
         """The ``args.json`` that swift wrote last."""

@@ -64,10 +64,13 @@ def merge(
 def _find_checkpoint(project: Project, run: str, name: str) -> Path:
     """A checkpoint by folder, or by step: of the run that is named, else of the newest run that has it.
 
-    Where none is named, the latest of the run; a run that is not done must then be named itself.
+    Where none is named, the latest or the best of the run, as it was trained to keep; a run that is not done must then
+    be named itself.
     """
     if not name:
-        return project.run(run).latest_checkpoint()
+        source = project.run(run)
+        train: dict[str, Any] = source.record.settings.get("train", {})
+        return source.best_checkpoint() if train.get("keep") == "best" else source.latest_checkpoint()
     folder = project.root / name
     if (folder / "adapter_config.json").is_file():
         return folder

@@ -23,8 +23,9 @@ from vlmdet_cli.core.locks import lock
 from vlmdet_cli.core.processes import Process, this_process
 from vlmdet_cli.errors import DataError, EngineError, UsageError, first_few
 from vlmdet_cli.project import Project, runs
-from vlmdet_cli.project.run_record import Resume, RunRecord, RunState, write_record
+from vlmdet_cli.project.run_record import Evaluation, Resume, RunRecord, RunState, write_record
 from vlmdet_cli.stages import chunks, train_plan
+from vlmdet_cli.stages.train_evaluation import write_job
 from vlmdet_cli.stages.train_plan import Plan, TrainOptions
 from vlmdet_cli.stages.train_rows import RowCheck, check_rows
 from vlmdet_cli.training import swift
@@ -36,7 +37,7 @@ Note = Callable[[str], None]
 
 
 class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
-    """``run``: the run's folder. ``seconds``: of all starts together."""
+    """``run``: the run's folder. ``seconds``: of all starts together. ``best``: of its evaluated checkpoints."""
 
     run: str
     command: str
@@ -47,6 +48,7 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     loss: float | None
     seconds: float
+    best: Evaluation | None = None
 
 
 def train(project: Project, options: TrainOptions, on_step: Report, warn: Note, detail: Note) -> TrainResult:
@@ -109,6 +111,8 @@ class Training:
         run = self._planned.run
         with whole_file(run.folder / "vlmdet.toml") as temporary:
             temporary.write_bytes(tomli_w.dumps(_settings(self._project)).encode())
+        if self._project.config.train.evaluate != "none":
+            write_job(self._project, self._planned)
         write_record(run.folder, self._record)
         watcher = Watcher(run.folder, on_step)
         try:
@@ -178,6 +182,7 @@ class Training:
             steps=record.steps,
             loss=record.loss,
             seconds=record.seconds or 0.0,
+            best=max(self._planned.run.evaluations(), key=lambda entry: entry.f1, default=None),
         )
 
 

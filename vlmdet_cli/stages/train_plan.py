@@ -18,6 +18,7 @@ from vlmdet_cli.models import registry
 from vlmdet_cli.models.family import Family
 from vlmdet_cli.project import Project, runs
 from vlmdet_cli.project.run_record import DatasetRecord, ModelRecord, RunRecord, TrainedSettings
+from vlmdet_cli.stages.train_evaluation import CALLBACK, ENVIRONMENT, JOB, PLUGIN
 from vlmdet_cli.stages.train_rows import dataset_of
 from vlmdet_cli.training import arguments, swift
 from vlmdet_cli.training.hub import cached_folder
@@ -141,7 +142,7 @@ def _resumable(project: Project, options: TrainOptions) -> runs.Run:
 
 def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: Path | None = None) -> Plan:
     """The plan of a given run with the flags ``extra`` after the project's own."""
-    train, dataset = project.config.train, dataset_of(project)
+    train, dataset = _evaluating(project.config.train, project.root, extra), dataset_of(project)
     cpu = train.device == "cpu" or (train.device == "auto" and gpus.gpus() == 0)
     again = ("--resume_from_checkpoint", str(checkpoint)) if checkpoint else ()
     argv = arguments.sft(
@@ -157,6 +158,8 @@ def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: 
     env = arguments.environment(
         root_images=project.data_folder, visible=visible, processes=train.nproc_per_node, cpu=cpu
     )
+    if train.evaluate != "none":
+        env[ENVIRONMENT] = str(run.folder / JOB)
     if project.config.format.rows == "objects":
         env |= project.family.objects_environment(project.dialect_name)
     return Plan(
@@ -167,6 +170,33 @@ def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: 
         arguments=tuple(extra),
         checkpoint=checkpoint,
     )
+
+
+def _evaluating(train: Train, root: Path, extra: Sequence[str]) -> Train:
+    """The settings with the plug-in that measures detection at each save, beside the user's own.
+
+    Raises ``UsageError`` for settings that do not go together.
+    """
+    if train.evaluate == "none":
+        if train.keep == "best" or train.patience:
+            key = 'train.keep = "best"' if train.keep == "best" else "train.patience"
+            raise UsageError(f"{key} needs measures of the checkpoints", hint='Set train.evaluate = "f1".')
+        return train
+    ours = {"external_plugins": str(PLUGIN), "callbacks": CALLBACK}
+    if given := [f"--{name}" for name in ours if name in arguments.parse(extra)]:
+        raise UsageError(f"train.evaluate needs {' and '.join(given)} too", hint="Set them in [train.swift].")
+    sharded = str(train.swift.get("deepspeed", "")) == "zero3" or "fsdp" in train.swift
+    if sharded:
+        raise UsageError(
+            "train.evaluate does not work with parameters that are spread over the GPUs",
+            hint="Use deepspeed zero2 or less, or evaluate the checkpoints after the training.",
+        )
+    swift_flags = {**train.swift}
+    for name, value in ours.items():
+        own = train.swift.get(name, [])
+        values = [arguments.absolute(name, item, root) for item in (own if isinstance(own, list) else [own])]
+        swift_flags[name] = [*map(str, values), value]
+    return msgspec.structs.replace(train, swift=swift_flags)
 
 
 def _model_defaults(project: Project, extra: Sequence[str]) -> dict[str, Flag]:

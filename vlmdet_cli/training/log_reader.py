@@ -11,12 +11,16 @@ from vlmdet_cli.errors import EngineError
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of swift's training log. ``left``: the remaining time, as swift writes it."""
+    """A row of swift's training log: of training, with ``loss``, or of an evaluation, with ``f1``.
+
+    ``left``: the remaining time, as swift writes it.
+    """
 
     step: int
     steps: int
     loss: float | None = None
     learning_rate: float | None = None
+    f1: float | None = None
     left: str = ""
 
 
@@ -113,13 +117,14 @@ class Watcher:
             log = self._logs.setdefault(path, AppendedBytes(path, from_start=True))
             for line in log.lines():
                 if step := parse_step(line):
-                    self.last = step
+                    self.last = step if step.f1 is None else self.last
                     self._on_step(step)
 
 
 def last_step(log: Path) -> Step | None:
-    """The last step in a ``logging.jsonl``."""
-    steps = [step for line in log.read_bytes().splitlines() if (step := parse_step(line))]
+    """The last step of training in a ``logging.jsonl``."""
+    rows = map(parse_step, log.read_bytes().splitlines())
+    steps = [step for step in rows if step and step.f1 is None]
     return steps[-1] if steps else None
 
 
@@ -128,8 +133,10 @@ def parse_step(line: bytes) -> Step | None:
     try:
         row = orjson.loads(line)
         step, steps = map(int, row["global_step/max_steps"].split("/"))
-        loss = row["loss"]
+        loss, f1 = row.get("loss"), row.get("eval_f1")
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+    if loss is None and f1 is None:
+        return None
     left = str(row.get("remaining_time", ""))
-    return Step(step=step, steps=steps, loss=loss, learning_rate=row.get("learning_rate"), left=left)
+    return Step(step=step, steps=steps, loss=loss, learning_rate=row.get("learning_rate"), f1=f1, left=left)

@@ -8,14 +8,18 @@ from vlmdet_cli.core.settings import AboveZero, Count, Positive, Share, Table, T
 
 Flag = bool | int | float | str | list[str | int | float]
 # what is vlmdet's own; every other key of [train] is a flag of swift's
-OWN_KEYS = ("gpus", "device", "nproc_per_node", "rows_must_match", "swift")
+OWN_KEYS = (
+    "gpus", "device", "nproc_per_node", "rows_must_match", "evaluate", "evaluate_pictures", "patience", "keep", "swift",
+)  # fmt: skip
 
 
 class Train(Table, frozen=True, kw_only=True):
     """The documented run. All keys but ``OWN_KEYS`` are swift's flags, under swift's names.
 
     ``gpus``: CUDA_VISIBLE_DEVICES; empty keeps what a scheduler has set, and is 0 where nothing is set. ``device``:
-    ``auto`` trains on the CPU where no GPU is visible.
+    ``auto`` trains on the CPU where no GPU is visible. ``evaluate``: what is measured on the split val at each save, on
+    ``evaluate_pictures`` of its pictures, 0 for all. ``patience``: evaluations without a better value after which
+    training ends, 0 for never. ``keep``: the checkpoint that ``merge`` takes.
     """
 
     model: Text = "Qwen/Qwen2-VL-2B-Instruct"
@@ -45,4 +49,8 @@ class Train(Table, frozen=True, kw_only=True):
     logging_steps: Positive = 5
     add_version: bool = True
     rows_must_match: bool = True
+    evaluate: Literal["none", "f1"] = "none"
+    evaluate_pictures: Count = 0
+    patience: Count = 0
+    keep: Literal["last", "best"] = "last"
     swift: dict[str, Flag] = msgspec.field(default_factory=dict)
