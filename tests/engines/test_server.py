@@ -571,7 +571,7 @@ def test_a_request_that_fails_at_one_server_is_answered_by_the_other(tmp_path: P
 def test_no_server_gets_more_at_once_than_the_limit(tmp_path: Path) -> None:
     with serving(seconds=0.02) as server:
         assert len(list(engine(server, concurrency=5).answer(requests(tmp_path, 40), 64))) == 40
-        assert server.most_at_once == 5
+        assert 1 < server.most_at_once <= 5
 
 
 def test_a_server_that_refuses_more_than_it_can_do_gets_fewer_at_once(tmp_path: Path) -> None:
