@@ -11,7 +11,7 @@ from rich.table import Table
 
 import vlmdet_cli
 
-NAMES = ("startup", "parsing", "evaluation", "preparing", "growing", "inferring", "answering")
+NAMES = ("startup", "parsing", "evaluation", "preparing", "growing", "inferring", "answering", "serving")
 
 
 def main() -> None:
