@@ -13,7 +13,7 @@ from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.prompts import object_rows
 
 QWEN2 = dialects.get("qwen2_vl")
-ABLE = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "florence2"]
+ABLE = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "florence2", "swift"]
 SIZE = (640, 480)
 PERSON: Box = (64.0, 48.0, 320.5, 240.0)
 Objects = list[tuple[str, Box]]
