@@ -3,7 +3,8 @@
 Both ask one server the same 575 requests of the demo, picture for picture as the same PNG, greedily, with at most 64 at
 once, in turns. A turn's time runs from its first request to its last answer: of the engine with reading, resizing and
 encoding the pictures, of the load generator without, which has them ready. The pair's name tells the ratio of requests
-a second in each pair of turns. The server keeps neither prompts nor pictures between the turns.
+a second in each pair of turns. The server keeps neither prompts nor pictures between the turns. It has half of the
+cores, and whoever asks has the others: a server with a GPU does not share it with its clients either.
 
 ``VLMDET_VLLM_PYTHON`` names the Python of vLLM's environment, by default that of ``make vllm-env``.
 """
@@ -47,7 +48,10 @@ def run(folder: Path) -> Iterator[Pair]:
     for step in ("prepare", "augment"):
         process(vlmdet(step, "-q"), demo)
     asked = requests(demo / "out")
+    server_cores, client_cores = two_parts(sorted(os.sched_getaffinity(0)))
+    os.sched_setaffinity(0, server_cores)  # what is started from here on inherits it
     with vllm_server(PYTHON, demo / "model", folder / "server.log", *NOTHING_KEPT) as url:
+        os.sched_setaffinity(0, client_cores)
         settings = EngineSettings(
             model=demo / "model",
             family=QWEN2_VL,
@@ -60,10 +64,17 @@ def run(folder: Path) -> Iterator[Pair]:
         turns = [
             (ours(engine, asked), peers(url, demo / "model", rows, len(asked), members)) for _ in range(TURNS + 1)
         ][1:]  # the engine probes the server in the first
+    os.sched_setaffinity(0, {*server_cores, *client_cores})
     ratios = sorted(peer.seconds / our.seconds for our, peer in turns)
     told = f"{ratios[0]:.3f} / {statistics.median(ratios):.3f} / {ratios[-1]:.3f}"
     name = f"{len(asked)} requests to a vLLM server, against vllm bench serve; requests/s min / median / max: {told}"
     yield Pair(name, *(median([turn[side] for turn in turns]) for side in (0, 1)))
+
+
+def two_parts(cores: list[int]) -> tuple[set[int], set[int]]:
+    """Half of the cores for the server, the others for the client; both have all where there is one."""
+    half = (len(cores) + 1) // 2
+    return set(cores[:half]), set(cores[half:] or cores)
 
 
 def requests(output: Path) -> list[Request]:
