@@ -29,10 +29,10 @@ from vlmdet_cli.engines import transformers
 from vlmdet_cli.metrics.repeats import without_near_repeats
 from vlmdet_cli.metrics.tile_merging import TileDetection, merged
 from vlmdet_cli.project import load
-from vlmdet_cli.stages import answer_reading
-from vlmdet_cli.stages.evaluate import EvalProtocol, evaluate
-from vlmdet_cli.stages.infer_inputs import infer_job
-from vlmdet_cli.stages.infer_model import InferRequest
+from vlmdet_cli.stages.evaluation.evaluate import EvalProtocol, evaluate
+from vlmdet_cli.stages.inference import answer_reading
+from vlmdet_cli.stages.inference.infer_inputs import infer_job
+from vlmdet_cli.stages.inference.infer_model import InferRequest
 
 WORLD_SEED = 2027  # the demo's own pictures are of seed 0
 PROJECT = Path(__file__).parents[1] / "vlmdet_cli" / "demo" / "vlmdet.toml"

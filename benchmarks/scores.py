@@ -30,8 +30,8 @@ from vlmdet_cli.metrics.bootstrap import interval
 from vlmdet_cli.metrics.calibration import fit_platt, reliability
 from vlmdet_cli.metrics.matching import Floats, Ints
 from vlmdet_cli.metrics.sweep import match_by_score
-from vlmdet_cli.stages import predictions
-from vlmdet_cli.stages.eval_boxes import EvalBoxes, eval_boxes
+from vlmdet_cli.stages.evaluation import predictions
+from vlmdet_cli.stages.evaluation.eval_boxes import EvalBoxes, eval_boxes
 
 RULES: tuple[ScoreRule, ...] = get_args(ScoreRule)
 BASELINE: ScoreRule = "label_times_mean"

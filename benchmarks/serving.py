@@ -23,8 +23,8 @@ from benchmarks.timing import Cost, Pair, process, vlmdet
 from tests.engines.vllm_server import ENVIRONMENT, vllm_server
 from vlmdet_cli.engines import EngineSettings, Request
 from vlmdet_cli.engines.pictures import sized_picture
-from vlmdet_cli.engines.server import ServerEngine, served_model
-from vlmdet_cli.engines.server_protocol import ChatForm, data_url
+from vlmdet_cli.engines.server.engine import ServerEngine, served_model
+from vlmdet_cli.engines.server.protocol import ChatForm, data_url
 from vlmdet_cli.engines.settings import ServerOptions
 from vlmdet_cli.models.family import IMAGE_TAG
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL

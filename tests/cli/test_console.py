@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Cli, write_project
 from vlmdet_cli.console import safe
 from vlmdet_cli.errors import VlmdetError
-from vlmdet_cli.stages import prepare
+from vlmdet_cli.stages.data import prepare
 
 VLMDET = (sys.executable, "-m", "vlmdet_cli")
 

@@ -26,9 +26,10 @@ from tests.engines.fake_server import (
     serving,
     tokens_of,
 )
-from vlmdet_cli.engines import Completion, EngineSettings, Request, server_load
+from vlmdet_cli.engines import Completion, EngineSettings, Request
 from vlmdet_cli.engines.pictures import sized_picture
-from vlmdet_cli.engines.server import ServerEngine
+from vlmdet_cli.engines.server import load as server_load
+from vlmdet_cli.engines.server.engine import ServerEngine
 from vlmdet_cli.engines.settings import ServerOptions
 from vlmdet_cli.errors import EngineError, UsageError, VlmdetError
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL

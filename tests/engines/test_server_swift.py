@@ -18,7 +18,7 @@ import pytest
 from vlmdet_cli.demo import HERE
 from vlmdet_cli.demo.worlds import STREET, write_coco
 from vlmdet_cli.engines import Completion, Engine, EngineSettings, Request
-from vlmdet_cli.engines.server import ServerEngine
+from vlmdet_cli.engines.server.engine import ServerEngine
 from vlmdet_cli.engines.settings import ServerOptions, TransformersOptions
 from vlmdet_cli.engines.transformers import TransformersEngine
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import picture
 from vlmdet_cli.engines import Completion, EngineSettings, Request
 from vlmdet_cli.engines.settings import VLLMOptions
-from vlmdet_cli.engines.vllm import VLLMEngine, generation_arguments, rank_environments
+from vlmdet_cli.engines.vllm.engine import VLLMEngine, generation_arguments, rank_environments
 from vlmdet_cli.errors import EngineError, UsageError
 from vlmdet_cli.models.qwen2_vl import Qwen2VLFamily
 

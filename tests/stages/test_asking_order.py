@@ -7,7 +7,7 @@ import pytest
 
 from vlmdet_cli.engines.answers import InferRow
 from vlmdet_cli.models import registry
-from vlmdet_cli.stages.asking_order import asking_order
+from vlmdet_cli.stages.inference.asking_order import asking_order
 
 SIZES = {"large": (2000, 2000), "small": (280, 280), "odd": (1, 9000), "strip": (20000, 1), "unknown": (0, 0)}
 

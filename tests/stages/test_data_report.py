@@ -19,8 +19,8 @@ from vlmdet_cli.data.duplicates import DuplicateGroup, Duplicates
 from vlmdet_cli.data.formats import coco
 from vlmdet_cli.errors import DataError
 from vlmdet_cli.prompts import region_tasks
-from vlmdet_cli.stages.data_report import ClassCount, DataReport, SplitReport, report
-from vlmdet_cli.stages.row_kinds import count_kinds
+from vlmdet_cli.stages.data.data_report import ClassCount, DataReport, SplitReport, report
+from vlmdet_cli.stages.data.row_kinds import count_kinds
 
 XYWH = tuple[float, float, float, float]
 

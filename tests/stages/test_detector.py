@@ -22,7 +22,7 @@ from vlmdet_cli.demo import HERE
 from vlmdet_cli.demo.worlds import STREET, write_coco
 from vlmdet_cli.engines import Completion, EngineSettings, Request
 from vlmdet_cli.errors import DataError, EngineError, UsageError
-from vlmdet_cli.stages.picture_detections import picture_detections
+from vlmdet_cli.stages.inference.picture_detections import picture_detections
 
 
 class KeepingEngine(FakeEngine):
@@ -58,7 +58,7 @@ def model(tmp_path: Path) -> Path:
 def test_the_package_itself_imports_nothing_heavy_until_the_detector_is_asked_for() -> None:
     code = "import sys, vlmdet_cli; print({'numpy', 'msgspec', 'torch'} & set(sys.modules), vlmdet_cli.Detector)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set() <class 'vlmdet_cli.stages.detector.Detector'>\n"
+    assert done.stdout == "set() <class 'vlmdet_cli.stages.inference.detector.Detector'>\n"
 
 
 def test_a_name_that_the_package_has_not_is_an_attribute_error() -> None:

@@ -14,8 +14,8 @@ from vlmdet_cli import engines
 from vlmdet_cli.engines import Completion, EngineSettings, Request
 from vlmdet_cli.engines.answers import InferRow
 from vlmdet_cli.errors import EngineError
-from vlmdet_cli.stages import engine_parity
-from vlmdet_cli.stages.engine_parity import spread
+from vlmdet_cli.stages.inference import engine_parity
+from vlmdet_cli.stages.inference.engine_parity import spread
 
 
 class Failing(FakeEngine):

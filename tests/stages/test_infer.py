@@ -14,7 +14,7 @@ from vlmdet_cli.core.locks import lock
 from vlmdet_cli.engines import Completion
 from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow, read_answers
 from vlmdet_cli.errors import EngineError, UsageError
-from vlmdet_cli.stages.infer import InferResult, infer
+from vlmdet_cli.stages.inference.infer import InferResult, infer
 
 
 def rows(folder: Path, count: int) -> list[InferRow]:

@@ -1,8 +1,8 @@
 """What is shown of an inference while it runs."""
 
 from vlmdet_cli.core.answers import Answer
-from vlmdet_cli.stages.answer_reading import ReadingRules, read_answer
-from vlmdet_cli.stages.infer_progress import InferProgress
+from vlmdet_cli.stages.inference.answer_reading import ReadingRules, read_answer
+from vlmdet_cli.stages.inference.infer_progress import InferProgress
 
 BOX = "<|object_ref_start|>cat<|object_ref_end|><|box_start|>(0,0),(500,{n})<|box_end|>"
 GOOD, BAD_BOX = BOX.format(n=400), BOX.format(n=0)

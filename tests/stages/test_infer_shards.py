@@ -13,7 +13,7 @@ from tests.stages.test_infer_inputs import model_folder
 from vlmdet_cli import engines
 from vlmdet_cli.engines import EngineSettings
 from vlmdet_cli.engines.answers import InferRow, read_answers
-from vlmdet_cli.stages.infer_shards import shard_rows
+from vlmdet_cli.stages.inference.infer_shards import shard_rows
 
 PICTURES = 16  # half of them in the split test
 FOLDER = Path("out/answers")

@@ -12,7 +12,7 @@ from vlmdet_cli import project as projects
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project.run_record import TrainedSettings
 from vlmdet_cli.project.runs import Run
-from vlmdet_cli.stages import merge
+from vlmdet_cli.stages.training import merge
 
 RUNS = Path("out/runs")
 

@@ -293,7 +293,7 @@ def test_names_in_subfolders_stay_there(cli: Cli) -> None:
 @pytest.mark.parametrize("workers", [2, 3])
 def test_any_number_of_workers_writes_the_same_bytes(cli: Cli, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     write_project(Path(), {f"{n}.jpg": [("cat", (n, n, 9, 9)), ("dog", (2, 30 - n, 9, 9))] for n in range(20)})
-    monkeypatch.setattr("vlmdet_cli.stages.chunks.CHUNK_PICTURES", 3)
+    monkeypatch.setattr("vlmdet_cli.stages.data.chunks.CHUNK_PICTURES", 3)
 
     def written(count: int) -> dict[str, bytes]:
         for command in ("prepare", "augment"):
@@ -348,7 +348,7 @@ def test_pictures_of_the_last_run_stay_where_new_ones_cannot_be_imported(
     assert cli("prepare").exit_code == 0
     before = files_of("out")
     write_project(Path(), {"new.jpg": [("cat", (0, 0, 9, 9))]})
-    monkeypatch.setattr("vlmdet_cli.stages.split_images.materialize_all", fail)
+    monkeypatch.setattr("vlmdet_cli.stages.data.split_images.materialize_all", fail)
     assert cli("prepare").exit_code == 3
     assert files_of("out") == before
 
@@ -362,7 +362,7 @@ def kill_worker(*_: object) -> Any:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    ("command", "work"), [("prepare", "chunks.detection_chunk"), ("augment", "augment.question_chunk")]
+    ("command", "work"), [("prepare", "data.chunks.detection_chunk"), ("augment", "data.augment.question_chunk")]
 )
 def test_a_killed_worker_ends_the_command_and_leaves_what_was_there(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str, work: str
@@ -370,7 +370,7 @@ def test_a_killed_worker_ends_the_command_and_leaves_what_was_there(
     write_project(Path(), {f"{n}.jpg": [("cat", (n, n, 9, 9))] for n in range(20)})
     assert cli("prepare").exit_code == cli("augment").exit_code == 0
     before = files_of("out")
-    monkeypatch.setattr("vlmdet_cli.stages.chunks.CHUNK_PICTURES", 3)
+    monkeypatch.setattr("vlmdet_cli.stages.data.chunks.CHUNK_PICTURES", 3)
     monkeypatch.setattr(f"vlmdet_cli.stages.{work}", kill_worker)
     done = cli(command, "--set", "data.workers=2")
     assert (done.exit_code, done.stdout, done.stderr) == (

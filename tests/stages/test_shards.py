@@ -9,8 +9,8 @@ from typer.testing import Result
 
 from tests.conftest import Boxes, Cli, write_project
 from vlmdet_cli import project as projects
-from vlmdet_cli.stages import shards
-from vlmdet_cli.stages.prepare import read_split
+from vlmdet_cli.stages.data import shards
+from vlmdet_cli.stages.data.prepare import read_split
 
 PICTURES: dict[str, Boxes] = {f"{n}.jpg": [("cat", (n, n, 9, 9)), ("dog", (30, 5, 20, 9))] for n in range(30)}
 QUESTIONS = "[augment]\nquestion_ratio = 100.0\n"  # no limit binds: shards together hold the rows of the whole

@@ -20,7 +20,7 @@ from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.models import dialects
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 from vlmdet_cli.prompts import lengths, object_rows, object_tasks, region_tasks
-from vlmdet_cli.stages.show import Shown, areas, show
+from vlmdet_cli.stages.data.show import Shown, areas, show
 
 SIZE = (200, 100)
 QWEN = dialects.get("qwen2_vl")

@@ -3,8 +3,8 @@
 import pytest
 
 from vlmdet_cli.engines import Completion
-from vlmdet_cli.stages import text_differences as causes
-from vlmdet_cli.stages.text_differences import excerpts, likely_cause
+from vlmdet_cli.stages.inference import text_differences as causes
+from vlmdet_cli.stages.inference.text_differences import excerpts, likely_cause
 
 CAT = "<|object_ref_start|>cat<|object_ref_end|><|box_start|>(10,20),(300,400)<|box_end|>"
 DOG = "<|object_ref_start|>dog<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>"

@@ -16,8 +16,8 @@ from vlmdet_cli.core.processes import this_process
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import runs
 from vlmdet_cli.project.run_record import write_record
-from vlmdet_cli.stages import train, train_plan, train_rows
-from vlmdet_cli.stages.train_plan import TrainOptions
+from vlmdet_cli.stages.training import train, train_plan, train_rows
+from vlmdet_cli.stages.training.train_plan import TrainOptions
 from vlmdet_cli.training import swift
 
 PICTURES = {f"{n}.jpg": [("cat", (4 + n, 6, 20, 20))] for n in range(4)}

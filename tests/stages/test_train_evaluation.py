@@ -18,8 +18,8 @@ from vlmdet_cli import project as projects
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import runs
 from vlmdet_cli.project.run_record import Evaluation
-from vlmdet_cli.stages.merge import _find_checkpoint
-from vlmdet_cli.stages.train_evaluation import PLUGIN
+from vlmdet_cli.stages.training.merge import _find_checkpoint
+from vlmdet_cli.stages.training.train_evaluation import PLUGIN
 
 EVALUATE = ("--set", 'train.evaluate="f1"')
 

@@ -13,8 +13,8 @@ from PIL import Image
 from tests.conftest import Boxes, coco_document, picture
 from vlmdet_cli.drawing.lettering import palette
 from vlmdet_cli.errors import DataError
-from vlmdet_cli.stages.evaluate import EvalProtocol, evaluate
-from vlmdet_cli.stages.viz import VizResult, draw, open_picture, panel_name
+from vlmdet_cli.stages.evaluation.evaluate import EvalProtocol, evaluate
+from vlmdet_cli.stages.evaluation.viz import VizResult, draw, open_picture, panel_name
 
 CAT, DOG = palette(["cat", "dog"]).values()
 SIZE = (320, 240)

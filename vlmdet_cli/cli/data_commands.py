@@ -29,8 +29,8 @@ def prepare(
 
     Example: vlmdet prepare --report --set subset.pictures=500
     """
-    from vlmdet_cli.stages import chunks
-    from vlmdet_cli.stages import prepare as stage
+    from vlmdet_cli.stages.data import chunks
+    from vlmdet_cli.stages.data import prepare as stage
 
     session: Session = context.obj
     project = _sharded(_project_of_files(session, annotations, images, output), shard)
@@ -72,7 +72,7 @@ def augment(context: typer.Context, shard: Shard = "") -> None:
 
     Example: vlmdet augment --set augment.question_ratio=0.5
     """
-    from vlmdet_cli.stages import augment as stage
+    from vlmdet_cli.stages.data import augment as stage
 
     session: Session = context.obj
     project = _sharded(session.project(), shard)
@@ -100,7 +100,7 @@ def show(
     Example: vlmdet show out/augment/train.jsonl 7 --draw row.png
     """
     from vlmdet_cli.cli import row_tables
-    from vlmdet_cli.stages import show as stage
+    from vlmdet_cli.stages.data import show as stage
 
     session: Session = context.obj
     rows = stage.show(file, number, kind=kind, dialect=dialect, draw=draw)

@@ -16,7 +16,7 @@ from vlmdet_cli.console import safe
 from vlmdet_cli.errors import counted
 
 if TYPE_CHECKING:
-    from vlmdet_cli.stages.data_report import DataReport, DuplicatesReport, Histogram, SplitReport
+    from vlmdet_cli.stages.data.data_report import DataReport, DuplicatesReport, Histogram, SplitReport
 
 Counts = Mapping[str, int]
 Splits = Mapping[str, "SplitReport"]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from vlmdet_cli.console import safe
 
 if TYPE_CHECKING:
-    from vlmdet_cli.stages.evaluate import Report
-    from vlmdet_cli.stages.gates import Gate
+    from vlmdet_cli.stages.evaluation.evaluate import Report
+    from vlmdet_cli.stages.evaluation.gates import Gate
 
 CLASS_COLUMNS = ("precision", "recall", "f1", "mean_iou", "ap", "tp", "fp", "fn", "ignored")
 

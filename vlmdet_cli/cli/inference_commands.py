@@ -16,8 +16,8 @@ from vlmdet_cli.core.settings import Classes, Duplicates, ScoreRule, ScoreSource
 from vlmdet_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from vlmdet_cli.stages.infer_drawings import AnswerDrawings
-    from vlmdet_cli.stages.infer_progress import InferProgress, OnProgress
+    from vlmdet_cli.stages.inference.infer_drawings import AnswerDrawings
+    from vlmdet_cli.stages.inference.infer_progress import InferProgress, OnProgress
 
 AnswersName = Annotated[str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="the split")]
 AnsweredSplit = Annotated[
@@ -85,9 +85,9 @@ def infer(
 
     Example: vlmdet infer --model my-model photo.jpg --json
     """
-    from vlmdet_cli.stages import collect as collecting
-    from vlmdet_cli.stages import infer_inputs
-    from vlmdet_cli.stages.infer_model import InferRequest
+    from vlmdet_cli.stages.inference import collect as collecting
+    from vlmdet_cli.stages.inference import infer_inputs
+    from vlmdet_cli.stages.inference.infer_model import InferRequest
 
     session: Session = context.obj
     with tempfile.TemporaryDirectory() as temporary:
@@ -130,7 +130,9 @@ def infer(
 def _drawings(target: Path | None, images: Sequence[str]) -> "AnswerDrawings | None":
     if target is None:
         return None
-    from vlmdet_cli.stages.infer_drawings import AnswerDrawings  # with all that draws: `infer` starts without it
+    from vlmdet_cli.stages.inference.infer_drawings import (
+        AnswerDrawings,  # with all that draws: `infer` starts without it
+    )
 
     return AnswerDrawings(target, images)
 
@@ -199,9 +201,9 @@ def evaluate(
     Example: vlmdet eval --fail-under f1=0.5 --junit gates.xml
     """
     from vlmdet_cli.cli import exports
-    from vlmdet_cli.stages import eval_inputs
-    from vlmdet_cli.stages import evaluate as stage
-    from vlmdet_cli.stages import gates as gating
+    from vlmdet_cli.stages.evaluation import eval_inputs
+    from vlmdet_cli.stages.evaluation import evaluate as stage
+    from vlmdet_cli.stages.evaluation import gates as gating
 
     session: Session = context.obj
     if csv + markdown + session.options.json > 1:
@@ -252,9 +254,9 @@ def viz(
 
     Example: vlmdet viz --limit 100
     """
-    from vlmdet_cli.stages import viz as stage
-    from vlmdet_cli.stages import viz_inputs
-    from vlmdet_cli.stages.eval_inputs import EvalRequest
+    from vlmdet_cli.stages.evaluation import viz as stage
+    from vlmdet_cli.stages.evaluation import viz_inputs
+    from vlmdet_cli.stages.evaluation.eval_inputs import EvalRequest
 
     session: Session = context.obj
     request = EvalRequest(truth=truth, predictions=predictions, name=name, split=split, run=run)
@@ -288,7 +290,7 @@ def compare(
 
     Example: vlmdet compare base run-001
     """
-    from vlmdet_cli.stages import compare as stage
+    from vlmdet_cli.stages.evaluation import compare as stage
 
     session: Session = context.obj
     result = stage.compare(stage.find_reports(session.project, reports, name), force=force)
@@ -309,7 +311,7 @@ def parse(
 
     Example: vlmdet parse answers.txt --size 640x480
     """
-    from vlmdet_cli.stages import parse as stage
+    from vlmdet_cli.stages.inference import parse as stage
 
     session: Session = context.obj
     for line in stage.parse_file(file, dialect=dialect, size=size, categories=categories or None, dedupe=dedupe):

@@ -9,7 +9,7 @@ from vlmdet_cli.cli.tables import Views, cell, short_path, table
 from vlmdet_cli.console import safe
 
 if TYPE_CHECKING:
-    from vlmdet_cli.stages.engine_parity import EngineResult, ParityResult
+    from vlmdet_cli.stages.inference.engine_parity import EngineResult, ParityResult
 
 
 def parity(result: "ParityResult") -> Views:

@@ -11,9 +11,9 @@ from vlmdet_cli.cli.tables import Views, cell, change, ledger, line, row, table
 from vlmdet_cli.console import safe
 
 if TYPE_CHECKING:
-    from vlmdet_cli.stages.compare import Comparison, Row
-    from vlmdet_cli.stages.evaluate import Report
-    from vlmdet_cli.stages.gates import Gate
+    from vlmdet_cli.stages.evaluation.compare import Comparison, Row
+    from vlmdet_cli.stages.evaluation.evaluate import Report
+    from vlmdet_cli.stages.evaluation.gates import Gate
 
 
 def report(result: "Report", gates: "Iterable[Gate]") -> Views:

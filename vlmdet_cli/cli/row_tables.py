@@ -12,7 +12,7 @@ from vlmdet_cli.console import safe
 from vlmdet_cli.errors import counted
 
 if TYPE_CHECKING:
-    from vlmdet_cli.stages.show import Shown
+    from vlmdet_cli.stages.data.show import Shown
 
 MAX_BOXES, MAX_LETTERS = 30, 800  # of an answer that are shown
 _MARKS = {

@@ -74,8 +74,8 @@ def doctor(
 
 def _engines(session: Session, images: Sequence[Path], model: str, names: Sequence[str], pictures: int) -> int:
     from vlmdet_cli.cli import parity_tables
-    from vlmdet_cli.stages.engine_parity import engine_parity
-    from vlmdet_cli.stages.infer_model import InferRequest
+    from vlmdet_cli.stages.inference.engine_parity import engine_parity
+    from vlmdet_cli.stages.inference.infer_model import InferRequest
 
     request = InferRequest(
         images=images,

@@ -11,15 +11,15 @@ from vlmdet_cli.cli.tables import Views, cell, ledger, line, row, short_path, ta
 from vlmdet_cli.console import Bars, Output, safe
 
 if TYPE_CHECKING:
-    from vlmdet_cli.stages.augment import AugmentResult
+    from vlmdet_cli.stages.data.augment import AugmentResult
+    from vlmdet_cli.stages.data.prepare import PrepareResult
     from vlmdet_cli.stages.doctor import Check
-    from vlmdet_cli.stages.infer import InferResult
+    from vlmdet_cli.stages.evaluation.viz import VizResult
+    from vlmdet_cli.stages.inference.infer import InferResult
     from vlmdet_cli.stages.init import InitResult
-    from vlmdet_cli.stages.merge import MergeResult
-    from vlmdet_cli.stages.prepare import PrepareResult
-    from vlmdet_cli.stages.runs import RunsResult
-    from vlmdet_cli.stages.train import TrainResult
-    from vlmdet_cli.stages.viz import VizResult
+    from vlmdet_cli.stages.training.merge import MergeResult
+    from vlmdet_cli.stages.training.runs import RunsResult
+    from vlmdet_cli.stages.training.train import TrainResult
     from vlmdet_cli.training.log_reader import Step
 
 

@@ -26,8 +26,8 @@ def train(
 
     Example: vlmdet train -- --gradient_checkpointing true
     """
-    from vlmdet_cli.stages import train as stage
-    from vlmdet_cli.stages.train_plan import TrainOptions, plan
+    from vlmdet_cli.stages.training import train as stage
+    from vlmdet_cli.stages.training.train_plan import TrainOptions, plan
 
     session: Session = context.obj
     project = session.project()
@@ -58,7 +58,7 @@ def merge(
 
     Example: vlmdet merge --checkpoint 500
     """
-    from vlmdet_cli.stages import merge as stage
+    from vlmdet_cli.stages.training import merge as stage
 
     session: Session = context.obj
     project = session.project()
@@ -77,7 +77,7 @@ def runs(
 
     Example: vlmdet runs --json
     """
-    from vlmdet_cli.stages import runs as stage
+    from vlmdet_cli.stages.training import runs as stage
 
     session: Session = context.obj
     result = stage.list_runs(session.project(), migrate=migrate)
@@ -102,7 +102,7 @@ def experiment(
 
     Example: vlmdet experiment rank --seeds 3
     """
-    from vlmdet_cli.stages import experiment as stage
+    from vlmdet_cli.stages.training import experiment as stage
 
     session: Session = context.obj
     project = session.project()

@@ -105,8 +105,8 @@ class Engine(Protocol):
 _ENGINES = {
     "transformers": "vlmdet_cli.engines.transformers:TransformersEngine",
     "swift": "vlmdet_cli.engines.swift:SwiftEngine",
-    "vllm": "vlmdet_cli.engines.vllm:VLLMEngine",
-    "server": "vlmdet_cli.engines.server:ServerEngine",
+    "vllm": "vlmdet_cli.engines.vllm.engine:VLLMEngine",
+    "server": "vlmdet_cli.engines.server.engine:ServerEngine",
 }
 
 

@@ -25,7 +25,7 @@ from typing import Any, TextIO
 
 from vlmdet_cli.engines import Completion, Engine, Request
 from vlmdet_cli.engines.failures import engine_errors
-from vlmdet_cli.engines.server import ServerEngine
+from vlmdet_cli.engines.server.engine import ServerEngine
 from vlmdet_cli.engines.settings import RayOptions
 from vlmdet_cli.errors import EngineError, UsageError, VlmdetError
 

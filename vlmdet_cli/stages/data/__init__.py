@@ -1,0 +1,1 @@
+"""From data to rows: prepare, augment, and what looks at the data."""

@@ -1,0 +1,1 @@
+"""eval, compare, viz: from predictions and truth to a report and drawings."""

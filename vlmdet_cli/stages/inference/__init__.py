@@ -1,0 +1,1 @@
+"""infer: from pictures to answers, and from answers to detections."""

@@ -1,5 +1,0 @@
-"""Registers the callback that measures F1 at each checkpoint."""
-
-from vlmdet_cli.stages.train_evaluation import register
-
-register()

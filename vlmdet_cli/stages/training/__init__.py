@@ -1,0 +1,1 @@
+"""train, merge, runs and experiments."""

@@ -1,0 +1,260 @@
+"""train: the real ``swift sft`` on the prepared rows, watched, recorded, resumable.
+
+Before swift starts, every row is checked (``train_rows``). While it runs, its own log file is followed. The run's
+record is written whole when it starts, and again when it ends, is interrupted or fails.
+"""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import tomli_w
+
+from vlmdet_cli import __version__
+from vlmdet_cli.core import gpus, programs
+from vlmdet_cli.core.files import whole_file
+from vlmdet_cli.core.locks import lock
+from vlmdet_cli.core.processes import Process, this_process
+from vlmdet_cli.errors import DataError, EngineError, UsageError, first_few
+from vlmdet_cli.project import Project, runs
+from vlmdet_cli.project.run_record import Evaluation, Resume, RunRecord, RunState, write_record
+from vlmdet_cli.stages.data import chunks
+from vlmdet_cli.stages.training import train_plan
+from vlmdet_cli.stages.training.train_evaluation import write_job
+from vlmdet_cli.stages.training.train_plan import Plan, TrainOptions
+from vlmdet_cli.stages.training.train_rows import RowCheck, check_rows
+from vlmdet_cli.training import swift
+from vlmdet_cli.training.log_reader import Report, RowCount, Watcher
+
+STACK = ("ms-swift", "torch", "torchvision", "transformers", "peft", "accelerate", "qwen-vl-utils")
+HINT = "The log says more; `vlmdet doctor` checks the machine."
+Note = Callable[[str], None]
+
+
+class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
+    """``run``: the run's folder. ``seconds``: of all starts together. ``best``: of its evaluated checkpoints."""
+
+    run: str
+    command: str
+    rows: int
+    too_long: int
+    exact_lengths: bool
+    checkpoints: list[str]
+    steps: int
+    loss: float | None
+    seconds: float
+    best: Evaluation | None = None
+
+
+def train(project: Project, options: TrainOptions, on_step: Report, warn: Note, detail: Note) -> TrainResult:
+    """Train to the end. Raises ``DataError`` for rows, ``UsageError`` for the run, ``EngineError`` if swift fails."""
+    swift.require()
+    planned = train_plan.plan(project, options)
+    check = check_rows(_as_flagged(project, planned), planned.dataset)
+    limit = int(planned.flags["max_length"])
+    if check.too_long:
+        warn(_too_long(check, limit))
+    if uncounted := chunks.lengths_warning(project):
+        warn(uncounted)
+    if check.exact and len(check.too_long) == check.rows:
+        raise DataError(f"Every row is too long: {planned.dataset}", hint="Raise train.max_length.")
+    if planned.cpu and project.config.train.device == "auto":
+        warn("no GPU is visible: training on the CPU in float32.")
+    if not options.resume:
+        run = runs.new_run(project.runs, options.run)
+        if run != planned.run:  # another vlmdet has taken the number meanwhile
+            planned = train_plan.plan_for(project, run, planned.arguments)
+    detail(planned.command.quoted())
+    with lock(planned.run.folder):
+        return Training(project, planned, check, warn).run(on_step)
+
+
+def _as_flagged(project: Project, planned: Plan) -> Project:
+    """The project with the limits of length and pixels that flags after ``--`` set."""
+    train, flags = project.config.train, planned.flags
+    if flags.get("max_pixels", "").isdecimal():
+        swift_flags = {**train.swift, "max_pixels": int(flags["max_pixels"])}
+        train = msgspec.structs.replace(train, swift=swift_flags)
+    if not flags.get("max_length", "").isdecimal():
+        raise UsageError(f"Not a number of tokens: --max_length {flags.get('max_length')}")
+    train = msgspec.structs.replace(train, max_length=int(flags["max_length"]))
+    return msgspec.structs.replace(project, config=msgspec.structs.replace(project.config, train=train))
+
+
+def _too_long(check: RowCheck, limit: int) -> str:
+    verb = "have" if check.exact else "may have"
+    few = "; ".join(first_few([f"line {number}: {tokens}" for number, tokens in check.too_long]))
+    return (
+        f"{len(check.too_long):,} of {check.rows:,} rows {verb} more than max_length = {limit} tokens, and swift "
+        f"leaves such rows out ({few}). Raise train.max_length or lower subset.max_objects."
+    )
+
+
+class Training:
+    """One start of swift for a run whose lock is held, and the run's record while it goes on."""
+
+    def __init__(self, project: Project, planned: Plan, check: RowCheck, warn: Note) -> None:
+        self._project = project
+        self._planned = planned
+        self._check = check
+        self._warn = warn
+        self._started = time.monotonic()
+        self._exit_code: int | None = None
+        self._record = _record(project, planned, check.rows)
+
+    def run(self, on_step: Report) -> TrainResult:
+        run = self._planned.run
+        with whole_file(run.folder / "vlmdet.toml") as temporary:
+            temporary.write_bytes(tomli_w.dumps(_settings(self._project)).encode())
+        if self._project.config.train.evaluate != "none":
+            write_job(self._project, self._planned)
+        write_record(run.folder, self._record)
+        watcher = Watcher(run.folder, on_step)
+        try:
+            self._start_swift(watcher)
+            if not run.checkpoints():
+                raise EngineError("swift ended well but left no checkpoint", why=f"In {run.folder}.", hint=HINT)
+        except KeyboardInterrupt:
+            self._end("interrupted", watcher)
+            raise KeyboardInterrupt(_go_on(run)) from None
+        except BaseException:
+            self._end("failed", watcher)
+            raise
+        return self._result(self._end("done", watcher))
+
+    def _start_swift(self, watcher: Watcher) -> None:
+        train, log = self._project.config.train, self._planned.run.log
+        count = RowCount(log, self._check.rows, self._warn, must_match=train.rows_must_match)
+
+        def watch() -> None:
+            count()
+            watcher()
+
+        def on_exit(code: int | None) -> None:
+            self._exit_code = code
+
+        programs.run(
+            self._planned.command,
+            log,
+            cwd=self._project.root,
+            watch=watch,
+            hint=HINT,
+            on_start=self._on_start,
+            on_exit=on_exit,
+        )
+
+    def _on_start(self, pid: int) -> None:
+        self._record = msgspec.structs.replace(self._record, swift=Process.of(pid))
+        write_record(self._planned.run.folder, self._record)
+
+    def _end(self, state: RunState, watcher: Watcher) -> RunRecord:
+        """Write the end of the training, and the settings that swift reports."""
+        record, run, last = self._record, self._planned.run, watcher.last
+        file, checkpoints = run.swift_arguments(), run.checkpoints()
+        steps = [record.steps, *([last.step] if last else []), *map(runs.step_of, checkpoints[-1:])]
+        ended = msgspec.structs.replace(
+            record,
+            state=state,
+            exit_code=self._exit_code,
+            ended=_now(),
+            seconds=round((record.seconds or 0.0) + time.monotonic() - self._started, 1),
+            steps=max(steps),
+            loss=last.loss if last else record.loss,
+            model=train_plan.model_record(self._project, self._planned),  # a hub's model is cached by now
+            trained=runs.with_arguments(record.trained, file) if file else record.trained,
+        )
+        write_record(run.folder, ended)
+        return ended
+
+    def _result(self, record: RunRecord) -> TrainResult:
+        return TrainResult(
+            run=str(self._planned.run.folder),
+            command=record.command,
+            rows=self._check.rows,
+            too_long=len(self._check.too_long),
+            exact_lengths=self._check.exact,
+            checkpoints=[str(path) for path in self._planned.run.checkpoints()],
+            steps=record.steps,
+            loss=record.loss,
+            seconds=record.seconds or 0.0,
+            best=max(self._planned.run.evaluations(), key=lambda entry: entry.f1, default=None),
+        )
+
+
+def _go_on(run: runs.Run) -> str:
+    checkpoints = run.checkpoints()
+    if not checkpoints:
+        return "No checkpoint was written yet."
+    return f"`vlmdet train --resume` goes on from {checkpoints[-1].name}."
+
+
+def _settings(project: Project) -> dict[str, Any]:
+    """The settings as resolved, in plain values, without what is not set: TOML has no null."""
+    plain: dict[str, Any] = msgspec.to_builtins(project.config)
+    plain["format"]["dialect"] = project.dialect_name
+    plain["data"] = {name: value for name, value in plain["data"].items() if value is not None}
+    return plain
+
+
+def _record(project: Project, planned: Plan, rows: int) -> RunRecord:
+    """The record of a run that starts now, with the history of the starts before it."""
+    command, now = planned.command, _now()
+    record = RunRecord(
+        name=planned.run.name,
+        state="running",
+        started=now,
+        command=command.quoted(),
+        argv=command.argv,
+        env=command.env,
+        arguments=planned.arguments,
+        versions={"vlmdet": __version__, **installed(STACK)},
+        machine=_machine(),
+        process=this_process(),
+        dataset=train_plan.dataset_record(project, planned, rows),
+        model=train_plan.model_record(project, planned),
+        settings=_settings(project),
+        trained=train_plan.trained_settings(project, planned),
+    )
+    if planned.checkpoint is None:
+        return record
+    before = planned.run.record
+    resume = Resume(
+        started=now,
+        checkpoint=planned.checkpoint.relative_to(planned.run.folder).as_posix(),
+        state=planned.run.state,
+        exit_code=before.exit_code,
+        changed=planned.changes,
+    )
+    history = {name: getattr(before, name) for name in ("started", "seconds", "steps", "loss")}
+    return msgspec.structs.replace(record, resumes=(*before.resumes, resume), **history)
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "gpus_gb": [round(size) for size in gpus.gpu_memory()],
+    }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def installed(names: Sequence[str]) -> dict[str, str]:
+    """Versions of the packages that are installed."""
+    versions: dict[str, str] = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

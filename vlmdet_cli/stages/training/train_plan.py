@@ -1,0 +1,294 @@
+"""What ``train`` will run: swift's command for a new run, or for the continuation of an earlier one. Writes nothing.
+
+A continuation must be of the same training: data, base model and settings are compared with the run's record, and
+every key that differs is named.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vlmdet_cli.core import gpus, programs
+from vlmdet_cli.core.files import file_hash
+from vlmdet_cli.core.model_hash import model_folder_hash
+from vlmdet_cli.errors import UsageError
+from vlmdet_cli.models import registry
+from vlmdet_cli.models.family import Family
+from vlmdet_cli.project import Project, runs
+from vlmdet_cli.project.run_record import DatasetRecord, ModelRecord, RunRecord, TrainedSettings
+from vlmdet_cli.stages.training.train_evaluation import CALLBACK, ENVIRONMENT, JOB, PLUGIN
+from vlmdet_cli.stages.training.train_rows import dataset_of
+from vlmdet_cli.training import arguments, swift
+from vlmdet_cli.training.hub import cached_folder
+from vlmdet_cli.training.settings import Flag, Train
+
+Changes = dict[str, tuple[Any, Any]]
+
+# Flags that may differ between a run and its continuation. They decide what is kept and logged, the way in which the
+# same batches are loaded, and where the computation runs; none changes the batches, the loss or the optimizer's steps.
+MAY_DIFFER = frozenset(
+    {
+        "save_steps", "save_total_limit", "save_only_model", "logging_steps", "logging_first_step", "logging_dir",
+        "report_to", "run_name", "eval_steps", "eval_strategy", "per_device_eval_batch_size", "add_version",
+        "dataset_num_proc", "lazy_tokenize", "load_from_cache_file", "dataloader_num_workers",
+        "dataloader_prefetch_factor", "dataloader_pin_memory", "dataloader_persistent_workers",
+        "gradient_checkpointing", "vit_gradient_checkpointing", "check_model", "use_cpu", "device_map",
+        "ddp_timeout", "ddp_backend",
+    }
+)  # fmt: skip
+CPU_FLAGS: dict[str, Flag] = {"torch_dtype": "float32", "use_cpu": True}
+# flags that are compared otherwise, by content or through the run's folder
+_BY_CONTENT = frozenset({"model", "dataset", "output_dir", "resume_from_checkpoint"})
+
+
+class TrainOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The command line of ``train``. ``arguments``: flags for swift, as they are. ``run``: a name, or "".
+
+    ``force``: resume although data, base model or settings differ, or although the run is done.
+    """
+
+    arguments: tuple[str, ...] = ()
+    run: str = ""
+    resume: bool = False
+    force: bool = False
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A training before it starts. ``flags``: swift's flags as text, those after ``--`` included.
+
+    ``checkpoint``: what a continuation goes on from. ``changes``: settings that differ from the run's record.
+    """
+
+    command: programs.Command
+    run: runs.Run
+    dataset: Path
+    flags: dict[str, str]
+    arguments: tuple[str, ...]
+    checkpoint: Path | None = None
+    changes: Changes = {}
+
+    @property
+    def cpu(self) -> bool:
+        return self.flags.get("use_cpu") == "true"
+
+    def preview(self) -> dict[str, Any]:
+        """What ``--dry-run --json`` prints."""
+        command = self.command
+        return {"argv": command.argv, "env": command.env, "command": command.quoted(), "run": self.run.name,
+                "folder": str(self.run.folder)}  # fmt: skip
+
+
+def plan(project: Project, options: TrainOptions) -> Plan:
+    """The next run, or the continuation of an earlier one. Raises ``UsageError`` where that is not possible."""
+    runs.refuse_old_layout(project.runs)
+    if options.resume:
+        return _plan_resume(project, options)
+    if options.run:
+        runs.check_name(project.runs, options.run)
+    return plan_for(project, runs.Run(project.runs / (options.run or runs.next_name(project.runs))), options.arguments)
+
+
+def _plan_resume(project: Project, options: TrainOptions) -> Plan:
+    run = _resumable(project, options)
+    record, checkpoint = run.record, run.latest_checkpoint()
+    # the flags after `--` that the run began with, but for those that are given again
+    given = arguments.parse(options.arguments)
+    kept = [flag for flag in arguments.split(record.arguments) if flag[0].removeprefix("--") not in given]
+    again = [part for name, values in kept for part in (name, *values)]
+    planned = plan_for(project, run, (*again, *options.arguments), checkpoint)
+    changed = changes(project, record, planned)
+    if changed and not options.force:
+        raise UsageError(
+            f"{run.name} was trained otherwise than this would go on",
+            why=in_words(changed),
+            hint="Set them as they were, start a new run with `vlmdet train`, or go on all the same with --force.",
+        )
+    return msgspec.structs.replace(planned, changes=changed)
+
+
+def in_words(changed: Changes) -> list[str]:
+    """A line for each key that differs: ``train.lora_rank: 8 → 16``."""
+    shown = {key: ["not set" if value is None else str(value) for value in values] for key, values in changed.items()}
+    return [f"{key}: {old} → {new}" for key, (old, new) in shown.items()]
+
+
+def _resumable(project: Project, options: TrainOptions) -> runs.Run:
+    """The named run, or the latest that did not end well and has a checkpoint."""
+    every = runs.runs(project.runs)
+    if not options.run:
+        for run in reversed(every):
+            if run.state in {"interrupted", "failed"} and run.checkpoints():
+                return run
+        raise UsageError(
+            f"No run to go on with: {project.runs}",
+            why=[f"{run.name}: {run.state}, {len(run.checkpoints())} checkpoints" for run in every],
+            hint="Start one with `vlmdet train`.",
+        )
+    run = project.run(options.run)
+    state, at_work = run.state, run.record.at_work()
+    if state == "running" and (at_work or not options.force):
+        process = run.record.swift or run.record.process
+        raise UsageError(
+            f"The run is at work: {run.name}",
+            why=f"Process {process.pid} on {process.host}." if process else (),
+            hint="Wait for it, or stop it." if at_work else "If that machine is gone, go on with --force.",
+        )
+    if state == "done" and not options.force:
+        raise UsageError(f"The run is done: {run.name}", hint="Train it further with other settings and --force.")
+    return run
+
+
+def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: Path | None = None) -> Plan:
+    """The plan of a given run with the flags ``extra`` after the project's own."""
+    train, dataset = _evaluating(project.config.train, project.root, extra), dataset_of(project)
+    cpu = train.device == "cpu" or (train.device == "auto" and gpus.gpus() == 0)
+    again = ("--resume_from_checkpoint", str(checkpoint)) if checkpoint else ()
+    argv = arguments.sft(
+        train,
+        model=project.model(train.model),
+        dataset=dataset,
+        output=run.folder,
+        root=project.root,
+        defaults={**(CPU_FLAGS if cpu else {}), **_model_defaults(project, extra)},
+        extra=(*again, *extra),
+    )
+    visible = arguments.visible_gpus(train.gpus)
+    env = arguments.environment(
+        root_images=project.data_folder, visible=visible, processes=train.nproc_per_node, cpu=cpu
+    )
+    if train.evaluate != "none":
+        env[ENVIRONMENT] = str(run.folder / JOB)
+    if project.config.format.rows == "objects":
+        env |= project.family.objects_environment(project.dialect_name)
+    return Plan(
+        command=programs.Command((swift.program(), *argv), env),
+        run=run,
+        dataset=dataset,
+        flags=arguments.parse(argv[1:]),
+        arguments=tuple(extra),
+        checkpoint=checkpoint,
+    )
+
+
+def _evaluating(train: Train, root: Path, extra: Sequence[str]) -> Train:
+    """The settings with the plug-in that measures detection at each save, beside the user's own.
+
+    Raises ``UsageError`` for settings that do not go together.
+    """
+    if train.evaluate == "none":
+        if train.keep == "best" or train.patience:
+            key = 'train.keep = "best"' if train.keep == "best" else "train.patience"
+            raise UsageError(f"{key} needs measures of the checkpoints", hint='Set train.evaluate = "f1".')
+        return train
+    ours = {"external_plugins": str(PLUGIN), "callbacks": CALLBACK}
+    if given := [f"--{name}" for name in ours if name in arguments.parse(extra)]:
+        raise UsageError(f"train.evaluate needs {' and '.join(given)} too", hint="Set them in [train.swift].")
+    sharded = str(train.swift.get("deepspeed", "")) == "zero3" or "fsdp" in train.swift
+    if sharded:
+        raise UsageError(
+            "train.evaluate does not work with parameters that are spread over the GPUs",
+            hint="Use deepspeed zero2 or less, or evaluate the checkpoints after the training.",
+        )
+    swift_flags = {**train.swift}
+    for name, value in ours.items():
+        own = train.swift.get(name, [])
+        values = [arguments.absolute(name, item, root) for item in (own if isinstance(own, list) else [own])]
+        swift_flags[name] = [*map(str, values), value]
+    return msgspec.structs.replace(train, swift=swift_flags)
+
+
+def _model_defaults(project: Project, extra: Sequence[str]) -> dict[str, Flag]:
+    """What swift does not learn from a local model folder by itself: its type, its template, its pixel limit.
+
+    A folder need not be compared with the hub's, either: without a network that takes seven seconds. Where tokens are
+    not counted beforehand, swift is to stop at a row that is too long: it would leave it out silently.
+    """
+    train = project.config.train
+    model = arguments.parse(extra).get("model") or project.model(train.model)
+    family = _family(project, model, str(train.swift.get("model_type", "")))
+    strict: dict[str, Flag] = {} if family.is_known else {"strict": True}
+    if not Path(model).is_dir():
+        return strict
+    limit = family.pixel_limit(Path(model))
+    return {**({"max_pixels": limit} if limit else {}), "check_model": False, **family.swift_flags(), **strict}
+
+
+def _family(project: Project, model: str, model_type: str | None) -> Family:
+    return registry.family_of(model, model_type, dialect=project.config.format.dialect)
+
+
+def trained_settings(project: Project, planned: Plan) -> TrainedSettings:
+    """The settings of the planned training, until swift's own ``args.json`` says what it was."""
+    flags = planned.flags
+    numbers = {name: int(flags[name]) for name in ("max_pixels", "max_length") if flags.get(name, "").isdecimal()}
+    return TrainedSettings(
+        family=_family(project, flags["model"], flags.get("model_type")).name,
+        dialect=project.dialect_name,
+        max_pixels=numbers.get("max_pixels"),
+        max_length=numbers.get("max_length"),
+        system=flags.get("system"),
+        template=flags.get("template", ""),
+        model_type=flags.get("model_type", ""),
+        model=flags["model"],
+    )
+
+
+def dataset_record(project: Project, planned: Plan, rows: int) -> DatasetRecord:
+    file = planned.dataset
+    name = file.relative_to(project.output).as_posix() if file.is_relative_to(project.output) else str(file)
+    return DatasetRecord(file=name, rows=rows, hash=file_hash(file))
+
+
+def model_record(project: Project, planned: Plan) -> ModelRecord:
+    """The base model under the project file's name, or as a flag after ``--`` names it."""
+    model, written = planned.flags["model"], project.config.train.model
+    folder = Path(model) if Path(model).is_dir() else cached_folder(model)
+    name = written if model == project.model(written) else model
+    return ModelRecord(name=name, hash=model_folder_hash(folder) if folder else "")
+
+
+def changes(project: Project, record: RunRecord, planned: Plan) -> Changes:
+    """What differs between a run's record and what is planned for it now: key to old and new value."""
+    return dict(_changes(project, record, planned))
+
+
+def _changes(project: Project, record: RunRecord, planned: Plan) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    dataset = dataset_record(project, planned, record.dataset.rows)
+    if dataset.hash != record.dataset.hash:
+        yield f"data ({dataset.file})", (record.dataset.hash[:8], dataset.hash[:8])
+    model = model_record(project, planned)
+    if model.hash and record.model.hash:
+        if model.hash != record.model.hash:
+            names = (f"{record.model.name} ({record.model.hash[:8]})", f"{model.name} ({model.hash[:8]})")
+            yield "train.model", names
+    elif model.name != record.model.name:
+        yield "train.model", (record.model.name, model.name)
+    datasets = tuple(arguments.parse(flags).get("dataset") for flags in (record.arguments, planned.arguments))
+    if datasets[0] != datasets[1]:
+        yield "--dataset", (datasets[0], datasets[1])
+    processes = (record.env.get("NPROC_PER_NODE", "1"), planned.command.env.get("NPROC_PER_NODE", "1"))
+    if processes[0] != processes[1]:
+        yield "train.nproc_per_node", processes
+    yield from _flag_changes(arguments.parse(record.argv[2:]), planned.flags)
+
+
+def _flag_changes(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    for name in dict.fromkeys([*old, *new]):
+        if name in MAY_DIFFER | _BY_CONTENT or _same(name, old.get(name), new.get(name)):
+            continue
+        own = name in Train.__struct_fields__ or name == "train_type"
+        yield f"train.{name}" if own else f"train.swift.{name}", (old.get(name), new.get(name))
+
+
+def _same(name: str, old: str | None, new: str | None) -> bool:
+    """Whether two values of a flag mean the same: numbers by value, files by name, since a project may be moved."""
+    if old is None or new is None:
+        return old == new
+    if name in arguments.PATHS:
+        return Path(old).name == Path(new).name
+    try:
+        return float(old) == float(new)
+    except ValueError:
+        return old == new
