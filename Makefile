@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 WORKERS ?= 2
 READY := $(VENV)/.ready
+# a thread a process: threads of several trainings that wait for each other on the same cores take ten times as long
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 VLLM_PYTHON ?= python3.11
 VLLM_VENV ?= .vllm-venv
 VLLM_PIP := $(VLLM_VENV)/bin/pip
@@ -17,10 +19,10 @@ demo: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh vlmdet_cli/demo/run.sh $(DEMO)
 
 test: lint
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	$(PYTEST)
 
 fast: lint
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .
