@@ -10,6 +10,7 @@ process, where it has one of that name.
 """
 
 import contextlib
+import io
 import itertools
 import logging
 import math
@@ -211,7 +212,9 @@ def _cluster(ray: Any, options: RayOptions) -> Iterator[None]:
         try:
             yield
         finally:
-            ray.shutdown()
+            # what it has kept back of its repeated messages, it prints at the end, in this thread
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                ray.shutdown()
 
 
 def connect(ray: Any, options: RayOptions) -> None:
