@@ -88,7 +88,7 @@ def experiment(
     context: typer.Context,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Tables [experiments.NAME] of the project file.", show_default="all"),
+        typer.Argument(metavar="NAME", help="Experiments of the project file.", show_default="all"),
     ] = None,
     seeds: Annotated[
         int, typer.Option(metavar="N", min=0, help="Repeat each with N seeds of training.", show_default="swift's own")
