@@ -113,7 +113,7 @@ class Training:
         with whole_file(run.folder / "vlmdet.toml") as temporary:
             temporary.write_bytes(tomli_w.dumps(_settings(self._project)).encode())
         if self._project.config.train.evaluate != "none":
-            write_job(self._project, self._planned)
+            write_job(self._project, run, self._record.trained)
         write_record(run.folder, self._record)
         watcher = Watcher(run.folder, on_step)
         try:

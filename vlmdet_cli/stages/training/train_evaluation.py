@@ -24,16 +24,17 @@ from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models import registry
 from vlmdet_cli.project import Project
-from vlmdet_cli.project.run_record import Evaluation
+from vlmdet_cli.project.run_record import Evaluation, TrainedSettings
 from vlmdet_cli.project.runs import Run
+from vlmdet_cli.stages.evaluation.eval_inputs import eval_protocol
 from vlmdet_cli.stages.evaluation.evaluate import EvalProtocol, evaluate
 from vlmdet_cli.stages.inference.answer_reading import ReadingRules
 from vlmdet_cli.stages.inference.infer import infer
 from vlmdet_cli.stages.inference.infer_inputs import split_rows
+from vlmdet_cli.training.arguments import read_system
 
 if TYPE_CHECKING:
     from vlmdet_cli.engines.transformers import LoadedModel
-    from vlmdet_cli.stages.training.train_plan import Plan
 
 SPLIT = "val"
 JOB, ENVIRONMENT = "evaluation.json", "VLMDET_EVALUATION"
@@ -51,16 +52,16 @@ class EvaluationJob(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[InferRow]
     categories: tuple[str, ...]
     meta: AnswersMeta
-    processor: Path
     batch: int
-    iou: float
-    classes: str
-    duplicates: str
+    protocol: EvalProtocol
     patience: int = 0
 
 
-def write_job(project: Project, planned: "Plan") -> None:
-    """Write the job of a training that evaluates. Raises ``UsageError`` where there is no validation split."""
+def write_job(project: Project, run: Run, trained: TrainedSettings) -> None:
+    """Write the job of a training that evaluates, whose model is asked as it is trained.
+
+    Raises ``UsageError`` where there is no validation split, or the model is of no known family.
+    """
     train, config = project.config.train, project.config
     truth = project.subset(SPLIT)
     if not truth.is_file():
@@ -79,35 +80,30 @@ def write_job(project: Project, planned: "Plan") -> None:
         first = dict.fromkeys(row.image for row in detection)
         kept = set(list(first)[: train.evaluate_pictures])
         detection = [row for row in detection if row.image in kept]
-    flags = planned.flags
-    limit = flags.get("max_pixels", "")
     meta = AnswersMeta(
         engine={"name": "training"},
-        model={"name": flags["model"]},
-        family=project.family.name,
-        dialect=project.dialect_name,
+        model={"name": trained.model},
+        family=trained.family,
+        dialect=trained.dialect,
         max_tokens=config.infer.max_tokens,
-        max_pixels=int(limit) if limit.isdecimal() else None,
-        system=project.system,
+        max_pixels=trained.max_pixels,
+        system=None if trained.system is None else read_system(trained.system, project.root),
         stop_loops=config.infer.stop_loops,
         split=SPLIT,
         data=file_hash(truth),
-        run=planned.run.name,
+        run=run.name,
     )
     job = EvaluationJob(
-        folder=planned.run.folder,
+        folder=run.folder,
         truth=truth,
         rows=detection,
         categories=categories,
         meta=meta,
-        processor=Path(flags["model"]),
         batch=config.infer.batch,
-        iou=config.eval.iou,
-        classes=config.eval.classes,
-        duplicates=config.eval.duplicates,
+        protocol=eval_protocol(config.eval, rows_must_fit=False),
         patience=train.patience,
     )
-    write_json(planned.run.folder / JOB, msgspec.to_builtins(job, enc_hook=str))
+    write_json(run.folder / JOB, msgspec.to_builtins(job, enc_hook=str))
 
 
 def register() -> None:
@@ -119,8 +115,12 @@ def register() -> None:
     class DetectionEvaluation(TrainerCallback):  # type: ignore[misc]
         """Evaluates at each save, on the first process; the others wait for the result."""
 
+        def __init__(self, args: Any, trainer: Any) -> None:
+            super().__init__(args, trainer)
+            self._engine = _InTraining(job, trainer)
+
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            evaluation = _evaluated(job, self.trainer, state) if state.is_world_process_zero else None
+            evaluation = _evaluated(job, self._engine, state.global_step) if state.is_world_process_zero else None
             evaluation = _shared(evaluation)
             evaluations = Run(job.folder).evaluations()
             best = max(evaluations, key=lambda entry: entry.f1)
@@ -151,19 +151,16 @@ def _shared(evaluation: Evaluation | None) -> Evaluation:
     return evaluation
 
 
-def _evaluated(job: EvaluationJob, trainer: Any, state: Any) -> Evaluation:
+def _evaluated(job: EvaluationJob, engine: "_InTraining", step: int) -> Evaluation:
     """Let the model in training answer, and measure its answers; the row of ``evaluations.jsonl``, which is written."""
     started = time.monotonic()
-    answers = job.folder / "evaluations" / f"step-{state.global_step}.jsonl"
+    answers = job.folder / "evaluations" / f"step-{step}.jsonl"
     answers.unlink(missing_ok=True)  # of an earlier start that was resumed before this step
     file = AnswersFile(answers, job.meta)
-    infer(job.rows, _InTraining(job, trainer), file, rules=ReadingRules(categories=job.categories))
-    protocol = msgspec.convert(
-        {"iou": job.iou, "classes": job.classes, "duplicates": job.duplicates, "rows_must_fit": False}, EvalProtocol
-    )
-    overall = evaluate(job.truth, answers, protocol).overall
+    infer(job.rows, engine, file, rules=ReadingRules(categories=job.categories))
+    overall = evaluate(job.truth, answers, job.protocol).overall
     evaluation = Evaluation(
-        step=state.global_step,
+        step=step,
         f1=overall["f1"] or 0.0,
         precision=overall["precision"],
         recall=overall["recall"],
@@ -178,6 +175,7 @@ class _InTraining:
 
     def __init__(self, job: EvaluationJob, trainer: Any) -> None:
         self._job, self._trainer = job, trainer
+        self._model: LoadedModel | None = None  # with its processor, which is loaded once
 
     def identity(self) -> dict[str, Any]:
         return self._job.meta.engine
@@ -189,8 +187,8 @@ class _InTraining:
         model.eval()
         try:
             with trainer.template.generate_context():  # takes off the hooks by which swift feeds a batch of training
-                loaded = self._loaded(model)
-                yield from loaded.batches(max_tokens).completions(requests)
+                self._model = self._model or self._loaded(model)
+                yield from self._model.batches(max_tokens).completions(requests)
         finally:
             model.train(was_training)
 
@@ -200,7 +198,7 @@ class _InTraining:
 
         job = self._job
         settings = EngineSettings(
-            model=job.processor,
+            model=Path(self._trainer.template.model_info.model_dir),  # of a hub's model, too
             family=registry.get(job.meta.family),
             options=TransformersOptions(),
             max_pixels=job.meta.max_pixels,
