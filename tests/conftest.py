@@ -1,6 +1,9 @@
 """Builders that the tests of all rooms share."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,3 +88,13 @@ def write_project(folder: Path, pictures: Mapping[str, Boxes], text: str = "", *
         f"[data.split]\nval = 0.0\ntest = 0.0\n{text}"
     )
     return file
+
+
+def vlmdet(folder: Path, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+    """A command in a process of its own, offline, which must end with ``code`` and without a traceback."""
+    command = [sys.executable, "-m", "vlmdet_cli", *arguments]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "USE_HF": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, (arguments, done.stdout + done.stderr)
+    assert "Traceback" not in done.stderr
+    return done

@@ -1,16 +1,13 @@
 """experiment: its plan, its table, and the whole of it on the demo with the real swift."""
 
 import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Cli, coco_document, write_project
+from tests.conftest import Cli, coco_document, vlmdet, write_project
 from tests.project.test_run_folders import write_run
 from vlmdet_cli.errors import EngineError
 from vlmdet_cli.project import load, runs
@@ -140,15 +137,6 @@ def test_students_interval_of_a_known_sample() -> None:
     # mean 5, standard deviation sqrt(2.5), t(0.975, 4) = 2.776
     assert t_interval([3, 4, 5, 6, 7]) == pytest.approx([3.037, 6.963], abs=1e-3)
     assert t_interval([1.0]) is None
-
-
-def vlmdet(folder: Path, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "vlmdet_cli", *arguments]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "USE_HF": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 @pytest.mark.slow

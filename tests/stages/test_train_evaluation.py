@@ -1,16 +1,13 @@
 """train.evaluate: swift's flags for it, what is refused, the best checkpoint, and the real thing on the demo."""
 
 import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Cli
+from tests.conftest import Cli, vlmdet
 from tests.project.test_run_folders import write_run
 from tests.stages.test_train import dry, flags
 from tests.stages.test_train import prepared as prepared  # noqa: PLC0414  (a fixture)
@@ -77,14 +74,6 @@ def test_merge_takes_the_checkpoint_that_the_run_was_trained_to_keep(tmp_path: P
     assert _find_checkpoint(project, "last", "").name == "checkpoint-20"
     assert _find_checkpoint(project, "best", "").name == "checkpoint-10"
     assert _find_checkpoint(project, "best", "20").name == "checkpoint-20"
-
-
-def vlmdet(folder: Path, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "vlmdet_cli", *arguments]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "USE_HF": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
 
 
 def logged(run: runs.Run, key: str) -> list[Any]:
