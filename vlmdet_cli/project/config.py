@@ -94,3 +94,10 @@ class Config(Table, frozen=True, kw_only=True):
     eval: Eval = Eval()
     viz: Viz = Viz()
     experiments: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The settings in the plain values of TOML, without the splits that are not set: TOML has no null."""
+    tree: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(config))
+    tree["data"] = {name: value for name, value in tree["data"].items() if value is not None}
+    return tree

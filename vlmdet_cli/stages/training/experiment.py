@@ -19,6 +19,7 @@ from vlmdet_cli.core.files import write_json
 from vlmdet_cli.core.locks import lock
 from vlmdet_cli.errors import UsageError, VlmdetError
 from vlmdet_cli.project import SPLITS, Project, convert, runs
+from vlmdet_cli.project.config import plain
 from vlmdet_cli.project.experiments import Variant, variants
 from vlmdet_cli.project.run_record import RECORD, RunState
 from vlmdet_cli.stages.data import shards
@@ -99,8 +100,7 @@ def experiment(project: Project, request: ExperimentRequest, listeners: Listener
 
 def project_of(project: Project, variant: Variant) -> Project:
     """The project with the variant's settings, and the name of the prepared data that these need."""
-    tree = orjson.loads(msgspec.json.encode(project.config))
-    tree["data"] = {key: value for key, value in tree["data"].items() if value is not None}
+    tree = plain(project.config)
     del tree["experiments"]
     changed = msgspec.structs.replace(project, config=convert(variant.settings(tree)))
     decisive = (shards.settings_hash(changed), changed.config.augment, changed.max_pixels, changed.system)

@@ -23,6 +23,7 @@ from vlmdet_cli.core.locks import lock
 from vlmdet_cli.core.processes import Process, this_process
 from vlmdet_cli.errors import DataError, EngineError, UsageError, first_few
 from vlmdet_cli.project import Project, runs
+from vlmdet_cli.project.config import plain
 from vlmdet_cli.project.run_record import Evaluation, Resume, RunRecord, RunState, write_record
 from vlmdet_cli.stages.data import chunks
 from vlmdet_cli.stages.training import train_plan
@@ -195,11 +196,10 @@ def _go_on(run: runs.Run) -> str:
 
 
 def _settings(project: Project) -> dict[str, Any]:
-    """The settings as resolved, in plain values, without what is not set: TOML has no null."""
-    plain: dict[str, Any] = msgspec.to_builtins(project.config)
-    plain["format"]["dialect"] = project.dialect_name
-    plain["data"] = {name: value for name, value in plain["data"].items() if value is not None}
-    return plain
+    """The settings as resolved, with the dialect that they leave to the model."""
+    settings = plain(project.config)
+    settings["format"]["dialect"] = project.dialect_name
+    return settings
 
 
 def _record(project: Project, planned: Plan, rows: int) -> RunRecord:
