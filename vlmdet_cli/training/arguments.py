@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlmdet_cli.errors import UsageError
-from vlmdet_cli.training.settings import OWN_KEYS, Flag, Train
+from vlmdet_cli.training import levers
+from vlmdet_cli.training.settings import LEVER_FLAGS, OWN_KEYS, Flag, Train
 
 # in the order of the documented run; the model and the dataset come after the tuner's type
 _RUN_FLAGS = tuple(
-    name for name in Train.__struct_fields__ if name not in {*OWN_KEYS, "model", "tuner_type", "add_version"}
+    name
+    for name in Train.__struct_fields__
+    if name not in {*OWN_KEYS, *LEVER_FLAGS, "model", "tuner_type", "add_version"}
 )
 # text values that name files: given as absolute paths, since swift may be started from anywhere
 PATHS = {"external_plugins", "custom_register_path", "custom_dataset_info", "deepspeed", "val_dataset", "adapters"}
@@ -45,7 +48,8 @@ def sft(
     defaults: Mapping[str, Flag],
     extra: Sequence[str] = (),
 ) -> list[str]:
-    """The arguments of ``swift sft``: the documented run, ``defaults``, ``[train.swift]``, then ``extra`` as it is.
+    """The arguments of ``swift sft``: the documented run, ``defaults``, the levers, ``[train.swift]``, then ``extra``
+    as it is.
 
     A flag of a later source replaces the same flag of an earlier one.
     """
@@ -57,7 +61,7 @@ def sft(
         "output_dir": str(output),
         "add_version": train.add_version,
     }
-    flags |= defaults
+    flags |= {**defaults, **levers.flags(train, root)}
     flags |= {name: absolute(name, value, root) for name, value in train.swift.items()}
     for name in parse(extra):
         flags.pop(name, None)

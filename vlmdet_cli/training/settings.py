@@ -4,13 +4,24 @@ from typing import Literal
 
 import msgspec
 
-from vlmdet_cli.core.settings import AboveZero, Count, Positive, Share, Table, Text
+from vlmdet_cli.core.settings import AboveZero, Amount, Count, Positive, Share, Table, Text
 
 Flag = bool | int | float | str | list[str | int | float]
 # what is vlmdet's own; every other key of [train] is a flag of swift's
 OWN_KEYS = (
     "gpus", "device", "nproc_per_node", "rows_must_match", "evaluate", "evaluate_pictures", "patience", "keep", "swift",
+    "coordinate_weight",
 )  # fmt: skip
+# keys and swift's flags for them; a key at its default gives no flag
+LEVER_FLAGS = {
+    "vit_lr": "vit_lr",
+    "aligner_lr": "aligner_lr",
+    "attention": "attn_impl",
+    "packing": "packing",
+    "liger": "use_liger_kernel",
+    "deepspeed": "deepspeed",
+    "fsdp": "fsdp",
+}
 
 
 class Train(Table, frozen=True, kw_only=True):
@@ -20,13 +31,15 @@ class Train(Table, frozen=True, kw_only=True):
     ``auto`` trains on the CPU where no GPU is visible. ``evaluate``: what is measured on the split val at each save, on
     ``evaluate_pictures`` of its pictures, 0 for all. ``patience``: evaluations without a better value after which
     training ends, 0 for never. ``keep``: the checkpoint that ``merge`` takes.
+
+    Levers: see ``training.levers`` and ``training.loss``. ``vit_lr``, ``aligner_lr``: 0 for ``learning_rate``.
     """
 
     model: Text = "Qwen/Qwen2-VL-2B-Instruct"
     gpus: str = ""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     nproc_per_node: Positive = 1
-    tuner_type: Literal["lora", "full", "longlora", "adalora", "vera", "boft", "fourierft", "bone"] = "lora"
+    tuner_type: Literal["lora", "lora_llm", "full", "longlora", "adalora", "vera", "boft", "fourierft", "bone"] = "lora"
     lora_rank: Positive = 32
     lora_alpha: Positive = 64
     target_modules: Text = "all-linear"
@@ -53,4 +66,12 @@ class Train(Table, frozen=True, kw_only=True):
     evaluate_pictures: Count = 0
     patience: Count = 0
     keep: Literal["last", "best"] = "last"
+    vit_lr: Amount = 0.0
+    aligner_lr: Amount = 0.0
+    coordinate_weight: AboveZero = 1.0
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
+    packing: bool = False
+    liger: bool = False
+    deepspeed: str = ""
+    fsdp: str = ""
     swift: dict[str, Flag] = msgspec.field(default_factory=dict)

@@ -21,6 +21,7 @@ from vlmdet_cli.core.annotations import Box
 from vlmdet_cli.core.answers import Detection, ParsedDetections, Token
 from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, ScoreRule
 from vlmdet_cli.models.dialects.items import DetectionCollector, Item, Size, spellings
+from vlmdet_cli.models.dialects.scores import NUMBER, Span
 
 if TYPE_CHECKING:
     from vlmdet_cli.core.boxes import Boxes, WholeBoxes
@@ -114,6 +115,12 @@ class Dialect(ABC):
             (int(match["x1"]), int(match["y1"]), int(match["x2"]), int(match["y2"]))
             for match in self.box_pattern.finditer(text)
         ]
+
+    def coordinates(self, text: str) -> Iterator[tuple[str, list[Span]]]:
+        """The label of each box of an answer, and where its coordinates stand: (start, end) in characters."""
+        for item in self.scan(text):
+            if item.box is not None:
+                yield item.label, [match.span() for match in NUMBER.finditer(text, *item.spans[1])]
 
     def object_end(self, text: str, item: Item) -> int:
         """Where the object of a scanned box ends in its text."""

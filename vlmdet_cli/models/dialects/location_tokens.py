@@ -32,6 +32,11 @@ class LocationTokens(Dialect):
     def label_span(self, text: str, run: Span, previous: int) -> Span:
         """Where the label of a run of tokens stands; ``previous`` is the end of the run before with its label."""
 
+    def coordinates(self, text: str) -> Iterator[tuple[str, list[Span]]]:
+        """A coordinate is a whole token, not the number in it."""
+        for label, numbers in super().coordinates(text):
+            yield label, [(text.rindex("<", 0, start), end + 1) for start, end in numbers]
+
     @abstractmethod
     def in_order(self, numbers: Sequence[int]) -> Box:
         """Xyxy of four numbers in the order of the tokens."""

@@ -28,7 +28,7 @@ from vlmdet_cli.core.answers import Token
 from vlmdet_cli.core.settings import ScoreRule
 
 Span = tuple[int, int]  # (start, end) in characters of a text
-_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _AROUND_LABEL = ' \t\r\n,;:."'
 
 
@@ -82,7 +82,7 @@ class _ScoredText:
     def sums(self, label: Span, box: Span) -> BoxSums | None:
         if not self._ends or self._ends[-1] < max(label[1], box[1]):
             return None
-        numbers = [match.span() for match in _NUMBER.finditer(self._text, *box)] or [box]
+        numbers = [match.span() for match in NUMBER.finditer(self._text, *box)] or [box]
         coordinates = [self._tokens(start, min(end + 1, len(self._text))) for start, end in numbers]
         label_tokens = self._label_range(label)
         return BoxSums(

@@ -57,6 +57,7 @@ def train(project: Project, options: TrainOptions, on_step: Report, warn: Note, 
     """Train to the end. Raises ``DataError`` for rows, ``UsageError`` for the run, ``EngineError`` if swift fails."""
     swift.require()
     planned = train_plan.plan(project, options)
+    train_plan.refuse_impossible(project, planned)
     check = check_rows(_as_flagged(project, planned), planned.dataset)
     limit = int(planned.flags["max_length"])
     if check.too_long:

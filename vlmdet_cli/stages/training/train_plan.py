@@ -18,11 +18,11 @@ from vlmdet_cli.models import registry
 from vlmdet_cli.models.family import Family
 from vlmdet_cli.project import Project, runs
 from vlmdet_cli.project.run_record import DatasetRecord, ModelRecord, RunRecord, TrainedSettings
-from vlmdet_cli.stages.training.train_evaluation import CALLBACK, ENVIRONMENT, JOB, PLUGIN
+from vlmdet_cli.stages.training import plugins
 from vlmdet_cli.stages.training.train_rows import dataset_of
-from vlmdet_cli.training import arguments, swift
+from vlmdet_cli.training import arguments, levers, swift
 from vlmdet_cli.training.hub import cached_folder
-from vlmdet_cli.training.settings import Flag, Train
+from vlmdet_cli.training.settings import LEVER_FLAGS, Flag, Train
 
 Changes = dict[str, tuple[Any, Any]]
 
@@ -39,6 +39,10 @@ MAY_DIFFER = frozenset(
     }
 )  # fmt: skip
 CPU_FLAGS: dict[str, Flag] = {"torch_dtype": "float32", "use_cpu": True}
+_KEYS = {flag: key for key, flag in LEVER_FLAGS.items()}
+# vlmdet's own keys that change what is trained
+_OWN_LEVERS = ("coordinate_weight",)
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Train)}
 # flags that are compared otherwise, by content or through the run's folder
 _BY_CONTENT = frozenset({"model", "dataset", "output_dir", "resume_from_checkpoint"})
 
@@ -142,7 +146,7 @@ def _resumable(project: Project, options: TrainOptions) -> runs.Run:
 
 def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: Path | None = None) -> Plan:
     """The plan of a given run with the flags ``extra`` after the project's own."""
-    train, dataset = _evaluating(project.config.train, project.root, extra), dataset_of(project)
+    train, dataset = plugins.with_plugins(project, extra), dataset_of(project)
     cpu = train.device == "cpu" or (train.device == "auto" and gpus.gpus() == 0)
     again = ("--resume_from_checkpoint", str(checkpoint)) if checkpoint else ()
     argv = arguments.sft(
@@ -158,8 +162,7 @@ def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: 
     env = arguments.environment(
         root_images=project.data_folder, visible=visible, processes=train.nproc_per_node, cpu=cpu
     )
-    if train.evaluate != "none":
-        env[ENVIRONMENT] = str(run.folder / JOB)
+    env |= plugins.environment(project, run)
     if project.config.format.rows == "objects":
         env |= project.family.objects_environment(project.dialect_name)
     return Plan(
@@ -170,33 +173,6 @@ def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: 
         arguments=tuple(extra),
         checkpoint=checkpoint,
     )
-
-
-def _evaluating(train: Train, root: Path, extra: Sequence[str]) -> Train:
-    """The settings with the plug-in that measures detection at each save, beside the user's own.
-
-    Raises ``UsageError`` for settings that do not go together.
-    """
-    if train.evaluate == "none":
-        if train.keep == "best" or train.patience:
-            key = 'train.keep = "best"' if train.keep == "best" else "train.patience"
-            raise UsageError(f"{key} needs measures of the checkpoints", hint='Set train.evaluate = "f1".')
-        return train
-    ours = {"external_plugins": str(PLUGIN), "callbacks": CALLBACK}
-    if given := [f"--{name}" for name in ours if name in arguments.parse(extra)]:
-        raise UsageError(f"train.evaluate needs {' and '.join(given)} too", hint="Set them in [train.swift].")
-    sharded = str(train.swift.get("deepspeed", "")) == "zero3" or "fsdp" in train.swift
-    if sharded:
-        raise UsageError(
-            "train.evaluate does not work with parameters that are spread over the GPUs",
-            hint="Use deepspeed zero2 or less, or evaluate the checkpoints after the training.",
-        )
-    swift_flags = {**train.swift}
-    for name, value in ours.items():
-        own = train.swift.get(name, [])
-        values = [arguments.absolute(name, item, root) for item in (own if isinstance(own, list) else [own])]
-        swift_flags[name] = [*map(str, values), value]
-    return msgspec.structs.replace(train, swift=swift_flags)
 
 
 def _model_defaults(project: Project, extra: Sequence[str]) -> dict[str, Flag]:
@@ -217,6 +193,15 @@ def _model_defaults(project: Project, extra: Sequence[str]) -> dict[str, Flag]:
 
 def _family(project: Project, model: str, model_type: str | None) -> Family:
     return registry.family_of(model, model_type, dialect=project.config.format.dialect)
+
+
+def refuse_impossible(project: Project, planned: Plan) -> None:
+    """Raise ``UsageError`` for what this machine, or swift with this model, cannot do."""
+    train, visible = project.config.train, planned.command.env.get("CUDA_VISIBLE_DEVICES", "")
+    machine = levers.Machine(
+        cpu=planned.cpu, gpus=len(visible.split(",")) if visible else 0, processes=train.nproc_per_node
+    )
+    levers.refuse_impossible(planned.flags, machine, _family(project, planned.flags["model"], None).name)
 
 
 def trained_settings(project: Project, planned: Plan) -> TrainedSettings:
@@ -271,7 +256,16 @@ def _changes(project: Project, record: RunRecord, planned: Plan) -> Iterator[tup
     processes = (record.env.get("NPROC_PER_NODE", "1"), planned.command.env.get("NPROC_PER_NODE", "1"))
     if processes[0] != processes[1]:
         yield "train.nproc_per_node", processes
+    yield from _lever_changes(record.settings.get("train", {}), project.config.train)
     yield from _flag_changes(arguments.parse(record.argv[2:]), planned.flags)
+
+
+def _lever_changes(old: Mapping[str, Any], train: Train) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """``old``: the recorded ``[train]``; one of an earlier version has fewer keys."""
+    for key in _OWN_LEVERS:
+        values = (old.get(key, _DEFAULTS[key]), getattr(train, key))
+        if values[0] != values[1]:
+            yield f"train.{key}", values
 
 
 def _flag_changes(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[tuple[str, tuple[Any, Any]]]:
@@ -279,7 +273,8 @@ def _flag_changes(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[tu
         if name in MAY_DIFFER | _BY_CONTENT or _same(name, old.get(name), new.get(name)):
             continue
         own = name in Train.__struct_fields__ or name == "train_type"
-        yield f"train.{name}" if own else f"train.swift.{name}", (old.get(name), new.get(name))
+        key = _KEYS.get(name, name)
+        yield f"train.{key}" if own or key != name else f"train.swift.{name}", (old.get(name), new.get(name))
 
 
 def _same(name: str, old: str | None, new: str | None) -> bool:

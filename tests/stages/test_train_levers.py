@@ -1,0 +1,85 @@
+"""Levers in swift's command, in a continuation, and in real trainings of the demo."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Cli, vlmdet
+from tests.stages.test_train import dry, flags, write_run
+from tests.stages.test_train import prepared as prepared  # noqa: PLC0414  (a fixture)
+from vlmdet_cli.project import runs
+from vlmdet_cli.stages.training.plugins import LOSS_PLUGIN
+
+WEIGHT = ("--set", "train.coordinate_weight=2")
+
+
+def test_a_weight_of_coordinates_is_a_plug_in_a_loss_scale_and_its_settings(prepared: Cli) -> None:
+    assert "VLMDET_LOSS" not in dry(prepared)[0]
+    env, words = dry(prepared, *WEIGHT, "--set", "train.swift.loss_scale=last_round")
+    assert json.loads(env["VLMDET_LOSS"]) == {"dialect": "qwen2_vl", "coordinate_weight": 2.0}
+    assert flags(words)["external_plugins"] == str(LOSS_PLUGIN)
+    assert flags(words)["loss_scale"] == "last_round+vlmdet"
+    assert LOSS_PLUGIN.is_file()
+
+
+def test_rows_with_objects_cannot_weigh_coordinates(prepared: Cli) -> None:
+    done = prepared("train", "--dry-run", *WEIGHT, "--set", "format.rows=objects")
+    assert done.exit_code == 2
+    assert done.stderr.startswith('error: train.coordinate_weight needs format.rows = "text"\n')
+
+
+def test_a_continuation_with_another_lever_names_its_key(prepared: Cli) -> None:
+    write_run()
+    sets = (*WEIGHT, "--set", "train.attention=sdpa", "--set", "train.vit_lr=1e-5")
+    done = prepared("train", "--resume", "--dry-run", *sets)
+    assert done.exit_code == 2
+    for line in ("train.coordinate_weight: 1.0 → 2.0", "train.attention: not set → sdpa", "train.vit_lr: not set → 1"):
+        assert f"  {line}" in done.stderr
+
+
+def test_an_adapter_beside_a_whole_vision_tower_is_not_asked_alone(prepared: Cli) -> None:
+    folder = Path("adapter")
+    folder.mkdir()
+    for name in ("adapter_config.json", "vit.safetensors"):
+        (folder / name).touch()
+    done = prepared("infer", "--adapter", "adapter")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: The adapter is only a part of the training: adapter\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("swift") is None, reason="needs the extra `train`")
+def test_swift_trains_with_the_levers_and_merges_the_vision_tower_that_was_trained_whole(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    vlmdet(tmp_path, "init", "--demo", "demo")
+    folder = tmp_path / "demo"
+    settings = ("train.swift.max_steps=2", "train.logging_steps=1", "subset.pictures=24", "subset.val_pictures=2",
+                "subset.test_pictures=2")  # fmt: skip
+    sets = [part for setting in settings for part in ("--set", setting)]
+    vlmdet(folder, "prepare", *sets)
+    vlmdet(folder, "train", "--run", "plain", *sets)
+    levers = ("train.coordinate_weight=3", "train.tuner_type=lora_llm", "train.vit_lr=1e-3", "train.aligner_lr=2e-3")
+    vlmdet(folder, "train", "--run", "levers", *sets, *(part for lever in levers for part in ("--set", lever)))
+    run = runs.find_run(folder / "out" / "runs", "levers")
+    assert "vit_lr: 0.001, aligner_lr: 0.002, llm_lr: 0.002" in run.log.read_text()
+    first = {name: _first_loss(folder, name) for name in ("plain", "levers")}
+    assert first["plain"] < first["levers"] < 3 * first["plain"]  # the coordinates' part of it, three times
+    vlmdet(folder, "merge", "--run", "levers")
+    trained = load_file(run.latest_checkpoint() / "vit.safetensors")
+    merged, base = (load_file(path / "model.safetensors") for path in (run.merged, folder / "model"))
+    for name, values in trained.items():
+        own = name.removeprefix("base_model.model.").replace("model.visual", "visual")
+        (key,) = [key for key in merged if key.endswith(own)]
+        assert merged[key].equal(values), name
+        assert not base[key].equal(values), name
+
+
+def _first_loss(folder: Path, name: str) -> float:
+    log = runs.find_run(folder / "out" / "runs", name).training_log()
+    assert log
+    row: dict[str, Any] = json.loads(log.read_text().splitlines()[0])
+    return float(row["loss"])
