@@ -1,6 +1,9 @@
 """The answers file: keyed rows, what is set aside, and the account beside it."""
 
 import json
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +14,17 @@ from vlmdet_cli.core.answers import Answer
 from vlmdet_cli.engines.answers import (
     AnswersFile,
     AnswersMeta,
-    InferRow,
     StoredAnswers,
-    keys,
     meta_path,
     read_answers,
     read_meta,
 )
+from vlmdet_cli.engines.infer_rows import InferRow, RowSpool, keyed
+from vlmdet_cli.errors import DataError
 
 
 def row(name: str, **values: Any) -> InferRow:
-    return InferRow(**{"image": name, "path": Path(name), "prompt": "<image>x", **values})
+    return InferRow(**{"image": name, "path": name, "prompt": "<image>x", **values})
 
 
 def meta(**values: object) -> AnswersMeta:
@@ -30,8 +33,12 @@ def meta(**values: object) -> AnswersMeta:
     return msgspec.convert(plain | values, AnswersMeta)
 
 
-def keyed(*rows: InferRow) -> dict[str, InferRow]:
-    return dict(zip(keys(rows), rows, strict=True))
+def by_key(*rows: InferRow) -> dict[str, InferRow]:
+    return dict(keyed(rows))
+
+
+def keys(rows: Iterable[Any]) -> list[str]:
+    return [key for key, _ in keyed(rows)]
 
 
 def write(path: Path, rows: dict[str, InferRow], account: AnswersMeta) -> None:
@@ -45,16 +52,33 @@ def write(path: Path, rows: dict[str, InferRow], account: AnswersMeta) -> None:
 def test_keys_tell_picture_prompt_and_kind_apart_and_a_repeated_row_from_its_first() -> None:
     rows = [row("a"), row("b"), row("a", prompt="y"), row("a", kind="count"), row("a")]
     assert len(set(keys(rows))) == 5
-    assert list(keys(rows))[:4] == list(keys(rows[:4]))
+    assert (keys(rows))[:4] == (keys(rows[:4]))
+
+
+def test_rows_come_back_from_the_disk_in_their_order_from_any_thread() -> None:
+    asked = [row(f"{n}", prompt="<image>" + "x" * n, size=(n, 1), asked=["a"] * (n % 3), crop=None) for n in range(50)]
+    asked.append(asked[0])
+    spool = RowSpool(iter(asked))
+    assert list(spool.items()) == list(keyed(asked))
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(spool.__getitem__, reversed(list(spool)))) == asked[::-1]
+    with pytest.raises(KeyError):
+        spool["none"]
+
+
+def test_a_full_temporary_folder_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("wb"))  # noqa: SIM115
+    with pytest.raises(DataError, match="Cannot write temporary files"):
+        RowSpool([row("a")])
 
 
 def test_an_answer_has_the_key_of_its_row_whatever_its_truth() -> None:
     first = row("a", expected="x", size=(3, 4), image_id=7)
-    assert list(keys([first])) == list(keys([Answer(image="a", prompt="<image>x", text="t")]))
+    assert (keys([first])) == (keys([Answer(image="a", prompt="<image>x", text="t")]))
 
 
 def test_a_line_that_was_cut_is_left_out(tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", keyed(row("a"), row("b")), meta())
+    write(tmp_path / "a.jsonl", by_key(row("a"), row("b")), meta())
     data = (tmp_path / "a.jsonl").read_bytes()
     for cut in (1, 5):
         (tmp_path / "a.jsonl").write_bytes(data[:-cut])
@@ -62,7 +86,7 @@ def test_a_line_that_was_cut_is_left_out(tmp_path: Path) -> None:
 
 
 def test_answers_of_another_identity_are_set_aside_with_their_account(tmp_path: Path) -> None:
-    path, rows = tmp_path / "a.jsonl", keyed(row("a"))
+    path, rows = tmp_path / "a.jsonl", by_key(row("a"))
     for number in (1, 2, 3):
         write(path, rows, meta(engine={"number": number}))
         (tmp_path / "a.detections.json").write_text(str(number))
@@ -79,7 +103,7 @@ def test_answers_of_another_identity_are_set_aside_with_their_account(tmp_path: 
 def test_answers_without_an_account_of_todays_form_are_set_aside_with_what_there_is(
     tmp_path: Path, account: str | None
 ) -> None:
-    path, rows = tmp_path / "a.jsonl", keyed(row("a"))
+    path, rows = tmp_path / "a.jsonl", by_key(row("a"))
     write(path, rows, meta())
     meta_path(path).unlink()
     if account is not None:
@@ -91,7 +115,7 @@ def test_answers_without_an_account_of_todays_form_are_set_aside_with_what_there
 
 
 def test_split_data_run_and_the_models_folder_are_no_part_of_the_identity(tmp_path: Path) -> None:
-    path, rows = tmp_path / "a.jsonl", keyed(row("a"))
+    path, rows = tmp_path / "a.jsonl", by_key(row("a"))
     write(path, rows, meta(data="1", split="val"))
     today = meta(data="2", split="test", run="run-001", model={"name": "elsewhere", "hash": "1"})
     file = AnswersFile(path, today)
@@ -117,8 +141,8 @@ def test_what_decides_the_answers_is_part_of_the_identity(change: dict[str, obje
 
 def test_answers_to_rows_that_are_not_asked_any_more_are_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    write(path, keyed(row("a"), row("b"), row("c")), meta())
-    file, rows = AnswersFile(path, meta()), keyed(row("c"), row("a"))
+    write(path, by_key(row("a"), row("b"), row("c")), meta())
+    file, rows = AnswersFile(path, meta()), by_key(row("c"), row("a"))
     assert file.resume(rows).set_aside == 1
     assert [answer.image for _, answer in file.stored.items(rows)] == ["c", "a"]
     assert [answer.image for answer in read_answers(path)] == ["a", "c"]
@@ -128,8 +152,8 @@ def test_answers_to_rows_that_are_not_asked_any_more_are_set_aside(tmp_path: Pat
 
 def test_a_changed_truth_is_refreshed(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    write(path, keyed(row("a"), row("b")), meta())
-    rows = keyed(row("a", expected="new", size=(3, 4), image_id=7, asked=["cat"]), row("b"))
+    write(path, by_key(row("a"), row("b")), meta())
+    rows = by_key(row("a", expected="new", size=(3, 4), image_id=7, asked=["cat"]), row("b"))
     resumed = AnswersFile(path, meta()).resume(rows)
     assert resumed.refreshed == 1
     first, second = read_answers(path)
@@ -146,7 +170,7 @@ def test_the_account_is_plain_json_with_a_schema(tmp_path: Path) -> None:
 
 
 def test_a_file_that_stands_so_already_is_not_touched_and_another_is_written_whole(tmp_path: Path) -> None:
-    path, rows = tmp_path / "a.jsonl", keyed(row("a"), row("b"), row("c"))
+    path, rows = tmp_path / "a.jsonl", by_key(row("a"), row("b"), row("c"))
     write(path, rows, meta())
     file = AnswersFile(path, meta())
     file.resume(rows)
@@ -164,7 +188,7 @@ def test_a_file_that_stands_so_already_is_not_touched_and_another_is_written_who
 
 
 def test_appended_answers_are_read_by_key(tmp_path: Path) -> None:
-    path, rows = tmp_path / "a.jsonl", keyed(row("a"), row("b"), row("c", prompt="ü"))
+    path, rows = tmp_path / "a.jsonl", by_key(row("a"), row("b"), row("c", prompt="ü"))
     file = AnswersFile(path, meta())
     file.resume(rows)
     with file:

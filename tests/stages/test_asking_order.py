@@ -1,11 +1,9 @@
 """Rows of like length are asked together, long ones first, and prompts about a picture stay together."""
 
-from pathlib import Path
-
 import msgspec
 import pytest
 
-from vlmdet_cli.engines.answers import InferRow
+from vlmdet_cli.engines.infer_rows import InferRow
 from vlmdet_cli.models import registry
 from vlmdet_cli.stages.inference.asking_order import asking_order
 
@@ -13,7 +11,7 @@ SIZES = {"large": (2000, 2000), "small": (280, 280), "odd": (1, 9000), "strip": 
 
 
 def row(name: str, prompt: str = "x" * 40, crop: tuple[int, int, int, int] | None = None) -> InferRow:
-    return InferRow(image=name, path=Path(name), prompt=prompt, size=SIZES[name], crop=crop)
+    return InferRow(image=name, path=name, prompt=prompt, size=SIZES[name], crop=crop)
 
 
 def order(rows: dict[str, InferRow], max_pixels: int | None = None, family: str = "qwen2_vl") -> list[str]:
@@ -28,7 +26,7 @@ def test_large_pictures_come_first_and_equal_ones_in_their_own_order() -> None:
 def test_prompts_of_like_length_about_a_picture_come_together() -> None:
     names = {"a": "x" * 80, "b": "y" * 80}
     rows = {f"{kind}{name}": row("small", text) for kind, text in names.items() for name in "123"}
-    rows = {key: msgspec.structs.replace(value, path=Path(key[1])) for key, value in rows.items()}
+    rows = {key: msgspec.structs.replace(value, path=key[1]) for key, value in rows.items()}
     assert order(rows) == ["a1", "b1", "a2", "b2", "a3", "b3"]
 
 

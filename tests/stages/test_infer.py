@@ -12,21 +12,22 @@ from tests.conftest import picture
 from tests.engines.fake_engine import FakeEngine
 from vlmdet_cli.core.locks import lock
 from vlmdet_cli.engines import Completion
-from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow, read_answers
+from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, read_answers
+from vlmdet_cli.engines.infer_rows import InferRow, RowSpool
 from vlmdet_cli.errors import EngineError, UsageError
 from vlmdet_cli.stages.inference.infer import InferResult, infer
 
 
 def rows(folder: Path, count: int) -> list[InferRow]:
     return [
-        InferRow(image=f"{n}.jpg", path=picture(folder, f"{n}.jpg"), prompt="<image>x" + "y" * n, size=(64, 48))
+        InferRow(image=f"{n}.jpg", path=str(picture(folder, f"{n}.jpg")), prompt="<image>x" + "y" * n, size=(64, 48))
         for n in range(count)
     ]
 
 
 def ask(asked: list[InferRow], engine: FakeEngine, path: Path, **options: Any) -> InferResult:
     meta = AnswersMeta(engine=engine.identity(), model={}, family="qwen2_vl", dialect="qwen2_vl", max_tokens=99)
-    return infer(asked, engine, AnswersFile(path, meta), **options)
+    return infer(RowSpool(asked), engine, AnswersFile(path, meta), **options)
 
 
 def written(path: Path) -> list[dict[str, Any]]:
@@ -182,7 +183,7 @@ def test_answers_are_on_the_disk_and_not_in_memory(tmp_path: Path) -> None:
                 yield Completion(key=request.key, finish="error", error="no " * 25_000)  # nothing to parse
 
     image = picture(tmp_path, "0.jpg")
-    asked = [InferRow(image=f"{n}.jpg", path=image, prompt="<image>x", size=(64, 48)) for n in range(200)]
+    asked = [InferRow(image=f"{n}.jpg", path=str(image), prompt="<image>x", size=(64, 48)) for n in range(200)]
     path = tmp_path / "a.jsonl"
     ask(asked[:1], Talkative(), path)
     tracemalloc.start()

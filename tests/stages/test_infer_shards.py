@@ -12,7 +12,8 @@ from tests.engines.fake_engine import FakeEngine
 from tests.stages.test_infer_inputs import model_folder
 from vlmdet_cli import engines
 from vlmdet_cli.engines import EngineSettings
-from vlmdet_cli.engines.answers import InferRow, read_answers
+from vlmdet_cli.engines.answers import read_answers
+from vlmdet_cli.engines.infer_rows import InferRow
 from vlmdet_cli.stages.inference.infer_shards import shard_rows
 
 PICTURES = 16  # half of them in the split test
@@ -82,10 +83,10 @@ def test_shards_answered_in_any_order_are_collected_to_the_bytes_of_a_single_inf
 
 
 def test_a_picture_goes_with_all_its_rows_to_the_part_that_has_the_fewest() -> None:
-    rows = [InferRow(image=f"{n}", path=Path(), prompt="detect") for n in range(20)]
-    rows += [InferRow(image=f"{n}", path=Path(), prompt=f"question {q}") for n in range(0, 20, 3) for q in range(4)]
+    rows = [InferRow(image=f"{n}", path="", prompt="detect") for n in range(20)]
+    rows += [InferRow(image=f"{n}", path="", prompt=f"question {q}") for n in range(0, 20, 3) for q in range(4)]
     for count in (1, 2, 3, 6):
-        parts = [shard_rows(rows, (number, count)) for number in range(1, count + 1)]
+        parts = [list(shard_rows(rows, (number, count))) for number in range(1, count + 1)]
         assert sorted(id(row) for part in parts for row in part) == sorted(map(id, rows))
         pictures = [{row.image for row in part} for part in parts]
         assert sum(map(len, pictures)) == 20

@@ -80,7 +80,7 @@ def test_killed_twenty_times_at_a_random_moment_it_ends_with_each_row_answered_o
 
 def test_on_a_full_disk_it_names_the_file_and_a_second_run_finishes(folder: Path) -> None:
     def limit_files() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
 
     process = start(folder, preexec_fn=limit_files)
     stdout, stderr = process.communicate()

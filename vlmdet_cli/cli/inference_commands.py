@@ -110,7 +110,7 @@ def infer(
             session.output.result(result, *step_tables.infer(result))
             return
         job = infer_inputs.infer_job(session.project, request)
-        drawings = _drawings(draw, [row.image for row in job.rows] if images else [])
+        drawings = _drawings(draw, [row.image for row in job.rows.values()] if images else [])
         for warning in job.warnings:
             session.warn(warning)
         with session.output.progress() as bars:

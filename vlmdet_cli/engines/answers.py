@@ -12,23 +12,19 @@ not asked any more, are set aside under the next free number.
 import contextlib
 import io
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple
 
 import msgspec
 
-from vlmdet_cli.core.annotations import ImageId
 from vlmdet_cli.core.answers import Answer
 from vlmdet_cli.core.files import whole_file, write_json
-from vlmdet_cli.core.rows import Kind
 from vlmdet_cli.core.settings import Ask
-from vlmdet_cli.core.tiles import Crop, Tiling
-from vlmdet_cli.engines import Completion, Request
+from vlmdet_cli.core.tiles import Tiling
 from vlmdet_cli.engines.answer_lines import decode, line, scan, write_lines
+from vlmdet_cli.engines.infer_rows import InferRow, keyed
 from vlmdet_cli.errors import DataError
 
 
@@ -70,47 +66,6 @@ class AnswersMeta(msgspec.Struct, frozen=True, kw_only=True):
         return {name: getattr(self, name) for name in (*names, "ask", "prompt", "tiles")}
 
 
-class InferRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One row to answer: what the answers file says of it, and ``path``, its picture on disk."""
-
-    image: str
-    path: Path
-    prompt: str
-    kind: Kind = "detection"
-    image_id: ImageId = ""
-    size: tuple[int, int] = (0, 0)
-    expected: str | None = None
-    asked: list[str] | None = None
-    crop: Crop | None = None
-
-    def request(self, key: str) -> Request:
-        return Request(key=key, image=self.path, prompt=self.prompt, size=self.size, crop=self.crop)
-
-    def answer(self, completion: Completion, meta: AnswersMeta) -> Answer:
-        return Answer(
-            image=self.image,
-            image_id=self.image_id,
-            size=self.size,
-            kind=self.kind,
-            prompt=self.prompt,
-            text=completion.text,
-            finish=completion.finish,
-            error=completion.error,
-            expected=self.expected,
-            dialect=meta.dialect,
-            max_pixels=meta.max_pixels or 0,
-            asked=self.asked,
-            crop=self.crop,
-            tokens=completion.tokens,
-        )
-
-    def refreshed(self, answer: Answer) -> Answer:
-        """The same answer with the truth of today."""
-        return msgspec.structs.replace(
-            answer, image_id=self.image_id, size=self.size, expected=self.expected, asked=self.asked
-        )
-
-
 class Resumed(NamedTuple):
     """What was done to an answers file before it goes on: how many answers got a new truth, how many were set aside."""
 
@@ -129,7 +84,7 @@ class StoredAnswers:
     def of(cls, path: Path) -> "StoredAnswers":
         """The answers of a file that may be missing, in its order; see ``read_answers``."""
         starts = list[int]()
-        names = list(keys(scan(path, starts)))
+        names = [key for key, _ in keyed(scan(path, starts))]
         return cls(path, dict(zip(names, starts, strict=True)))
 
     def __len__(self) -> int:
@@ -230,17 +185,6 @@ class AnswersFile:
         with _write_errors(self.path):
             write_lines(self.path, lines())
         self.stored = StoredAnswers(self.path, starts)
-
-
-def keys(rows: Iterable[InferRow | Answer]) -> Iterator[str]:
-    """The key of each row: a hash of picture, crop, prompt and kind; a row that repeats another has a key of its
-    own.
-    """
-    seen = Counter[str]()
-    for row in rows:
-        known_by = "\0".join((row.image, row.prompt, row.kind, *map(str, row.crop or ())))
-        yield blake2b(f"{known_by}\0{seen[known_by]}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-        seen[known_by] += 1
 
 
 def read_answers(path: Path) -> Iterator[Answer]:

@@ -5,12 +5,11 @@ rows of equal length those about the same picture come together: it is read, and
 rows keep their own order.
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
-from vlmdet_cli.engines.answers import InferRow
+from vlmdet_cli.engines.infer_rows import InferRow
 from vlmdet_cli.models.family import Family
 
 _CHARACTERS_PER_TOKEN = 4  # of a prompt, about
@@ -21,22 +20,22 @@ _UNKNOWN_SIZE = (640, 480)
 def asking_order(
     keys: Iterable[str], rows: Mapping[str, InferRow], family: Family, max_pixels: int | None
 ) -> list[str]:
-    """The keys in the order in which their rows are asked."""
+    """The keys in the order in which their rows are asked. Each row is read once."""
     names = list(keys)
     if not names:
         return names
-    asked = [rows[name] for name in names]
-    groups = np.rint(_GROUPS_PER_OCTAVE * np.log2(_lengths(asked, family, max_pixels)))
-    pictures: dict[Hashable, int] = {}
-    numbers = np.array([pictures.setdefault((row.path, row.crop), len(pictures)) for row in asked])
-    return [names[index] for index in np.lexsort((numbers, -groups)).tolist()]
+    sizes = dict[tuple[int, int], int]()  # to its number
+    asked = [_traits(rows[name], sizes) for name in names]
+    size, prompt, picture = np.array(asked, dtype=np.int64).T  # (N,) each
+    tokens = family.image_tokens(list(sizes), max_pixels)[size] + prompt / _CHARACTERS_PER_TOKEN
+    groups = np.rint(_GROUPS_PER_OCTAVE * np.log2(np.maximum(tokens, 1.0)))
+    _, first_rows, inverse = np.unique(picture, return_index=True, return_inverse=True)
+    return [names[index] for index in np.lexsort((first_rows[inverse], -groups)).tolist()]
 
 
-def _lengths(rows: Sequence[InferRow], family: Family, max_pixels: int | None) -> npt.NDArray[np.float64]:
-    """``(N,)`` tokens of picture and prompt, about."""
-    pictures = family.image_tokens([_size(row) for row in rows], max_pixels)
-    prompts = np.array([len(row.prompt) for row in rows]) / _CHARACTERS_PER_TOKEN
-    return np.maximum(pictures + prompts, 1.0)
+def _traits(row: InferRow, sizes: dict[tuple[int, int], int]) -> tuple[int, int, int]:
+    """The number of its size in ``sizes``, the prompt's characters, and a hash of its picture."""
+    return sizes.setdefault(_size(row), len(sizes)), len(row.prompt), hash((row.path, row.crop))
 
 
 def _size(row: InferRow) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import msgspec
 
 from vlmdet_cli.core.files import file_hash
 from vlmdet_cli.core.locks import lock
-from vlmdet_cli.engines.answers import AnswersFile, keys
+from vlmdet_cli.engines.answers import AnswersFile
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import Project
 from vlmdet_cli.stages.inference.answer_reading import reading_rules
@@ -35,7 +35,7 @@ def collect(project: Project, request: InferRequest) -> InferResult:
     rows, categories = split_rows(project, split)
     target = Target(
         path=answers_path(results, request, project.config.infer.answers_name(split)),
-        rows=dict(zip(keys(rows), rows, strict=True)),
+        rows=rows,
         split=split,
         data=file_hash(project.subset(split)),
     )

@@ -23,7 +23,8 @@ import numpy as np
 from vlmdet_cli.core.answers import ParsedDetections
 from vlmdet_cli.data.image_files import DAMAGED, EMPTY, Unreadable, to_rgb, turn_upright, upright_size
 from vlmdet_cli.engines import Completion, Finish, Request
-from vlmdet_cli.engines.answers import AnswersMeta, InferRow
+from vlmdet_cli.engines.answers import AnswersMeta
+from vlmdet_cli.engines.infer_rows import InferRow
 from vlmdet_cli.engines.loops import LoopRule
 from vlmdet_cli.errors import DataError, EngineError, UsageError
 from vlmdet_cli.models import dialects
@@ -84,7 +85,7 @@ class Detector:
             ask=self._settings.ask,
             dedupe=self._settings.dedupe,
         )
-        self._rows(InferRow(image="", path=Path(), prompt=""))  # raises for what cannot be asked
+        self._rows(InferRow(image="", path="", prompt=""))  # raises for what cannot be asked
 
     @overload
     def __call__(self, picture: "list[Any] | tuple[Any, ...]") -> list[PictureDetections]: ...
@@ -182,7 +183,7 @@ class _Requests:
                 failed = Completion(key="", finish="error", error=str(error))
                 self.unusable[number] = picture_detections("", (0, 0), failed, _NOTHING, scores=False)
                 continue
-            rows = self._rows_of(InferRow(image=str(path), path=path, prompt="", size=_size(path)))
+            rows = self._rows_of(InferRow(image=str(path), path=str(path), prompt="", size=_size(path)))
             self._waiting[number] = (rows, {})
             for index, row in enumerate(rows):
                 yield row.request(f"{number}.{index}")
@@ -196,7 +197,7 @@ class _Requests:
             return None
         del self._waiting[number]
         temporary = self._temporary(number)
-        image = "" if rows[0].path == temporary else rows[0].image
+        image = "" if rows[0].path == str(temporary) else rows[0].image
         temporary.unlink(missing_ok=True)
         return _Answered(number, image, [(row, completions[n]) for n, row in enumerate(rows)])
 

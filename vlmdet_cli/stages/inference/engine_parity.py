@@ -14,8 +14,8 @@ import msgspec
 
 from vlmdet_cli import engines
 from vlmdet_cli.engines import Completion
-from vlmdet_cli.engines.answers import InferRow
 from vlmdet_cli.engines.choice import Situation, obstacle
+from vlmdet_cli.engines.infer_rows import InferRow
 from vlmdet_cli.engines.loops import LoopRule
 from vlmdet_cli.errors import UsageError, VlmdetError, nearest
 from vlmdet_cli.models import dialects
@@ -158,7 +158,7 @@ def _reason(error: VlmdetError) -> str:
 
 
 def _ask(job: InferJob, name: str, pictures: int, on_progress: Progress) -> _Answered:
-    rows = spread(job.rows, pictures)
+    rows = [job.rows[key] for key in spread(list(job.rows), pictures)]
     requests = [row.request(str(number)) for number, row in enumerate(rows)]
     loops = LoopRule(dialects.get(job.file.meta.dialect), job.file.meta.stop_loops)
     started, completions = time.monotonic(), dict[str, Completion]()
@@ -169,10 +169,10 @@ def _ask(job: InferJob, name: str, pictures: int, on_progress: Progress) -> _Ans
     return _Answered(rows, [completions[request.key] for request in requests], time.monotonic() - started)
 
 
-def spread(rows: Sequence[InferRow], count: int) -> list[InferRow]:
-    """``count`` of the rows at equal distances; all where there are fewer."""
-    step = max(len(rows) / count, 1.0)
-    return [rows[int(number * step)] for number in range(min(count, len(rows)))]
+def spread(keys: Sequence[str], count: int) -> list[str]:
+    """``count`` of the keys at equal distances; all where there are fewer."""
+    step = max(len(keys) / count, 1.0)
+    return [keys[int(number * step)] for number in range(min(count, len(keys)))]
 
 
 def _compared(name: str, other: _Answered, reference: _Answered) -> EngineResult:

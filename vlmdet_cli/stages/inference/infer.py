@@ -8,7 +8,7 @@ since a row may be answered in the company of others. A picture that cannot be u
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,7 +17,8 @@ from vlmdet_cli.core.answers import Answer
 from vlmdet_cli.core.ledger import Ledger
 from vlmdet_cli.core.locks import lock
 from vlmdet_cli.engines import Engine
-from vlmdet_cli.engines.answers import AnswersFile, InferRow, Resumed, detections_path, keys
+from vlmdet_cli.engines.answers import AnswersFile, Resumed, detections_path
+from vlmdet_cli.engines.infer_rows import InferRow
 from vlmdet_cli.engines.loops import LoopRule
 from vlmdet_cli.errors import EngineError
 from vlmdet_cli.models import dialects, registry
@@ -51,7 +52,7 @@ class InferResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def infer(
-    rows: Sequence[InferRow],
+    rows: Mapping[str, InferRow],
     engine: Engine,
     file: AnswersFile,
     *,
@@ -59,18 +60,17 @@ def infer(
     retry_failed: bool = False,
     on_progress: OnProgress = lambda _progress: None,
 ) -> InferResult:
-    """Answer the rows that have no answer yet. ``rules``: how answers are read.
+    """Answer the rows, by key, that have no answer yet. ``rules``: how answers are read.
 
     Raises ``EngineError`` where the engine fails.
     """
     rules = rules or ReadingRules()
     started = time.monotonic()
-    by_key = dict(zip(keys(rows), rows, strict=True))
     with lock(file.path.parent, f".{file.path.name}.lock"):
-        resumed = file.resume(by_key, retry_failed=retry_failed)
-        asked = _ask(by_key, engine, file, _Reporter(rules, on_progress))
+        resumed = file.resume(rows, retry_failed=retry_failed)
+        asked = _ask(rows, engine, file, _Reporter(rules, on_progress))
         work = Work(started=started, resumed=resumed, asked=asked)
-        return conclude(file, by_key, file.stored.items(by_key), rules, work)
+        return conclude(file, rows, file.stored.items(rows), rules, work)
 
 
 class Work(NamedTuple):

@@ -16,7 +16,7 @@ import orjson
 
 from vlmdet_cli.core.answers import Answer
 from vlmdet_cli.core.files import whole_file
-from vlmdet_cli.engines.answers import InferRow
+from vlmdet_cli.engines.infer_rows import InferRow
 from vlmdet_cli.stages.inference.answer_reading import PictureAnswers, ReadingRules, picture_answers
 
 

@@ -1,5 +1,6 @@
 """What ``infer`` works on: pictures named on the command line or a prepared split, and the model to ask."""
 
+import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +16,8 @@ from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE
 from vlmdet_cli.data import dataset
 from vlmdet_cli.data.image_files import IMAGE_SUFFIXES, Unreadable, upright_size
 from vlmdet_cli.engines import choice as choice_of_engine
-from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow, read_answers
+from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, read_answers
+from vlmdet_cli.engines.infer_rows import InferRow, RowSpool
 from vlmdet_cli.engines.ray_executor import RayExecutor
 from vlmdet_cli.engines.settings import ServerOptions
 from vlmdet_cli.errors import DataError, UsageError
@@ -45,7 +47,7 @@ _PREPARE_AGAIN = "Run `vlmdet prepare` and `vlmdet augment` again."
 
 
 class InferJob(msgspec.Struct, frozen=True, kw_only=True):
-    rows: list[InferRow]
+    rows: RowSpool
     engine: engines.Engine
     file: AnswersFile
     rules: ReadingRules
@@ -78,8 +80,8 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
     warnings = [choice.warning]
     categories, data = None, None
     if request.images:
-        rows = _picture_rows(loaded, settings, request)
-        categories = _labels(rows)
+        rows = RowSpool(_picture_rows(loaded, settings, request))
+        categories = _labels(rows.values())
     else:
         if request.categories:
             raise UsageError("--category is for named pictures", hint="Those of a split are in subset.categories.")
@@ -89,11 +91,11 @@ def infer_job(project: GetProject, request: InferRequest) -> InferJob:
         data = file_hash(loaded.subset(split))
         warnings.append(_dialect_warning(loaded, asked))
     if request.images or settings.ask != "rows":
-        warnings.append(unseen_prompt_warning(rows, loaded))
-    warnings.append(uncut_warning(rows, settings))
+        warnings.append(unseen_prompt_warning(rows.values(), loaded))
+    warnings.append(uncut_warning(rows.values(), settings))
     file = answers_path(choice, request, settings.answers_name(split))
     if request.shard:
-        rows, file = shard_rows(rows, request.shard), shard_path(file, request.shard)
+        rows, file = RowSpool(shard_rows(rows.values(), request.shard)), shard_path(file, request.shard)
     elif not rows:
         raise DataError("No picture to ask about", hint="Name images, a folder, or a prepared split.")
     meta = _meta(settings, choice, asked, engine, split=None if request.images else split, data=data)
@@ -244,7 +246,7 @@ def _picture_row(path: Path) -> InferRow:
         size = upright_size(path)
     except Unreadable:
         size = (0, 0)  # the engine says why
-    return InferRow(image=str(path), path=path, prompt="", size=size)
+    return InferRow(image=str(path), path=str(path), prompt="", size=size)
 
 
 def _labels(rows: Iterable[InferRow]) -> tuple[str, ...] | None:
@@ -253,17 +255,20 @@ def _labels(rows: Iterable[InferRow]) -> tuple[str, ...] | None:
     return tuple(names) or None
 
 
-def split_rows(project: Project, split: str) -> tuple[list[InferRow], tuple[str, ...]]:
+def split_rows(project: Project, split: str) -> tuple[RowSpool, tuple[str, ...]]:
     """A prepared split's rows, detection first, then the questions; and its categories."""
     shards.join(project, questions=project.config.infer.questions)
     data = read_split(project, split, objects=project.config.infer.ask != "rows")
     images = {project.image_row(split, image.file_name): image for image in data.images}
-    files = [project.rows(split)]
-    if project.config.infer.questions and project.questions(split).is_file():
-        files.append(project.questions(split))
     dialect = chunks.row_settings(project, split).dialect  # reads the model's settings: once, not for each row
-    rows = [_split_row(project, dialect, row, images, path) for path in files for row in _instruction_rows(path)]
-    return as_asked(rows, data, project, split), data.categories
+
+    def rows_of(path: Path) -> Iterator[InferRow]:
+        return (_split_row(project, dialect, row, images, path) for row in _instruction_rows(path))
+
+    rows = as_asked(rows_of(project.rows(split)), data, project, split)
+    if project.config.infer.questions and project.questions(split).is_file():
+        rows = itertools.chain(rows, rows_of(project.questions(split)))
+    return RowSpool(rows), data.categories
 
 
 def _instruction_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -281,7 +286,7 @@ def _split_row(
     prompt, answer = texts(row, dialect, size, str(path))
     return InferRow(
         image=name,
-        path=project.data_folder / name,
+        path=str(project.data_folder / name),
         prompt=prompt,
         kind=kind_of(prompt),
         image_id=images[name].id,

@@ -4,12 +4,12 @@ Requests about the same picture stand next to each other, so that an engine read
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
 from vlmdet_cli.data.dataset import Dataset
-from vlmdet_cli.engines.answers import InferRow
+from vlmdet_cli.engines.infer_rows import InferRow
 from vlmdet_cli.engines.settings import Infer
 from vlmdet_cli.errors import UsageError, counted, first_few
 from vlmdet_cli.project import Format, Project
@@ -17,19 +17,15 @@ from vlmdet_cli.prompts.asking import Asked, Wording, classes_by_prompt, wording
 from vlmdet_cli.prompts.detection import CLASSES
 
 
-def as_asked(rows: Sequence[InferRow], data: Dataset, project: Project, split: str) -> list[InferRow]:
-    """The rows of a prepared split with the detection rows that ``infer.ask`` and ``infer.prompt`` say; its other
-    questions, behind them, stay as they are.
-    """
+def as_asked(detection: Iterable[InferRow], data: Dataset, project: Project, split: str) -> Iterator[InferRow]:
+    """The detection rows of a prepared split as ``infer.ask``, ``infer.prompt`` and ``infer.tiles`` say."""
     settings = project.config.infer
     words = wording(project.config.format, settings.prompt)
-    detection = [row for row in rows if row.kind == "detection"]
-    others = [row for row in rows if row.kind != "detection"]
     if settings.ask != "rows":
-        detection = list(_rows_by_class(data, words, project, split))
+        detection = _rows_by_class(data, words, project, split)
     elif settings.prompt:
-        detection = [_in_words(row, words, data.categories) for row in detection]
-    return [*in_tiles(detection, settings), *others]
+        detection = (_in_words(row, words, data.categories) for row in detection)
+    return in_tiles(detection, settings)
 
 
 def _in_words(row: InferRow, words: Wording, categories: Sequence[str]) -> InferRow:
@@ -40,9 +36,8 @@ def _in_words(row: InferRow, words: Wording, categories: Sequence[str]) -> Infer
 def _rows_by_class(data: Dataset, words: Wording, project: Project, split: str) -> Iterator[InferRow]:
     for image, prompts in zip(data.images, classes_by_prompt(data, project.config.infer.ask), strict=True):
         name = project.image_row(split, image.file_name)
-        row = InferRow(
-            image=name, path=project.data_folder / name, prompt="", image_id=image.id, size=(image.width, image.height)
-        )
+        path, size = str(project.data_folder / name), (image.width, image.height)
+        row = InferRow(image=name, path=path, prompt="", image_id=image.id, size=size)
         for asked in prompts:
             yield _with_classes(row, asked, words, data.categories)
 
@@ -71,7 +66,7 @@ def with_prompts(
     return list(in_tiles([_with_classes(row, asked, words, names) for row in pictures for asked in prompts], settings))
 
 
-def in_tiles(rows: Sequence[InferRow], settings: Infer) -> Iterator[InferRow]:
+def in_tiles(rows: Iterable[InferRow], settings: Infer) -> Iterator[InferRow]:
     """The rows for each tile of their pictures, tile by tile; rows about the same picture stand together."""
     tiling = settings.tiling
     if tiling is None:
@@ -85,7 +80,7 @@ def in_tiles(rows: Sequence[InferRow], settings: Infer) -> Iterator[InferRow]:
                 yield msgspec.structs.replace(row, crop=crop, expected=row.expected if crop is None else None)
 
 
-def uncut_warning(rows: Sequence[InferRow], settings: Infer) -> str:
+def uncut_warning(rows: Collection[InferRow], settings: Infer) -> str:
     """Where pictures are too small to be cut."""
     tiling = settings.tiling
     if tiling is None:
@@ -104,7 +99,7 @@ def _with_classes(row: InferRow, asked: Asked, words: Wording, categories: Seque
     )
 
 
-def unseen_prompt_warning(rows: Sequence[InferRow], project: Project | None) -> str:
+def unseen_prompt_warning(rows: Collection[InferRow], project: Project | None) -> str:
     """Where prompts name classes and the project's rows do not: a model trained on them has seen no such prompt."""
     if project is None or project.config.infer.prompt or project.config.format.ask != "all":
         return ""

@@ -11,14 +11,15 @@ number of parts may lie in the same folder.
 import heapq
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from vlmdet_cli.core.answers import Answer
 from vlmdet_cli.core.settings import dotted_items
-from vlmdet_cli.engines.answers import AnswersMeta, InferRow, StoredAnswers, read_meta
+from vlmdet_cli.engines.answers import AnswersMeta, StoredAnswers, read_meta
+from vlmdet_cli.engines.infer_rows import InferRow
 from vlmdet_cli.errors import DataError, counted, first_few
 
 Shard = tuple[int, int]  # (i, n): the i-th of n, from 1
@@ -64,10 +65,10 @@ def shard_path(answers: Path, shard: Shard) -> Path:
     return answers.with_name(f"{answers.stem}.shard-{shard[0]}-of-{shard[1]}.jsonl")
 
 
-def shard_rows(rows: Sequence[InferRow], shard: Shard) -> list[InferRow]:
+def shard_rows(rows: Collection[InferRow], shard: Shard) -> Iterator[InferRow]:
     """The rows of a shard, in their order; there may be none."""
     part_of = _parts(rows, shard[1])
-    return [row for row in rows if part_of[row.image] == shard[0]]
+    return (row for row in rows if part_of[row.image] == shard[0])
 
 
 def _parts(rows: Iterable[InferRow], count: int) -> dict[str, int]:

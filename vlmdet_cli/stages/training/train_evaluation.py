@@ -20,7 +20,8 @@ import msgspec
 
 from vlmdet_cli.core.files import file_hash, write_json
 from vlmdet_cli.engines import Completion, EngineSettings, Request
-from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta, InferRow
+from vlmdet_cli.engines.answers import AnswersFile, AnswersMeta
+from vlmdet_cli.engines.infer_rows import InferRow, RowSpool
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models import registry
 from vlmdet_cli.project import Project
@@ -75,7 +76,7 @@ def write_job(project: Project, run: Run, trained: TrainedSettings) -> None:
             hint='Set it to "none" and measure the checkpoints with `vlmdet infer --adapter`.',
         )
     rows, categories = split_rows(project, SPLIT)
-    detection = [row for row in rows if row.kind == "detection"]
+    detection = [row for row in rows.values() if row.kind == "detection"]
     if train.evaluate_pictures:
         first = dict.fromkeys(row.image for row in detection)
         kept = set(list(first)[: train.evaluate_pictures])
@@ -157,7 +158,7 @@ def _evaluated(job: EvaluationJob, engine: "_InTraining", step: int) -> Evaluati
     answers = job.folder / "evaluations" / f"step-{step}.jsonl"
     answers.unlink(missing_ok=True)  # of an earlier start that was resumed before this step
     file = AnswersFile(answers, job.meta)
-    infer(job.rows, engine, file, rules=ReadingRules(categories=job.categories))
+    infer(RowSpool(job.rows), engine, file, rules=ReadingRules(categories=job.categories))
     overall = evaluate(job.truth, answers, job.protocol).overall
     evaluation = Evaluation(
         step=step,
