@@ -37,7 +37,8 @@ def compared(plain: Any, weighted: Any, answer: str) -> dict[str, Any]:
         return {"messages": messages, "images": [Image.new("RGB", (64, 48))]}
 
     before, after = plain.encode(row()), weighted.encode(row())
-    ids, labels, scales = (list(after[name]) for name in ("input_ids", "labels", "loss_scale"))
+    ids, labels = list(after["input_ids"]), list(after["labels"])
+    scales = list(after.get("loss_scale") or [float(label != -100) for label in labels])
     answered = [label != -100 for label in before["labels"]]
     texts = [weighted.tokenizer.decode([token], skip_special_tokens=False) for token in ids]
     return {

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,30 @@ def test_a_dialect_without_that_form_is_an_error(cli: Cli) -> None:
     done = cli("prepare", *options("format.rows=objects", "format.dialect=paligemma"))
     assert done.exit_code == 2
     assert done.stderr.startswith("error: The dialect paligemma has no form with `objects`\n")
+
+
+def test_a_random_order_is_drawn_for_each_picture_by_seed_and_loses_no_box(cli: Cli) -> None:
+    pictures: dict[str, Boxes] = {f"{n}.jpg": PICTURES["a.jpg"] for n in range(20)}
+    write_project(Path(), pictures, categories=NAMES)
+
+    def answers(*overrides: str) -> list[str]:
+        assert cli("prepare", *options(*overrides)).exit_code == 0
+        return [row["messages"][1]["content"] for row in lines("out/data/coco_final_train.jsonl")]
+
+    by_position, drawn = answers(), answers("format.order=random")
+    assert len(set(by_position)) == 1
+    assert len(set(drawn)) == 6  # all orders of three boxes
+    assert {"".join(sorted(answer)) for answer in drawn} == {"".join(sorted(by_position[0]))}
+    assert answers("format.order=random") == drawn
+    assert answers("format.order=random", "project.seed=1") != drawn
+
+
+def test_the_number_of_absent_classes_may_be_drawn_between_two(cli: Cli) -> None:
+    pictures: dict[str, Boxes] = {f"{n}.jpg": [("cat", (8, 12, 16, 24))] for n in range(40)}
+    write_project(Path(), pictures, categories=NAMES)
+    assert cli("prepare", *options("format.ask=each", "format.negatives_per_row=[0, 2]", FIND)).exit_code == 0
+    counts = Counter(name for name, _, labels in written_rows() if not labels)
+    assert set(Counter(counts[name] for name in pictures)) == {0, 1, 2}
+    done = cli("prepare", *options("format.negatives_per_row=[0, 1, 2]"))
+    assert done.exit_code == 2
+    assert "  format.negatives_per_row: expected a list of length <= 2, got [0, 1, 2]\n" in done.stderr

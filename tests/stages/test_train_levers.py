@@ -5,13 +5,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from tests.conftest import Cli, vlmdet
+from tests.conftest import Cli, vlmdet, write_project
 from tests.stages.test_train import dry, flags, write_run
 from tests.stages.test_train import prepared as prepared  # noqa: PLC0414  (a fixture)
+from vlmdet_cli import project as projects
+from vlmdet_cli.core.answers import Answer
+from vlmdet_cli.errors import DataError
 from vlmdet_cli.project import runs
+from vlmdet_cli.stages.inference.answer_reading import ReadingRules, picture_answers
 from vlmdet_cli.stages.training.plugins import LOSS_PLUGIN
+from vlmdet_cli.stages.training.train_file import write_train_file
 
 WEIGHT = ("--set", "train.coordinate_weight=2")
 
@@ -19,7 +25,9 @@ WEIGHT = ("--set", "train.coordinate_weight=2")
 def test_a_weight_of_coordinates_is_a_plug_in_a_loss_scale_and_its_settings(prepared: Cli) -> None:
     assert "VLMDET_LOSS" not in dry(prepared)[0]
     env, words = dry(prepared, *WEIGHT, "--set", "train.swift.loss_scale=last_round")
-    assert json.loads(env["VLMDET_LOSS"]) == {"dialect": "qwen2_vl", "coordinate_weight": 2.0}
+    assert json.loads(env["VLMDET_LOSS"]) == {
+        "dialect": "qwen2_vl", "coordinate_weight": 2.0, "noise_label": "",
+    }  # fmt: skip
     assert flags(words)["external_plugins"] == str(LOSS_PLUGIN)
     assert flags(words)["loss_scale"] == "last_round+vlmdet"
     assert LOSS_PLUGIN.is_file()
@@ -50,6 +58,51 @@ def test_an_adapter_beside_a_whole_vision_tower_is_not_asked_alone(prepared: Cli
     assert done.stderr.startswith("error: The adapter is only a part of the training: adapter\n")
 
 
+def test_noise_gives_the_run_a_train_file_of_its_own_and_says_what_was_added(prepared: Cli, tmp_path: Path) -> None:
+    env, words = dry(prepared, "--set", "train.noise_boxes=2")
+    assert flags(words)["dataset"] == f"{tmp_path}/out/runs/run-001/train.jsonl"
+    assert json.loads(env["VLMDET_LOSS"])["noise_label"] == "noise"
+    project = projects.load(tmp_path, ["train.noise_boxes=2"])
+    dataset, file = tmp_path / "out" / "data" / "coco_final_train.jsonl", tmp_path / "train.jsonl"
+    assert write_train_file(project, dataset, file) == {"noise boxes": {"in": 8, "kept": 8, "dropped": {}}}
+    rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in (dataset, file)]
+    for plain, noisy in zip(*rows, strict=True):
+        before, after = (row["messages"][1]["content"] for row in (plain, noisy))
+        assert after.startswith(before)
+        assert after.count("<|object_ref_start|>noise<|object_ref_end|>") == 2
+        assert {**noisy, "messages": plain["messages"]} == plain
+    first = file.read_bytes()
+    write_train_file(project, dataset, file)
+    assert file.read_bytes() == first
+    longest = max(len(row["messages"][1]["content"]) for row in rows[0])
+    short = projects.load(tmp_path, ["train.noise_boxes=2", f"train.max_length={longest}"])
+    assert write_train_file(short, dataset, file)["noise boxes"]["dropped"] == {"over max_length": 8}
+    assert file.read_bytes() == dataset.read_bytes()
+
+
+def test_a_category_called_noise_is_refused(cli: Cli, tmp_path: Path) -> None:
+    write_project(Path(), {"a.jpg": [("Noise", (4, 6, 20, 20))]}, categories=["Noise"])
+    assert cli("prepare").exit_code == 0
+    project = projects.load(tmp_path, ["train.noise_boxes=0.5"])
+    with pytest.raises(DataError, match="The data has a category called noise"):
+        write_train_file(project, tmp_path / "out" / "data" / "coco_final_train.jsonl", tmp_path / "train.jsonl")
+
+
+def test_boxes_of_noise_are_taken_out_and_counted_where_the_model_knows_them() -> None:
+    text = "cat(0,0),(500,500)noise(1,1),(300,300)noise(1,1),(300,300)"
+    answer = Answer(image="a.jpg", size=(100, 100), text=text, asked=["cat"])
+    rules = ReadingRules(categories=("cat",), noise_label="noise")
+    picture = picture_answers([answer], rules)
+    assert picture.whole.by_label() == {"cat": [[0, 0, 50, 50]]}
+    assert picture.removed == {"noise": 2}
+    assert [problem.kind for problem in picture.whole.problems] == ["duplicate"]
+    each = picture_answers([answer], msgspec.structs.replace(rules, ask="each"))
+    assert (each.whole.by_label(), each.removed) == (picture.whole.by_label(), {"noise": 2})
+    other = picture_answers([answer], ReadingRules(categories=("cat",)))
+    assert set(other.whole.by_label()) == {"cat", "noise"}
+    assert other.removed == {}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("swift") is None, reason="needs the extra `train`")
 def test_swift_trains_with_the_levers_and_merges_the_vision_tower_that_was_trained_whole(tmp_path: Path) -> None:
@@ -62,13 +115,22 @@ def test_swift_trains_with_the_levers_and_merges_the_vision_tower_that_was_train
     sets = [part for setting in settings for part in ("--set", setting)]
     vlmdet(folder, "prepare", *sets)
     vlmdet(folder, "train", "--run", "plain", *sets)
-    levers = ("train.coordinate_weight=3", "train.tuner_type=lora_llm", "train.vit_lr=1e-3", "train.aligner_lr=2e-3")
+    levers = (
+        "train.coordinate_weight=3",
+        "train.noise_boxes=1",
+        "train.tuner_type=lora_llm",
+        "train.vit_lr=1e-3",
+        "train.aligner_lr=2e-3",
+    )
     vlmdet(folder, "train", "--run", "levers", *sets, *(part for lever in levers for part in ("--set", lever)))
     run = runs.find_run(folder / "out" / "runs", "levers")
     assert "vit_lr: 0.001, aligner_lr: 0.002, llm_lr: 0.002" in run.log.read_text()
     first = {name: _first_loss(folder, name) for name in ("plain", "levers")}
     assert first["plain"] < first["levers"] < 3 * first["plain"]  # the coordinates' part of it, three times
     vlmdet(folder, "merge", "--run", "levers")
+    known = runs.trained_settings(run.merged)
+    assert known
+    assert known.noise_label == "noise"
     trained = load_file(run.latest_checkpoint() / "vit.safetensors")
     merged, base = (load_file(path / "model.safetensors") for path in (run.merged, folder / "model"))
     for name, values in trained.items():

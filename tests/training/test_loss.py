@@ -25,3 +25,11 @@ def test_a_text_without_boxes_is_a_part_of_its_own(name: str) -> None:
     settings = LossSettings(dialect=name, coordinate_weight=3.0)
     for text in ("person: 12\ncat: 3", "No objects.", "[]", "none"):
         assert weighted_parts(text, dialects.get(name), settings) == ([text], [1.0])
+
+
+def test_the_coordinates_of_noise_count_nothing() -> None:
+    dialect = dialects.get("qwen2_vl")
+    text = dialect.write([("cat", (1, 2, 3, 4)), ("noise", (5, 6, 7, 8))])
+    parts, weights = weighted_parts(text, dialect, LossSettings(dialect="qwen2_vl", noise_label="noise"))
+    assert [part for part, weight in zip(parts, weights, strict=True) if not weight] == ["5", "6", "7", "8"]
+    assert set(weights) == {0.0, 1.0}

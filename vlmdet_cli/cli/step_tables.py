@@ -94,6 +94,8 @@ def train(result: "TrainResult") -> Views:
     yield line("checkpoint", short_path(result.checkpoints[-1]))
     if result.best:
         yield line("best", f"F1 {result.best.f1:.3f} on val at step {result.best.step:,}")
+    if result.ledger:
+        yield ledger({"": result.ledger})
 
 
 def merge(result: "MergeResult") -> Views:

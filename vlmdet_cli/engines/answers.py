@@ -35,7 +35,8 @@ class AnswersMeta(msgspec.Struct, frozen=True, kw_only=True):
     which pictures were resized. ``system``: the system prompt, None for the family's own. ``split`` and ``data``: the
     prepared split and the hash of its ground-truth file, None for named pictures. ``ask`` and ``prompt``: which rows
     were asked, see ``prompts.asking``; ``tiles``: the parts of the pictures that they are about, None for the whole
-    ones. ``dedupe``: how the answers are read; they do not depend on it. ``stop_loops``: of the settings.
+    ones. ``dedupe`` and ``noise_label``: how the answers are read; they do not depend on it. ``stop_loops``: of the
+    settings.
     ``run``: the run whose model it is.
     """
 
@@ -52,6 +53,7 @@ class AnswersMeta(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str = ""
     tiles: Tiling | None = None
     dedupe: float = 0.0
+    noise_label: str = ""
     stop_loops: int = 0
     split: str | None = None
     data: str | None = None

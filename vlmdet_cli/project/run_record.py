@@ -23,6 +23,7 @@ class TrainedSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``max_pixels``: the limit of a picture, None where the family's own holds. ``system``: the system prompt, None
     for the family's. ``model``: the base model as swift was given it. ``external_plugins``: swift's plug-ins, as paths.
+    ``noise_label``: of the invented boxes in its rows (``train.noise_boxes``), "" where there are none.
     """
 
     family: str = ""
@@ -34,6 +35,7 @@ class TrainedSettings(msgspec.Struct, frozen=True, kw_only=True):
     model_type: str = ""
     model: str = ""
     external_plugins: tuple[str, ...] = ()
+    noise_label: str = ""
 
 
 class DatasetRecord(msgspec.Struct, frozen=True, kw_only=True):

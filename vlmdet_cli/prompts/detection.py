@@ -25,9 +25,10 @@ import numpy as np
 
 from vlmdet_cli.core import boxes
 from vlmdet_cli.core.annotations import ImageId
-from vlmdet_cli.data.dataset import Column, Dataset
+from vlmdet_cli.data.dataset import Column, Dataset, image_hashes
 from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.models.dialects.base import FrameBox
+from vlmdet_cli.prompts.draws import splitmix64
 from vlmdet_cli.prompts.settings import Format
 
 CLASSES = "{classes}"
@@ -73,9 +74,10 @@ class AnswerBoxes(NamedTuple):
         return [(self.labels[index], row) for index, row in zip(indices, rows, strict=True)]
 
 
-def answer_boxes(data: Dataset, dialect: Dialect, order: str) -> AnswerBoxes:
+def answer_boxes(data: Dataset, dialect: Dialect, order: str, seed: int = 0) -> AnswerBoxes:
     """The targets in the order of ``format.order``: ``position`` (top to bottom, then left to right, as written),
-    ``area`` (largest first) or ``annotation`` (the source's own). Ties keep the source's order.
+    ``area`` (largest first), ``annotation`` (the source's own) or ``random`` (drawn by ``seed``, the same in every
+    epoch). Ties keep the source's order.
     """
     targets = np.flatnonzero(data.is_target)
     image, pixel_boxes = data.image[targets], data.clipped[targets]
@@ -85,6 +87,10 @@ def answer_boxes(data: Dataset, dialect: Dialect, order: str) -> AnswerBoxes:
         sort = np.argsort((image << 40) + (frame_boxes[:, 1] << 20) + frame_boxes[:, 0], kind="stable")
     elif order == "area":
         sort = np.lexsort((-boxes.area(pixel_boxes), image))
+    elif order == "random":
+        keys = image_hashes(data.images, seed, "order")[image]
+        numbers = np.arange(len(image)) - np.searchsorted(image, image)  # of the targets of each picture
+        sort = np.lexsort((splitmix64(keys + numbers.astype(np.uint64)), image))
     else:
         sort = np.arange(len(targets))
     label_indices, frame_boxes = data.label[targets[sort]], frame_boxes[sort]
@@ -157,7 +163,8 @@ def _asked_classes(
     present: Sequence[str], absent: Sequence[str], settings: Format, random: Random
 ) -> Iterator[tuple[str, ...]]:
     """The classes of each row. A picture without objects is asked for at least one class that it lacks."""
-    per_row = settings.negatives_per_row
+    low, high = settings.negatives_range
+    per_row = low if low == high else random.randint(low, high)
     requested = max(per_row, 1) if not present else 0 if settings.ask == "present" else per_row
     negatives = random.sample(absent, min(requested, len(absent)))
     if settings.ask == "each":

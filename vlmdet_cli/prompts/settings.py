@@ -9,12 +9,16 @@ from vlmdet_cli.core.settings import Count, Positive, Table, Text
 
 Phrases = Text | Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]  # with several, each row draws one
 
+# a tuple of two types, beside a number with a bound, makes msgspec 0.20 crash
+Range = Annotated[tuple[Count, ...], msgspec.Meta(min_length=2, max_length=2)]
+
 
 class Format(Table, frozen=True, kw_only=True):
     """How rows are written.
 
     ``ask``: all classes in a row, those present, a row for each class, or a draw. ``negatives_per_row``: how many
-    classes that the picture lacks a row also asks for (with ``each``: that many more rows a picture).
+    classes that the picture lacks a row also asks for (with ``each``: that many more rows a picture); of two numbers,
+    one between them is drawn for each picture.
     ``too_long``: what becomes of train rows over ``train.max_length`` tokens. ``extra_formats``: what ``prepare``
     writes besides COCO and detection JSON.
     """
@@ -23,8 +27,8 @@ class Format(Table, frozen=True, kw_only=True):
     prompt: Phrases = "Draw the bounding box of objects"
     class_prompt: Phrases = "Draw the bounding box of objects of these categories: {classes}"
     ask: Literal["all", "present", "each", "some"] = "all"
-    negatives_per_row: Count = 1
-    order: Literal["position", "area", "annotation"] = "position"
+    negatives_per_row: Count | Range = 1
+    order: Literal["position", "area", "annotation", "random"] = "position"
     group: bool = False
     rows: Literal["text", "objects"] = "text"
     too_long: Literal["split", "largest", "drop", "stop"] = "split"
@@ -33,6 +37,12 @@ class Format(Table, frozen=True, kw_only=True):
     @property
     def prompts(self) -> tuple[str, ...]:
         return _as_tuple(self.prompt)
+
+    @property
+    def negatives_range(self) -> tuple[int, int]:
+        """The least and the largest number of ``negatives_per_row``."""
+        number = self.negatives_per_row
+        return (number, number) if isinstance(number, int) else (min(number), max(number))
 
     @property
     def class_prompts(self) -> tuple[str, ...]:

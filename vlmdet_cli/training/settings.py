@@ -10,7 +10,7 @@ Flag = bool | int | float | str | list[str | int | float]
 # what is vlmdet's own; every other key of [train] is a flag of swift's
 OWN_KEYS = (
     "gpus", "device", "nproc_per_node", "rows_must_match", "evaluate", "evaluate_pictures", "patience", "keep", "swift",
-    "coordinate_weight",
+    "coordinate_weight", "noise_boxes",
 )  # fmt: skip
 # keys and swift's flags for them; a key at its default gives no flag
 LEVER_FLAGS = {
@@ -69,6 +69,7 @@ class Train(Table, frozen=True, kw_only=True):
     vit_lr: Amount = 0.0
     aligner_lr: Amount = 0.0
     coordinate_weight: AboveZero = 1.0
+    noise_boxes: Count | Amount = 0
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
     packing: bool = False
     liger: bool = False

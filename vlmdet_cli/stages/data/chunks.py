@@ -166,7 +166,8 @@ def _stats(data: Dataset, detection: DetectionRows, subset: coco_file.FileParts)
 def detection_rows(data: Dataset, settings: RowSettings) -> DetectionRows:
     """The detection rows of pictures; rows of train over the length limit are changed as ``format.too_long`` says."""
     dialect, format_ = settings.dialect, settings.format
-    builder = RowBuilder(data, answer_boxes(data, dialect, format_.order), dialect, format_, settings.seed)
+    boxes = answer_boxes(data, dialect, format_.order, settings.seed)
+    builder = RowBuilder(data, boxes, dialect, format_, settings.seed)
     planned = list(plan_rows(data, builder.boxes, format_, settings.seed))
     fitted = fit(builder, planned, settings.length_limit, shorten=settings.split == "train")
     rows = _objects_rows if format_.rows == "objects" else _text_rows

@@ -26,20 +26,28 @@ NOT_ASKED = "not_asked"  # the problem of a box whose label is not the class tha
 # why a box is taken out of what a picture's answers mean together
 SEEN_IN_TILES = "same object in another tile"
 NEAR_REPEAT = "near repeat of another box"
+NOISE = "noise"
 Size = tuple[int, int]
 
 
 class ReadingRules(msgspec.Struct, frozen=True, kw_only=True):
     """How answers are read. ``categories``: the labels that are known, None for any. ``ask``: what prompts ask for; of
     an answer to a prompt for one class (``each``) the boxes of other classes do not count. ``dedupe``: the IoU from
-    which two boxes of a class in a picture are taken for one, 0 for never. ``score_rule``: how log-probabilities become
-    a score.
+    which two boxes of a class in a picture are taken for one, 0 for never. ``noise_label``: of boxes that the model
+    itself takes for none (``prompts.noise``), "" where it knows no such label; they are taken out, and counted.
+    ``score_rule``: how log-probabilities become a score.
     """
 
     categories: Sequence[str] | None = None
     ask: Ask = "rows"
     dedupe: float = 0.0
+    noise_label: str = ""
     score_rule: ScoreRule = DEFAULT_SCORE_RULE
+
+    @property
+    def known_labels(self) -> Sequence[str] | None:
+        """The categories, and the label of noise where the model knows it."""
+        return [*self.categories, self.noise_label] if self.categories and self.noise_label else self.categories
 
 
 def reading_rules(
@@ -48,7 +56,13 @@ def reading_rules(
     """The rules of an answers file, by the account beside it; ``meta`` is None where there is none."""
     if meta is None:
         return ReadingRules(categories=categories, score_rule=score_rule)
-    return ReadingRules(categories=categories, ask=meta.ask, dedupe=meta.dedupe, score_rule=score_rule)
+    return ReadingRules(
+        categories=categories,
+        ask=meta.ask,
+        dedupe=meta.dedupe,
+        noise_label=meta.noise_label,
+        score_rule=score_rule,
+    )
 
 
 def read_answer(answer: Answer, rules: ReadingRules, size: Size | None = None) -> ParsedDetections:
@@ -63,12 +77,12 @@ def read_answer(answer: Answer, rules: ReadingRules, size: Size | None = None) -
     left, top, right, bottom = answer.crop or (0, 0, *own)
     part = (right - left, bottom - top) if all(own) else None
     dialect = dialects.get(answer.dialect, answer.max_pixels or None)
-    parsed = dialect.parse(answer.text, part, rules.categories, answer.tokens, rules.score_rule)
+    parsed = dialect.parse(answer.text, part, rules.known_labels, answer.tokens, rules.score_rule)
     if answer.crop is not None or (size is not None and size != own):
         boxes = [_in_picture(detection.box, answer, size or own) for detection in parsed.detections]
         detections = [msgspec.structs.replace(d, box=box) for d, box in zip(parsed.detections, boxes, strict=True)]
         parsed = msgspec.structs.replace(parsed, detections=tuple(detections))
-    return _only_asked(parsed, answer.asked or ()) if rules.ask == "each" else parsed
+    return _only_asked(parsed, [*(answer.asked or ()), rules.noise_label]) if rules.ask == "each" else parsed
 
 
 def _in_picture(box: Box, answer: Answer, size: Size) -> Box:
@@ -164,6 +178,11 @@ def put_together(
     then near repeats taken out. ``size``: as for ``read_answer``.
     """
     whole, removed = _joined(parsed), dict[str, int]()
+    if rules.noise_label:
+        before = _num_boxes(whole)
+        parsed = [_without_label(answer, rules.noise_label) for answer in parsed]
+        whole = _joined(parsed)
+        removed[NOISE] = before - _num_boxes(whole)
     if any(answer.crop for answer in answers):
         before = _num_boxes(whole)
         whole = _merged(whole, [tile_of(a, size) for a, p in zip(answers, parsed, strict=True) for _ in p.detections])
@@ -173,6 +192,13 @@ def put_together(
         whole = without_near_repeats(whole, rules.dedupe)
         removed[NEAR_REPEAT] = before - _num_boxes(whole)
     return PictureAnswers(answers, parsed, whole, {reason: count for reason, count in removed.items() if count})
+
+
+def _without_label(parsed: ParsedDetections, label: str) -> ParsedDetections:
+    kept = [detection.label != label for detection in parsed.detections]
+    repeats = tuple(itertools.compress(parsed.repeats, kept))
+    detections = tuple(itertools.compress(parsed.detections, kept))
+    return msgspec.structs.replace(parsed, detections=detections, repeats=repeats if any(repeats) else ())
 
 
 def _num_boxes(parsed: ParsedDetections) -> int:

@@ -84,6 +84,7 @@ class Detector:
             max_pixels=self._asked.max_pixels,
             ask=self._settings.ask,
             dedupe=self._settings.dedupe,
+            noise_label=self._asked.noise_label,
         )
         self._rows(InferRow(image="", path="", prompt=""))  # raises for what cannot be asked
 

@@ -180,6 +180,7 @@ def _meta(
         prompt=settings.prompt,
         tiles=settings.tiling,
         dedupe=settings.dedupe,
+        noise_label=asked.noise_label,
         stop_loops=settings.stop_loops,
         split=split,
         data=data,

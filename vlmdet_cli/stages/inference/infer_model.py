@@ -63,13 +63,14 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AskedAs(msgspec.Struct, frozen=True, kw_only=True):
-    """In which form the model is asked and answers."""
+    """In which form the model is asked and answers. ``noise_label``: see ``TrainedSettings``."""
 
     family: Family
     dialect: str
     max_pixels: int | None
     system: str | None
     swift: SwiftModel
+    noise_label: str = ""
 
 
 class ResultChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,6 +226,7 @@ def asked_as(project: Project | None, choice: ModelChoice, settings: Infer) -> A
         max_pixels=max_pixels,
         system=system,
         swift=_swift_model(project, family, trained),
+        noise_label=trained.noise_label if trained else "",
     )
 
 

@@ -3,6 +3,7 @@ environment.
 
     train.evaluate                ``swift_plugins/vlmdet_evaluation.py``, a callback
     train.coordinate_weight       ``swift_plugins/vlmdet_loss.py``, a ``loss_scale``
+    train.noise_boxes             the same
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import msgspec
 
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import Project, runs
+from vlmdet_cli.prompts.noise import NOISE_LABEL
 from vlmdet_cli.stages.training import train_evaluation
 from vlmdet_cli.training import arguments, loss
 from vlmdet_cli.training.settings import Flag, Train
@@ -26,20 +28,24 @@ def with_plugins(project: Project, extra: Sequence[str]) -> Train:
     if train.evaluate != "none":
         ours = {"external_plugins": str(train_evaluation.PLUGIN), "callbacks": train_evaluation.CALLBACK}
         train = _added(train, "train.evaluate", ours, project.root, extra)
-    if weighs_tokens(train):
+    if keys := _weighing(train):
         if project.config.format.rows == "objects":
             raise UsageError(
-                'train.coordinate_weight needs format.rows = "text"',
+                f'{keys} needs format.rows = "text"',
                 why="In rows with `objects`, swift writes the boxes after it has decided what each token counts.",
             )
         ours = {"external_plugins": str(LOSS_PLUGIN), "loss_scale": loss.NAME}
-        train = _added(train, "train.coordinate_weight", ours, project.root, extra)
+        train = _added(train, keys, ours, project.root, extra)
     return train
 
 
-def weighs_tokens(train: Train) -> bool:
-    """Whether tokens of a row count differently in the loss."""
-    return train.coordinate_weight != 1
+def _weighing(train: Train) -> str:
+    """The keys by which tokens of a row count differently in the loss."""
+    return " and ".join(
+        f"train.{key}"
+        for key, is_set in (("coordinate_weight", train.coordinate_weight != 1), ("noise_boxes", train.noise_boxes))
+        if is_set
+    )
 
 
 def environment(project: Project, run: runs.Run) -> dict[str, str]:
@@ -47,8 +53,12 @@ def environment(project: Project, run: runs.Run) -> dict[str, str]:
     train, env = project.config.train, dict[str, str]()
     if train.evaluate != "none":
         env[train_evaluation.ENVIRONMENT] = str(run.folder / train_evaluation.JOB)
-    if weighs_tokens(train):
-        settings = loss.LossSettings(dialect=project.dialect_name, coordinate_weight=train.coordinate_weight)
+    if _weighing(train):
+        settings = loss.LossSettings(
+            dialect=project.dialect_name,
+            coordinate_weight=train.coordinate_weight,
+            noise_label=NOISE_LABEL if train.noise_boxes else "",
+        )
         env[loss.ENVIRONMENT] = settings.text()
     return env
 

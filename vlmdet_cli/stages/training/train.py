@@ -28,6 +28,7 @@ from vlmdet_cli.project.run_record import Evaluation, Resume, RunRecord, RunStat
 from vlmdet_cli.stages.data import chunks
 from vlmdet_cli.stages.training import train_plan
 from vlmdet_cli.stages.training.train_evaluation import write_job
+from vlmdet_cli.stages.training.train_file import write_train_file
 from vlmdet_cli.stages.training.train_plan import Plan, TrainOptions
 from vlmdet_cli.stages.training.train_rows import RowCheck, check_rows
 from vlmdet_cli.training import swift
@@ -39,7 +40,9 @@ Note = Callable[[str], None]
 
 
 class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
-    """``run``: the run's folder. ``seconds``: of all starts together. ``best``: of its evaluated checkpoints."""
+    """``run``: the run's folder. ``seconds``: of all starts together. ``best``: of its evaluated checkpoints.
+    ``ledger``: of what was added to the rows, empty where that is nothing.
+    """
 
     run: str
     command: str
@@ -51,6 +54,7 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     loss: float | None
     seconds: float
     best: Evaluation | None = None
+    ledger: dict[str, dict[str, Any]] = {}
 
 
 def train(project: Project, options: TrainOptions, on_step: Report, warn: Note, detail: Note) -> TrainResult:
@@ -74,7 +78,11 @@ def train(project: Project, options: TrainOptions, on_step: Report, warn: Note, 
             planned = train_plan.plan_for(project, run, planned.arguments)
     detail(planned.command.quoted())
     with lock(planned.run.folder):
-        return Training(project, planned, check, warn).run(on_step)
+        ledger = dict[str, dict[str, Any]]()
+        if planned.train_file != planned.dataset:
+            ledger = write_train_file(_as_flagged(project, planned), planned.dataset, planned.train_file)
+        result = Training(project, planned, check, warn).run(on_step)
+        return msgspec.structs.replace(result, ledger=ledger)
 
 
 def _as_flagged(project: Project, planned: Plan) -> Project:

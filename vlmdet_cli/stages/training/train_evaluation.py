@@ -89,6 +89,7 @@ def write_job(project: Project, run: Run, trained: TrainedSettings) -> None:
         max_tokens=config.infer.max_tokens,
         max_pixels=trained.max_pixels,
         system=None if trained.system is None else read_system(trained.system, project.root),
+        noise_label=trained.noise_label,
         stop_loops=config.infer.stop_loops,
         split=SPLIT,
         data=file_hash(truth),

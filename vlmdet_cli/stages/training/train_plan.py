@@ -18,7 +18,8 @@ from vlmdet_cli.models import registry
 from vlmdet_cli.models.family import Family
 from vlmdet_cli.project import Project, runs
 from vlmdet_cli.project.run_record import DatasetRecord, ModelRecord, RunRecord, TrainedSettings
-from vlmdet_cli.stages.training import plugins
+from vlmdet_cli.prompts.noise import NOISE_LABEL
+from vlmdet_cli.stages.training import plugins, train_file
 from vlmdet_cli.stages.training.train_rows import dataset_of
 from vlmdet_cli.training import arguments, levers, swift
 from vlmdet_cli.training.hub import cached_folder
@@ -41,7 +42,7 @@ MAY_DIFFER = frozenset(
 CPU_FLAGS: dict[str, Flag] = {"torch_dtype": "float32", "use_cpu": True}
 _KEYS = {flag: key for key, flag in LEVER_FLAGS.items()}
 # vlmdet's own keys that change what is trained
-_OWN_LEVERS = ("coordinate_weight",)
+_OWN_LEVERS = ("coordinate_weight", "noise_boxes")
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Train)}
 # flags that are compared otherwise, by content or through the run's folder
 _BY_CONTENT = frozenset({"model", "dataset", "output_dir", "resume_from_checkpoint"})
@@ -62,12 +63,14 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A training before it starts. ``flags``: swift's flags as text, those after ``--`` included.
 
+    ``dataset``: the prepared rows. ``train_file``: what swift is given; not there yet where it is the run's own.
     ``checkpoint``: what a continuation goes on from. ``changes``: settings that differ from the run's record.
     """
 
     command: programs.Command
     run: runs.Run
     dataset: Path
+    train_file: Path
     flags: dict[str, str]
     arguments: tuple[str, ...]
     checkpoint: Path | None = None
@@ -147,12 +150,13 @@ def _resumable(project: Project, options: TrainOptions) -> runs.Run:
 def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: Path | None = None) -> Plan:
     """The plan of a given run with the flags ``extra`` after the project's own."""
     train, dataset = plugins.with_plugins(project, extra), dataset_of(project)
+    rows = run.folder / train_file.NAME if train_file.is_own(train) else dataset
     cpu = train.device == "cpu" or (train.device == "auto" and gpus.gpus() == 0)
     again = ("--resume_from_checkpoint", str(checkpoint)) if checkpoint else ()
     argv = arguments.sft(
         train,
         model=project.model(train.model),
-        dataset=dataset,
+        dataset=rows,
         output=run.folder,
         root=project.root,
         defaults={**(CPU_FLAGS if cpu else {}), **_model_defaults(project, extra)},
@@ -169,6 +173,7 @@ def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: 
         command=programs.Command((swift.program(), *argv), env),
         run=run,
         dataset=dataset,
+        train_file=rows,
         flags=arguments.parse(argv[1:]),
         arguments=tuple(extra),
         checkpoint=checkpoint,
@@ -217,6 +222,7 @@ def trained_settings(project: Project, planned: Plan) -> TrainedSettings:
         template=flags.get("template", ""),
         model_type=flags.get("model_type", ""),
         model=flags["model"],
+        noise_label=NOISE_LABEL if project.config.train.noise_boxes else "",
     )
 
 

@@ -52,7 +52,7 @@ def check_rows(project: Project, dataset: Path) -> RowCheck:
     settings = chunks.row_settings(project, "train")
     counter, dialect = settings.length_limit.counter, settings.dialect
     pictures, count, too_long = Pictures(project.data_folder), 0, list[tuple[int, int]]()
-    for batch in _batches(read_rows(dataset), BATCH):
+    for batch in batches(read_rows(dataset), BATCH):
         measured = [
             (*texts(row, dialect, size, f"{dataset}, line {number}"), size)
             for number, row in enumerate(batch, count + 1)
@@ -73,7 +73,7 @@ def check_rows(project: Project, dataset: Path) -> RowCheck:
     return RowCheck(rows=count, too_long=tuple(too_long), exact=counter.exact)
 
 
-def _batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+def batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
     iterator = iter(rows)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
