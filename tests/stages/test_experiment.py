@@ -151,16 +151,21 @@ def test_experiments_on_the_demo_are_trained_measured_compared_and_not_run_twice
     sets = [part for setting in settings for part in ("--set", setting)]
     with (folder / "vlmdet.toml").open("a") as file:
         file.write("[experiments.rank]\ntrain.lora_rank = [4, 8]\n[experiments.broken]\ntrain.swift.no_such_flag = 1\n")
+        file.write("[experiments.tune.search]\ntrials = 1\n[experiments.tune.search.space]\ntrain.lora_rank = [2, 3]\n")
 
     def run(code: int, *more: str) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(vlmdet(folder, "experiment", *more, *sets, "--json", code=code).stdout)
         return document
 
-    rows = run(4)["rows"]
+    result = run(4)
+    rows = result["rows"]
     assert [(row["name"], row["state"], row["split"], row["steps"]) for row in rows] == [
         ("rank-4", "done", "val", 3), ("rank-8", "done", "val", 3), ("broken", "failed", "", 0),
+        ("tune-trial0", "done", "val", 3),
     ]  # fmt: skip
     assert "no_such_flag" in rows[2]["error"]
+    assert result["best"] == {"tune": "tune-trial0"}
+    assert rows[3]["settings"]["train.lora_rank"] in (2, 3)
     assert len(list((folder / "out" / "datasets").iterdir())) == 1
     both = [runs.find_run(folder / "out" / "runs", name) for name in ("rank-4", "rank-8")]
     assert [run.record.settings["train"]["lora_rank"] for run in both] == [4, 8]

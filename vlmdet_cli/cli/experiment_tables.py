@@ -33,6 +33,8 @@ def result(result: "ExperimentResult") -> Views:
             row(tasks, entry.name, *(entry.tasks.get(kind) for kind in kinds))
         yield tasks
     yield _settings(result)
+    for search, name in result.best.items():
+        yield line(f"best of {search}", name)
     for entry in result.rows:
         if entry.error:
             yield line("failed", f"{entry.name}: {entry.error}")

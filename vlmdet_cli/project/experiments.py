@@ -48,14 +48,7 @@ def variants(experiments: Mapping[str, Mapping[str, Any]], names: Sequence[str],
     ``seeds``: repeat each with the seeds 1 … ``seeds``. Raises ``UsageError`` for a name that no experiment has, and
     where two variants get the same name.
     """
-    if not experiments:
-        raise UsageError("The project file has no experiments", hint="Write a table [experiments.NAME] of overrides.")
-    for name in names:
-        if name not in experiments:
-            raise UsageError(
-                f"No experiment {nearest(name, experiments)}", hint=f"There are: {', '.join(experiments)}."
-            )
-    chosen = [variant for name in names or experiments for variant in grid(name, experiments[name])]
+    chosen = [variant for name, table in select(experiments, names).items() for variant in grid(name, table)]
     result = [
         msgspec.structs.replace(variant, name=f"{variant.name}-seed{seed}", seed=seed) if seeds else variant
         for variant in chosen
@@ -66,6 +59,18 @@ def variants(experiments: Mapping[str, Mapping[str, Any]], names: Sequence[str],
             "Two variants have the same name", why=[variant.name for variant in result], hint="Rename an experiment."
         )
     return result
+
+
+def select(experiments: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """The experiments of these names, all where none is named. Raises ``UsageError`` for a name that no one has."""
+    if not experiments:
+        raise UsageError("The project file has no experiments", hint="Write a table [experiments.NAME] of overrides.")
+    for name in names:
+        if name not in experiments:
+            raise UsageError(
+                f"No experiment {nearest(name, experiments)}", hint=f"There are: {', '.join(experiments)}."
+            )
+    return {name: experiments[name] for name in names or experiments}
 
 
 def grid(name: str, table: Mapping[str, Any]) -> Iterator[Variant]:

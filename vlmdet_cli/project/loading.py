@@ -22,6 +22,7 @@ from vlmdet_cli.project.config import Config, Data, Sources
 from vlmdet_cli.project.experiments import overridden
 from vlmdet_cli.project.paths import Project
 from vlmdet_cli.project.runs import RUN_NAME
+from vlmdet_cli.project.searches import is_search, read_search
 
 FILE_NAME = "vlmdet.toml"
 # keys of earlier versions and what they are called now; both as table.key
@@ -156,19 +157,37 @@ def _rename(tree: dict[str, Any], old: str, new: str, notes: list[str]) -> Itera
 
 
 def _experiment_problems(experiments: Any) -> Iterator[str]:
-    """Those of the values in each experiment, a value of a list by itself."""
+    """Those of the names and the values of experiments."""
     for name, table in experiments.items() if isinstance(experiments, dict) else ():
         if not RUN_NAME.fullmatch(name):
             yield f"experiments.{name}: a name has letters, digits, `_`, `-` and `.`"
-        if not isinstance(table, dict):
-            continue
-        for key, value in dotted_items(table):
-            if value == []:
-                yield f"experiments.{name}.{key}: an empty list has no value to try"
-            for choice in value if isinstance(value, list) else [value]:
-                for problem in _problems(overridden({}, {key: choice}), Config, ("experiments", name), is_whole=False):
-                    needs_list = isinstance(value, list) and ": expected a list" in problem
-                    yield problem + ("; a list as a value is written [[…]]" if needs_list else "")
+        if isinstance(table, dict):
+            yield from _search_problems(name, table) if is_search(table) else _grid_problems(name, table)
+
+
+def _grid_problems(name: str, table: dict[str, Any]) -> Iterator[str]:
+    """Those of the values in an experiment, a value of a list by itself."""
+    for key, value in dotted_items(table):
+        if value == []:
+            yield f"experiments.{name}.{key}: an empty list has no value to try"
+        for choice in value if isinstance(value, list) else [value]:
+            for problem in _problems(overridden({}, {key: choice}), Config, ("experiments", name), is_whole=False):
+                needs_list = isinstance(value, list) and ": expected a list" in problem
+                yield problem + ("; a list as a value is written [[…]]" if needs_list else "")
+
+
+def _search_problems(name: str, table: dict[str, Any]) -> Iterator[str]:
+    """Those of a search, and of the values that it may choose."""
+    try:
+        search = read_search(name, table)
+    except ValueError as error:
+        yield f"experiments.{name}.{error}" if str(error).startswith("search") else f"experiments.{name}: {error}"
+        return
+    for key, axis in search.space.items():
+        for choice in axis if isinstance(axis, list) else [axis.low, axis.high]:
+            yield from _problems(overridden({}, {key: choice}), Config, ("experiments", name), is_whole=False)
+    for key, value in search.values.items():
+        yield from _problems(overridden({}, {key: value}), Config, ("experiments", name), is_whole=False)
 
 
 def _problems(

@@ -10,6 +10,7 @@ with its error, and the others go on.
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -20,13 +21,15 @@ from vlmdet_cli.core.locks import lock
 from vlmdet_cli.errors import UsageError, VlmdetError
 from vlmdet_cli.project import SPLITS, Project, convert, runs
 from vlmdet_cli.project.config import plain
-from vlmdet_cli.project.experiments import Variant, variants
+from vlmdet_cli.project.experiments import Variant, select, variants
 from vlmdet_cli.project.run_record import RECORD, RunState
+from vlmdet_cli.project.searches import Search, is_search, read_search
 from vlmdet_cli.stages.data import shards
 from vlmdet_cli.stages.data.augment import augment
 from vlmdet_cli.stages.data.prepare import prepare
 from vlmdet_cli.stages.data.split_selection import Progress
 from vlmdet_cli.stages.evaluation import eval_inputs
+from vlmdet_cli.stages.evaluation.compare import read_report
 from vlmdet_cli.stages.evaluation.eval_inputs import EvalRequest
 from vlmdet_cli.stages.evaluation.evaluate import evaluate
 from vlmdet_cli.stages.inference.infer_inputs import infer_job
@@ -35,6 +38,7 @@ from vlmdet_cli.stages.inference.infer_progress import OnProgress
 from vlmdet_cli.stages.training import train_plan
 from vlmdet_cli.stages.training.experiment_result import ExperimentResult, Outcome, summarize
 from vlmdet_cli.stages.training.merge import merge, merged_model
+from vlmdet_cli.stages.training.search import known_trials, run_search
 from vlmdet_cli.stages.training.train import Note, train
 from vlmdet_cli.stages.training.train_plan import TrainOptions
 from vlmdet_cli.training.log_reader import Report
@@ -74,28 +78,66 @@ class PlannedVariant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan(project: Project, request: ExperimentRequest) -> list[PlannedVariant]:
-    """What ``experiment`` would run, and how far that is."""
-    return [
-        PlannedVariant(
-            name=variant.name,
-            experiment=variant.experiment,
-            settings=variant.overrides,
-            state=run.state if (run := _run_of(project, variant)) else "",
+    """What ``experiment`` would run, and how far that is; the trials of a search that are not chosen yet in one row."""
+    planned = list[PlannedVariant]()
+    for item in _planned(project, request):
+        chosen = known_trials(item, project.output) if isinstance(item, Search) else [item]
+        planned += [_planned_variant(project, variant) for variant in chosen]
+        if isinstance(item, Search) and len(chosen) < item.trials:
+            name = f"{item.name}-trial{len(chosen)} … {item.trials - 1}"
+            planned.append(PlannedVariant(name=name, experiment=item.name, settings=item.in_words(), state=""))
+    return planned
+
+
+def _planned_variant(project: Project, variant: Variant) -> PlannedVariant:
+    run = _run_of(project, variant)
+    return PlannedVariant(
+        name=variant.name,
+        experiment=variant.experiment,
+        settings=variant.overrides,
+        state=run.state if run else "",
+    )
+
+
+def _planned(project: Project, request: ExperimentRequest) -> list[Variant | Search]:
+    """The variants of the experiments that are grids, and the searches, in the order of the file.
+
+    Raises ``UsageError`` for a name that no experiment has, and for a search that is to be repeated with seeds.
+    """
+    tables = select(project.config.experiments, request.names)
+    searches = {name: read_search(name, table) for name, table in tables.items() if is_search(table)}
+    if searches and request.seeds:
+        raise UsageError(
+            f"--seeds repeats no search: {', '.join(searches)}",
+            hint="Repeat its best trial: write its values as an experiment.",
         )
-        for variant in variants(project.config.experiments, request.names, request.seeds)
-    ]
+    grids = {name: table for name, table in tables.items() if name not in searches}
+    known = variants(grids, (), request.seeds) if grids else []
+    planned = list[Variant | Search]()
+    for name in tables:
+        planned += [searches[name]] if name in searches else [v for v in known if v.experiment == name]
+    return planned
 
 
 def experiment(project: Project, request: ExperimentRequest, listeners: Listeners) -> ExperimentResult:
     """Run all variants that are not done yet. Raises ``UsageError`` for a name or a split that there is not."""
-    planned = variants(project.config.experiments, request.names, request.seeds)
+    planned = _planned(project, request)
     if request.split and request.split not in SPLITS:
         raise UsageError(f"No such split: {request.split}", hint=f"There are {', '.join(SPLITS)}.")
+    total = sum(item.trials if isinstance(item, Search) else 1 for item in planned)
     outcomes = list[Outcome]()
-    for number, variant in enumerate(planned, 1):
-        listeners.on_variant(variant, number, len(planned))
+
+    def f1(variant: Variant) -> float | None:
+        listeners.on_variant(variant, len(outcomes) + 1, total)
         outcomes.append(_outcome(project_of(project, variant), variant, request.split, listeners))
-    return summarize(outcomes)
+        return read_report(Path(outcomes[-1].report)).overall["f1"] or 0.0 if outcomes[-1].report else None
+
+    for item in planned:
+        if isinstance(item, Search):
+            run_search(item, project.output, f1)
+        else:
+            f1(item)
+    return summarize(outcomes, [item.name for item in planned if isinstance(item, Search)])
 
 
 def project_of(project: Project, variant: Variant) -> Project:

@@ -69,16 +69,20 @@ class SeedMean(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExperimentResult(msgspec.Struct, frozen=True, kw_only=True):
-    """``exit_code``: of the first variant that failed, else 0."""
+    """``best``: the run with the highest F1 of each search. ``exit_code``: of the first variant that failed, else 0."""
 
     rows: list[VariantRow]
     means: list[SeedMean]
     notes: list[str]
+    best: dict[str, str] = {}
     exit_code: int = 0
 
 
-def summarize(outcomes: Sequence[Outcome]) -> ExperimentResult:
-    """The result of variants in their order. Where protocols differ, there are no differences, and a note says why."""
+def summarize(outcomes: Sequence[Outcome], searches: Sequence[str] = ()) -> ExperimentResult:
+    """The result of variants in their order; ``searches``: the experiments that are searches.
+
+    Where protocols differ, there are no differences, and a note says why.
+    """
     measured = [outcome for outcome in outcomes if outcome.error is None]
     comparison, notes = _comparison(measured)
     names = [outcome.variant.name for outcome in measured]
@@ -88,8 +92,19 @@ def summarize(outcomes: Sequence[Outcome]) -> ExperimentResult:
     rows = [_row(outcome, changes.get(outcome.variant.name, (None, None))) for outcome in outcomes]
     errors = [outcome.error for outcome in outcomes if outcome.error]
     return ExperimentResult(
-        rows=rows, means=list(_means(rows)), notes=notes, exit_code=errors[0].exit_code if errors else 0
+        rows=rows,
+        means=list(_means(rows)),
+        notes=notes,
+        best=dict(_best(rows, searches)),
+        exit_code=errors[0].exit_code if errors else 0,
     )
+
+
+def _best(rows: Sequence[VariantRow], searches: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for search in searches:
+        measured = [row for row in rows if row.experiment == search and row.f1 is not None]
+        if measured:
+            yield search, max(measured, key=lambda row: row.f1 or 0.0).name
 
 
 def _comparison(measured: Sequence[Outcome]) -> tuple[Comparison | None, list[str]]:
