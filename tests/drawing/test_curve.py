@@ -26,7 +26,7 @@ from vlmdet_cli.drawing.curve import (
 from vlmdet_cli.errors import DataError
 
 RELAXED = settings(max_examples=40, deadline=None)  # drawing is slow on a busy machine
-BLUE, GREEN, PURPLE, ORANGE = (0, 114, 178), (0, 158, 115), (136, 34, 85), (213, 94, 0)
+BLUE, GREEN, PURPLE, ORANGE, PINK = (0, 114, 178), (0, 158, 115), (136, 34, 85), (213, 94, 0), (204, 121, 167)
 
 
 def row(step: int, loss: float, planned: int = 100, **more: Any) -> dict[str, Any]:
@@ -53,6 +53,11 @@ def test_a_log_file_becomes_an_image_with_its_three_curves(tmp_path: Path) -> No
     image = training_curve(path)
     assert (image.mode, image.size) == ("RGB", (1200, 880))
     assert min(ink(image, BLUE), ink(image, GREEN), ink(image, PURPLE)) > 800
+
+
+def test_the_reward_of_a_training_by_reward_has_a_curve() -> None:
+    image = training_curve([row(step, 0.0, reward=step / 100) for step in range(5, 105, 5)])
+    assert ink(image, PINK) > 800
 
 
 def test_values_that_the_log_lacks_have_no_curve() -> None:

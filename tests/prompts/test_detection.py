@@ -13,7 +13,9 @@ from vlmdet_cli.core.rows import QUESTION_KINDS
 from vlmdet_cli.models import dialects
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 from vlmdet_cli.prompts import object_rows
+from vlmdet_cli.prompts.detection import classes_named
 from vlmdet_cli.prompts.questions import kind_of
+from vlmdet_cli.prompts.settings import Format
 
 QWEN2 = dialects.get("qwen2_vl")
 NAMES = ("cat", "dog", "bird", "traffic light")
@@ -247,3 +249,18 @@ def test_the_number_of_absent_classes_may_be_drawn_between_two(cli: Cli) -> None
     done = cli("prepare", *options("format.negatives_per_row=[0, 1, 2]"))
     assert done.exit_code == 2
     assert "  format.negatives_per_row: expected a list of length <= 2, got [0, 1, 2]\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("prompt", "classes"),
+    [
+        ("<image>Find cat", ("cat",)),
+        ("<image>Find bird, traffic light, cat", ("bird", "traffic light", "cat")),
+        ("<image>Is there any dog?", ("dog",)),
+        ("<image>Find everything", None),
+        ("<image>Find cow", None),
+    ],
+)
+def test_the_classes_that_a_prompt_names_are_read_from_it(prompt: str, classes: tuple[str, ...] | None) -> None:
+    settings = Format(class_prompt=("Find {classes}", "Is there any {classes}?"))
+    assert classes_named(prompt, settings, NAMES) == classes

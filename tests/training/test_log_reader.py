@@ -105,6 +105,14 @@ def test_an_evaluation_is_reported_and_is_not_the_last_step_of_training(tmp_path
     assert watcher.last == last_step(log) == steps[0]
 
 
+def test_a_training_by_reward_reports_its_reward_and_that_for_detection(tmp_path: Path) -> None:
+    log, steps = tmp_path / "logging.jsonl", list[Step]()
+    watcher = Watcher(tmp_path, steps.append)
+    log.write_text(row(1, reward=0.75, **{"rewards/detection/mean": 0.5}) + row(2, reward=0.25))
+    watcher()
+    assert [(step.reward, step.detection) for step in steps] == [(0.75, 0.5), (0.25, None)]
+
+
 def test_a_continuation_that_appends_to_its_log_is_followed(tmp_path: Path) -> None:
     """Without ``add_version`` swift goes on in the same file."""
     log, steps = tmp_path / "logging.jsonl", list[Step]()

@@ -78,7 +78,8 @@ class TrainingProgress:
             self._output.note(f"step {step.step}/{step.steps}  F1 {step.f1:.3f} on val")
             return
         rate = f"{step.learning_rate:.1e}" if step.learning_rate is not None else "–"
-        text = f"loss {step.loss:.4f}  rate {rate}" + (f"  {step.left} left" if step.left else "")
+        reward = f"reward {step.reward:.3f}  " if step.reward is not None else ""
+        text = f"{reward}loss {step.loss:.4f}  rate {rate}" + (f"  {step.left} left" if step.left else "")
         self._bars("train", step.step, step.steps, text)
         tenth = step.step * 10 // max(step.steps, 1)
         if not self._bars.moving and tenth > self._last_tenth:
@@ -90,7 +91,8 @@ def train(result: "TrainResult") -> Views:
     yield line("run", short_path(result.run))
     yield line("rows", f"{result.rows:,}, of which {result.too_long:,} over max_length")
     loss = f", loss {result.loss:.4f}" if result.loss is not None else ""
-    yield line("steps", f"{result.steps:,} in {result.seconds:,.0f} s{loss}")
+    reward = f", reward {result.reward:.3f}" if result.reward is not None else ""
+    yield line("steps", f"{result.steps:,} in {result.seconds:,.0f} s{loss}{reward}")
     yield line("checkpoint", short_path(result.checkpoints[-1]))
     if result.best:
         yield line("best", f"F1 {result.best.f1:.3f} on val at step {result.best.step:,}")

@@ -6,6 +6,7 @@ import typer
 
 from vlmdet_cli.cli import experiment_tables, step_tables
 from vlmdet_cli.cli.session import Session
+from vlmdet_cli.training.settings import Method
 
 
 def train(
@@ -14,6 +15,15 @@ def train(
         list[str] | None, typer.Argument(metavar="-- SWIFT ARGUMENT", help="Arguments to pass to swift unchanged.")
     ] = None,
     run: Annotated[str, typer.Option(metavar="NAME", help="Name of the run.", show_default="run-001, run-002, …")] = "",
+    method: Annotated[
+        Method, typer.Option(metavar="METHOD", help="sft: from answers; grpo: then from a reward.")
+    ] = "sft",
+    parent: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="RUN", help="With grpo: the run to begin from.", show_default="the latest done sft run"
+        ),
+    ] = "",
     resume: Annotated[
         bool, typer.Option("--resume", metavar="", help="Continue the latest run that is not done, or --run.")
     ] = False,
@@ -22,7 +32,7 @@ def train(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Print swift's command and stop.")] = False,
 ) -> None:
-    """Fine-tune the model with `swift sft`.
+    """Fine-tune the model with `swift sft`, or further by reward with `swift rlhf`.
 
     Example: vlmdet train -- --gradient_checkpointing true
     """
@@ -31,7 +41,9 @@ def train(
 
     session: Session = context.obj
     project = session.project()
-    options = TrainOptions(arguments=tuple(swift_arguments or ()), run=run, resume=resume, force=force)
+    options = TrainOptions(
+        arguments=tuple(swift_arguments or ()), run=run, resume=resume, force=force, method=method, parent=parent
+    )
     if dry_run:
         planned = plan(project, options)
         if session.options.json:

@@ -23,6 +23,7 @@ ScoreRule = Literal[
     "product", "geometric_mean", "label", "min_coordinate", "label_times_mean", "label_times_token_mean",
     "label_times_min",
 ]  # fmt: skip
+RewardName = Literal["detection", "silence", "form", "count", "area"]  # see ``metrics.rewards``
 DEFAULT_SCORE_RULE: ScoreRule = "label_times_token_mean"
 
 

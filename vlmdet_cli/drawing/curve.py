@@ -1,4 +1,4 @@
-"""A training run's curves from ms-swift's ``logging.jsonl``: loss, F1, token accuracy, learning rate.
+"""A training run's curves from ms-swift's ``logging.jsonl``: loss, F1, reward, token accuracy, learning rate.
 
 A row of the log, one each ``logging_steps``:
 
@@ -38,7 +38,7 @@ _STEPS = re.compile(r"([0-9]{1,12})/([0-9]{1,12})")
 _DIVERGED, _TINY = 1e12, 1e-15  # values beyond these are drawn as infinite, or as zero
 _SIZE, _SCALE = (1200, 880), 2  # pixels of the result; the factor of the canvas it is reduced from
 _INK, _SOFT, _GRID = (30, 30, 30), (110, 110, 110), (228, 228, 226)
-_BLUE, _ORANGE, _GREEN, _PURPLE = (0, 114, 178), (213, 94, 0), (0, 158, 115), (136, 34, 85)
+_BLUE, _ORANGE, _GREEN, _PURPLE, _PINK = (0, 114, 178), (213, 94, 0), (0, 158, 115), (136, 34, 85), (204, 121, 167)
 
 
 class Axes(msgspec.Struct, frozen=True):
@@ -180,6 +180,7 @@ def _loss_plot(rows: Mapping[int, Row]) -> Plot:
 def _further_plots(rows: Mapping[int, Row]) -> Iterator[Plot]:
     for key, title, colour in (
         ("eval_f1", "F1 on val", _ORANGE),
+        ("reward", "reward", _PINK),
         ("token_acc", "token accuracy", _GREEN),
         ("learning_rate", "learning rate", _PURPLE),
     ):

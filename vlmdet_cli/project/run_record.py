@@ -13,6 +13,7 @@ import msgspec
 from vlmdet_cli.core.files import read_bytes, write_json
 from vlmdet_cli.core.processes import Process
 from vlmdet_cli.errors import DataError
+from vlmdet_cli.training.settings import Method
 
 RECORD = "run.json"
 RunState = Literal["running", "done", "interrupted", "failed"]
@@ -53,6 +54,16 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     hash: str = ""
 
 
+class ParentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The run whose adapter a training went on with. ``checkpoint``: relative to its folder. ``adapter``: the hash of
+    the adapter's weights.
+    """
+
+    run: str
+    checkpoint: str
+    adapter: str
+
+
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
     """A continuation of a run. ``state`` and ``exit_code`` are those that the run had before it.
 
@@ -79,12 +90,15 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One training. ``command``, ``argv``, ``env``, ``settings`` and ``versions`` are those of the latest start.
 
-    ``process``: the vlmdet that started it, ``swift``: what that started. ``exit_code``: swift's own. ``seconds``: of
-    all starts together. ``arguments``: swift's flags from after ``--``.
+    ``method``: from answers, or by reward from the adapter of ``parent``. ``process``: the vlmdet that started it,
+    ``swift``: what that started. ``exit_code``: swift's own. ``seconds``: of all starts together. ``arguments``:
+    swift's flags from after ``--``. ``loss``, ``reward``: those that were logged last.
     """
 
     schema: int = 1
     name: str
+    method: Method = "sft"
+    parent: ParentRecord | None = None
     state: RunState
     exit_code: int | None = None
     started: str
@@ -104,6 +118,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     trained: TrainedSettings = TrainedSettings()
     steps: int = 0
     loss: float | None = None
+    reward: float | None = None
     resumes: tuple[Resume, ...] = ()
 
     def at_work(self) -> bool | None:

@@ -109,6 +109,11 @@ class Run(ResultFolder, frozen=True):
             )
         return steps[max(measured, key=lambda entry: entry.f1).step]
 
+    def kept_checkpoint(self) -> Path:
+        """The checkpoint that the run was trained to keep: its latest, or its best. Raises ``UsageError`` for none."""
+        train: dict[str, Any] = self.record.settings.get("train", {})
+        return self.best_checkpoint() if train.get("keep") == "best" else self.latest_checkpoint()
+
     def swift_arguments(self) -> Path | None:
         """The ``args.json`` that swift wrote last."""
         files = [*self.folder.glob(ARGS), *self.folder.glob(f"v*/{ARGS}")]

@@ -17,6 +17,7 @@ class is exhaustively annotated in it. A row that asks for such classes alone ha
 Every draw depends on the seed and the picture's id alone, so that a subset keeps the rows of the whole.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from random import Random
 from typing import NamedTuple
@@ -119,6 +120,20 @@ def plan_rows(data: Dataset, answers: AnswerBoxes, settings: Format, seed: int) 
 def class_prompt(settings: Format, classes: Sequence[str], seed: int, image_id: ImageId, number: int = 0) -> str:
     """The prompt that asks for ``classes``; ``number`` tells the rows of a picture apart."""
     return _prompt(settings.class_prompts, classes, seed, image_id, number)
+
+
+def classes_named(prompt: str, settings: Format, categories: Sequence[str]) -> tuple[str, ...] | None:
+    """The classes that a prompt of ``class_prompt`` names; None for any other prompt."""
+    if not categories:
+        return None
+    longest_first = sorted(map(re.escape, categories), key=len, reverse=True)
+    name = f"(?:{'|'.join(longest_first)})"
+    for phrase in settings.class_prompts:
+        before, _, behind = phrase.partition(CLASSES)
+        match = re.search(f"{re.escape(before)}({name}(?:, {name})*){re.escape(behind)}$", prompt)
+        if CLASSES in phrase and match:
+            return tuple(re.findall(name, match[1]))
+    return None
 
 
 def _prompt(phrases: Sequence[str], classes: Sequence[str], seed: int, image_id: ImageId, number: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""The argument lists and environment variables of ``swift sft`` and ``swift export``. Pure: starts nothing.
+"""The argument lists and environment variables of ``swift``: ``sft``, ``rlhf``, ``export``. Pure: starts nothing.
 
 Flag names follow the installed version of ms-swift.
 """
@@ -19,7 +19,10 @@ _RUN_FLAGS = tuple(
     if name not in {*OWN_KEYS, *LEVER_FLAGS, "model", "tuner_type", "add_version"}
 )
 # text values that name files: given as absolute paths, since swift may be started from anywhere
-PATHS = {"external_plugins", "custom_register_path", "custom_dataset_info", "deepspeed", "val_dataset", "adapters"}
+PATHS = {
+    "external_plugins", "custom_register_path", "custom_dataset_info", "deepspeed", "val_dataset", "adapters",
+    "ref_adapters",
+}  # fmt: skip
 # what any later swift command on the same model must be given as well
 MODEL_FLAGS = ("model_type", "template", "external_plugins", "custom_register_path")
 
@@ -66,6 +69,11 @@ def sft(
     for name in parse(extra):
         flags.pop(name, None)
     return ["sft", *as_arguments(flags), *extra]
+
+
+def grpo(sft_arguments: Sequence[str]) -> list[str]:
+    """The arguments of ``swift rlhf`` for GRPO: those of ``swift sft``, with the flags that GRPO adds among them."""
+    return ["rlhf", "--rlhf_type", "grpo", *sft_arguments[1:]]
 
 
 def export(*, checkpoint: Path, output: Path, flags: Mapping[str, Flag]) -> list[str]:

@@ -13,6 +13,7 @@ from vlmdet_cli.errors import EngineError
 class Step(msgspec.Struct, frozen=True, kw_only=True):
     """A row of swift's training log: of training, with ``loss``, or of an evaluation, with ``f1``.
 
+    ``reward``: of a training by reward, the mean since the row before; ``detection``: that of the reward for detection.
     ``left``: the remaining time, as swift writes it.
     """
 
@@ -21,6 +22,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     loss: float | None = None
     learning_rate: float | None = None
     f1: float | None = None
+    reward: float | None = None
+    detection: float | None = None
     left: str = ""
 
 
@@ -134,9 +137,19 @@ def parse_step(line: bytes) -> Step | None:
         row = orjson.loads(line)
         step, steps = map(int, row["global_step/max_steps"].split("/"))
         loss, f1 = row.get("loss"), row.get("eval_f1")
+        rewards = (row.get("reward"), row.get("rewards/detection/mean"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     if loss is None and f1 is None:
         return None
     left = str(row.get("remaining_time", ""))
-    return Step(step=step, steps=steps, loss=loss, learning_rate=row.get("learning_rate"), f1=f1, left=left)
+    return Step(
+        step=step,
+        steps=steps,
+        loss=loss,
+        learning_rate=row.get("learning_rate"),
+        f1=f1,
+        reward=rewards[0],
+        detection=rewards[1],
+        left=left,
+    )

@@ -1,16 +1,16 @@
-"""The settings of training: the documented run of ``swift sft``."""
+"""The settings of training: the documented run of ``swift sft``, and those of the reward that may follow it."""
 
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
-from vlmdet_cli.core.settings import AboveZero, Amount, Count, Positive, Share, Table, Text
+from vlmdet_cli.core.settings import AboveZero, Amount, Count, Positive, RewardName, Share, Table, Text
 
 Flag = bool | int | float | str | list[str | int | float]
 # what is vlmdet's own; every other key of [train] is a flag of swift's
 OWN_KEYS = (
     "gpus", "device", "nproc_per_node", "rows_must_match", "evaluate", "evaluate_pictures", "patience", "keep", "swift",
-    "coordinate_weight", "noise_boxes",
+    "coordinate_weight", "noise_boxes", "reward",
 )  # fmt: skip
 # keys and swift's flags for them; a key at its default gives no flag
 LEVER_FLAGS = {
@@ -22,6 +22,49 @@ LEVER_FLAGS = {
     "deepspeed": "deepspeed",
     "fsdp": "fsdp",
 }
+
+
+Method = Literal["sft", "grpo"]
+Threshold = Annotated[float, msgspec.Meta(gt=0, le=1)]
+
+
+class Reward(Table, frozen=True, kw_only=True):
+    """``train --method grpo``. The fields named in ``RewardName`` are weights; a task of weight 0 is not trained.
+
+    ``thresholds``: the IoU thresholds over which ``detection`` is a mean. ``max_completion_length``: tokens of an
+    answer, 0 for ``infer.max_tokens``. The other fields are swift's flags under swift's names, in place of those of
+    ``[train]``, and ``swift`` holds any further ones.
+    """
+
+    detection: Amount = 1.0
+    silence: Amount = 1.0
+    form: Amount = 0.2
+    count: Amount = 1.0
+    area: Amount = 1.0
+    thresholds: Annotated[tuple[Threshold, ...], msgspec.Meta(min_length=1)] = (
+        0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95,
+    )  # fmt: skip
+    learning_rate: AboveZero = 1e-5
+    num_train_epochs: AboveZero = 1
+    per_device_train_batch_size: Positive = 8
+    gradient_accumulation_steps: Positive = 4
+    num_generations: Annotated[int, msgspec.Meta(ge=2)] = 8
+    max_completion_length: Count = 0
+    temperature: AboveZero = 1.0
+    beta: Amount = 0.04
+    swift: dict[str, Flag] = msgspec.field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[RewardName, float]:
+        """The weights above 0."""
+        weights: dict[RewardName, float] = {name: getattr(self, name) for name in get_args(RewardName)}
+        return {name: weight for name, weight in weights.items() if weight}
+
+    @property
+    def flags(self) -> dict[str, Flag]:
+        """The fields that are swift's flags."""
+        own = {*get_args(RewardName), "thresholds", "swift"}
+        return {name: getattr(self, name) for name in self.__struct_fields__ if name not in own}
 
 
 class Train(Table, frozen=True, kw_only=True):
@@ -75,4 +118,5 @@ class Train(Table, frozen=True, kw_only=True):
     liger: bool = False
     deepspeed: str = ""
     fsdp: str = ""
+    reward: Reward = Reward()
     swift: dict[str, Flag] = msgspec.field(default_factory=dict)

@@ -47,7 +47,7 @@ class EvalBoxes(msgspec.Struct, frozen=True, kw_only=True):
 def eval_boxes(truth: Truth, predictions: Predictions, classes: Classes, duplicates: Duplicates) -> EvalBoxes:
     """``classes``: with ``present``, predictions of classes that the picture does not have are removed."""
     names = list(dict.fromkeys([*truth.categories, *sorted({box.label for box in predictions.boxes})]))
-    objects, areas = _objects(truth)
+    objects, areas = object_columns(truth)
     asked = _asked(objects, predictions, names)
     predicted, scores = _predictions(truth, predictions, names)
     repeats = repeated(predicted, scores)
@@ -67,7 +67,7 @@ def eval_boxes(truth: Truth, predictions: Predictions, classes: Classes, duplica
     return boxes.where(_present(boxes), ABSENT) if classes == "present" else boxes
 
 
-def _objects(truth: Truth) -> tuple[ObjectBoxes, Floats]:
+def object_columns(truth: Truth) -> tuple[ObjectBoxes, Floats]:
     """The truth's objects and their areas. Those left out of training are there too: the small ones as ignored."""
     data = truth.data
     crowd = data.crowd | (data.drop_reason == CROWD)

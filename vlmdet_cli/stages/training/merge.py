@@ -68,9 +68,7 @@ def _find_checkpoint(project: Project, run: str, name: str) -> Path:
     be named itself.
     """
     if not name:
-        source = project.run(run)
-        train: dict[str, Any] = source.record.settings.get("train", {})
-        return source.best_checkpoint() if train.get("keep") == "best" else source.latest_checkpoint()
+        return project.run(run).kept_checkpoint()
     folder = project.root / name
     if (folder / "adapter_config.json").is_file():
         return folder

@@ -4,6 +4,7 @@ environment.
     train.evaluate                ``swift_plugins/vlmdet_evaluation.py``, a callback
     train.coordinate_weight       ``swift_plugins/vlmdet_loss.py``, a ``loss_scale``
     train.noise_boxes             the same
+    train --method grpo           ``swift_plugins/vlmdet_reward.py``, reward functions and a callback
 """
 
 from collections.abc import Sequence
@@ -14,20 +15,28 @@ import msgspec
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import Project, runs
 from vlmdet_cli.prompts.noise import NOISE_LABEL
-from vlmdet_cli.stages.training import train_evaluation
+from vlmdet_cli.stages.training import reward_functions, train_evaluation, train_reward
+from vlmdet_cli.stages.training.train_reward import Parent
 from vlmdet_cli.training import arguments, loss
 from vlmdet_cli.training.settings import Flag, Train
 
 LOSS_PLUGIN = train_evaluation.PLUGIN.with_name("vlmdet_loss.py")
 
 
-def with_plugins(project: Project, extra: Sequence[str]) -> Train:
-    """``[train]`` with the flags of the plug-ins. Raises ``UsageError`` for settings that do not go together."""
+def with_plugins(project: Project, extra: Sequence[str], parent: Parent | None = None) -> Train:
+    """``[train]`` with the flags of the plug-ins; by reward where there is a parent.
+
+    Raises ``UsageError`` for settings that do not go together.
+    """
     train = project.config.train
     _check_evaluation(train)
     if train.evaluate != "none":
         ours = {"external_plugins": str(train_evaluation.PLUGIN), "callbacks": train_evaluation.CALLBACK}
         train = _added(train, "train.evaluate", ours, project.root, extra)
+    if parent:
+        train = train_reward.as_grpo(train, parent, project.config.infer.max_tokens)
+        ours = {"external_plugins": str(train_reward.PLUGIN), "callbacks": reward_functions.CALLBACK}
+        return _added(train, "--method grpo", ours, project.root, extra)
     if keys := _weighing(train):
         if project.config.format.rows == "objects":
             raise UsageError(
@@ -48,12 +57,14 @@ def _weighing(train: Train) -> str:
     )
 
 
-def environment(project: Project, run: runs.Run) -> dict[str, str]:
+def environment(project: Project, run: runs.Run, parent: Parent | None = None) -> dict[str, str]:
     """What the plug-ins read in swift's process."""
     train, env = project.config.train, dict[str, str]()
     if train.evaluate != "none":
         env[train_evaluation.ENVIRONMENT] = str(run.folder / train_evaluation.JOB)
-    if _weighing(train):
+    if parent:
+        env[reward_functions.ENVIRONMENT] = str(run.folder / reward_functions.JOB)
+    elif _weighing(train):
         settings = loss.LossSettings(
             dialect=project.dialect_name,
             coordinate_weight=train.coordinate_weight,

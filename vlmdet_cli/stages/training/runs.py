@@ -98,6 +98,9 @@ def _values(record: RunRecord) -> Iterator[tuple[str, Any]]:
     for name, value in arguments.parse(record.arguments).items():
         values[f"train.{name}" if f"train.{name}" in values else f"train.swift.{name}"] = value
     yield from ((key, value) for key, value in values.items() if key not in ELSEWHERE)
+    yield "method", record.method
     yield "dataset", record.dataset.hash[:8]
     if record.model.hash:
         yield "base model", record.model.hash[:8]
+    if record.parent:
+        yield "parent", record.parent.run

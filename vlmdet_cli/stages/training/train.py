@@ -26,13 +26,14 @@ from vlmdet_cli.project import Project, runs
 from vlmdet_cli.project.config import plain
 from vlmdet_cli.project.run_record import Evaluation, Resume, RunRecord, RunState, write_record
 from vlmdet_cli.stages.data import chunks
-from vlmdet_cli.stages.training import train_plan
+from vlmdet_cli.stages.training import train_plan, train_reward
+from vlmdet_cli.stages.training.reward_watch import RewardWatch
 from vlmdet_cli.stages.training.train_evaluation import write_job
 from vlmdet_cli.stages.training.train_file import write_train_file
 from vlmdet_cli.stages.training.train_plan import Plan, TrainOptions
 from vlmdet_cli.stages.training.train_rows import RowCheck, check_rows
 from vlmdet_cli.training import swift
-from vlmdet_cli.training.log_reader import Report, RowCount, Watcher
+from vlmdet_cli.training.log_reader import Report, RowCount, Step, Watcher
 
 STACK = ("ms-swift", "torch", "torchvision", "transformers", "peft", "accelerate", "qwen-vl-utils")
 HINT = "The log says more; `vlmdet doctor` checks the machine."
@@ -53,6 +54,7 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     loss: float | None
     seconds: float
+    reward: float | None = None
     best: Evaluation | None = None
     ledger: dict[str, dict[str, Any]] = {}
 
@@ -60,6 +62,7 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
 def train(project: Project, options: TrainOptions, on_step: Report, warn: Note, detail: Note) -> TrainResult:
     """Train to the end. Raises ``DataError`` for rows, ``UsageError`` for the run, ``EngineError`` if swift fails."""
     swift.require()
+    project = train_plan.with_data(project, options)
     planned = train_plan.plan(project, options)
     train_plan.refuse_impossible(project, planned)
     check = check_rows(_as_flagged(project, planned), planned.dataset)
@@ -75,14 +78,27 @@ def train(project: Project, options: TrainOptions, on_step: Report, warn: Note, 
     if not options.resume:
         run = runs.new_run(project.runs, options.run)
         if run != planned.run:  # another vlmdet has taken the number meanwhile
-            planned = train_plan.plan_for(project, run, planned.arguments)
+            planned = train_plan.plan_for(project, run, planned.arguments, parent=planned.parent)
     detail(planned.command.quoted())
     with lock(planned.run.folder):
         ledger = dict[str, dict[str, Any]]()
-        if planned.train_file != planned.dataset:
+        if planned.train_file != planned.dataset and not planned.parent:
             ledger = write_train_file(_as_flagged(project, planned), planned.dataset, planned.train_file)
-        result = Training(project, planned, check, warn).run(on_step)
+        result = Training(project, planned, check, warn).run(_watched(planned, on_step, warn))
         return msgspec.structs.replace(result, ledger=ledger)
+
+
+def _watched(planned: Plan, on_step: Report, warn: Note) -> Report:
+    """``on_step``, for a training by reward with a watch on it."""
+    if planned.parent is None:
+        return on_step
+    watch = RewardWatch(planned.run.folder, warn)
+
+    def watched(step: Step) -> None:
+        on_step(step)
+        watch(step)
+
+    return watched
 
 
 def _as_flagged(project: Project, planned: Plan) -> Project:
@@ -124,6 +140,9 @@ class Training:
             temporary.write_bytes(tomli_w.dumps(_settings(self._project)).encode())
         if self._project.config.train.evaluate != "none":
             write_job(self._project, run, self._record.trained)
+        if self._planned.parent:
+            rows = train_reward.write_job(self._project, run, self._planned.dataset, self._record.trained, self._warn)
+            self._check = msgspec.structs.replace(self._check, rows=rows)
         write_record(run.folder, self._record)
         watcher = Watcher(run.folder, on_step)
         try:
@@ -176,6 +195,7 @@ class Training:
             seconds=round((record.seconds or 0.0) + time.monotonic() - self._started, 1),
             steps=max(steps),
             loss=last.loss if last else record.loss,
+            reward=last.reward if last else record.reward,
             model=train_plan.model_record(self._project, self._planned),  # a hub's model is cached by now
             trained=runs.with_arguments(record.trained, file) if file else record.trained,
         )
@@ -193,6 +213,7 @@ class Training:
             steps=record.steps,
             loss=record.loss,
             seconds=record.seconds or 0.0,
+            reward=record.reward,
             best=max(self._planned.run.evaluations(), key=lambda entry: entry.f1, default=None),
         )
 
@@ -216,6 +237,8 @@ def _record(project: Project, planned: Plan, rows: int) -> RunRecord:
     command, now = planned.command, _now()
     record = RunRecord(
         name=planned.run.name,
+        method="grpo" if planned.parent else "sft",
+        parent=planned.parent.record() if planned.parent else None,
         state="running",
         started=now,
         command=command.quoted(),
@@ -240,7 +263,7 @@ def _record(project: Project, planned: Plan, rows: int) -> RunRecord:
         exit_code=before.exit_code,
         changed=planned.changes,
     )
-    history = {name: getattr(before, name) for name in ("started", "seconds", "steps", "loss")}
+    history = {name: getattr(before, name) for name in ("started", "seconds", "steps", "loss", "reward")}
     return msgspec.structs.replace(record, resumes=(*before.resumes, resume), **history)
 
 

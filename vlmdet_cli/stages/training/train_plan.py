@@ -19,11 +19,12 @@ from vlmdet_cli.models.family import Family
 from vlmdet_cli.project import Project, runs
 from vlmdet_cli.project.run_record import DatasetRecord, ModelRecord, RunRecord, TrainedSettings
 from vlmdet_cli.prompts.noise import NOISE_LABEL
-from vlmdet_cli.stages.training import plugins, train_file
+from vlmdet_cli.stages.training import plugins, train_file, train_reward
+from vlmdet_cli.stages.training.train_reward import Parent
 from vlmdet_cli.stages.training.train_rows import dataset_of
 from vlmdet_cli.training import arguments, levers, swift
 from vlmdet_cli.training.hub import cached_folder
-from vlmdet_cli.training.settings import LEVER_FLAGS, Flag, Train
+from vlmdet_cli.training.settings import LEVER_FLAGS, Flag, Method, Reward, Train
 
 Changes = dict[str, tuple[Any, Any]]
 
@@ -51,9 +52,12 @@ _BY_CONTENT = frozenset({"model", "dataset", "output_dir", "resume_from_checkpoi
 class TrainOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The command line of ``train``. ``arguments``: flags for swift, as they are. ``run``: a name, or "".
 
-    ``force``: resume although data, base model or settings differ, or although the run is done.
+    ``force``: resume although data, base model or settings differ, or although the run is done. ``parent``: the run
+    from which a training by reward begins, "" for the latest done SFT run.
     """
 
+    method: Method = "sft"
+    parent: str = ""
     arguments: tuple[str, ...] = ()
     run: str = ""
     resume: bool = False
@@ -65,6 +69,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``dataset``: the prepared rows. ``train_file``: what swift is given; not there yet where it is the run's own.
     ``checkpoint``: what a continuation goes on from. ``changes``: settings that differ from the run's record.
+    ``parent``: of a training by reward.
     """
 
     command: programs.Command
@@ -74,6 +79,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     flags: dict[str, str]
     arguments: tuple[str, ...]
     checkpoint: Path | None = None
+    parent: Parent | None = None
     changes: Changes = {}
 
     @property
@@ -90,11 +96,29 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def plan(project: Project, options: TrainOptions) -> Plan:
     """The next run, or the continuation of an earlier one. Raises ``UsageError`` where that is not possible."""
     runs.refuse_old_layout(project.runs)
+    project = with_data(project, options)
     if options.resume:
         return _plan_resume(project, options)
     if options.run:
         runs.check_name(project.runs, options.run)
-    return plan_for(project, runs.Run(project.runs / (options.run or runs.next_name(project.runs))), options.arguments)
+    run = runs.Run(project.runs / (options.run or runs.next_name(project.runs)))
+    return plan_for(project, run, options.arguments, parent=_parent(project, options))
+
+
+def with_data(project: Project, options: TrainOptions) -> Project:
+    """The project; a training by reward works on the prepared data of its parent."""
+    parent = None if options.resume else _parent(project, options)
+    return project.with_data_of(parent.run) if parent else project
+
+
+def _parent(project: Project, options: TrainOptions) -> Parent | None:
+    if options.method == "sft":
+        if options.parent:
+            raise UsageError(
+                "--from is for a training by reward", hint=f"vlmdet train --method grpo --from {options.parent}"
+            )
+        return None
+    return train_reward.find_parent(project, options.parent)
 
 
 def _plan_resume(project: Project, options: TrainOptions) -> Plan:
@@ -104,7 +128,8 @@ def _plan_resume(project: Project, options: TrainOptions) -> Plan:
     given = arguments.parse(options.arguments)
     kept = [flag for flag in arguments.split(record.arguments) if flag[0].removeprefix("--") not in given]
     again = [part for name, values in kept for part in (name, *values)]
-    planned = plan_for(project, run, (*again, *options.arguments), checkpoint)
+    parent = train_reward.recorded_parent(project, record.parent) if record.parent else None
+    planned = plan_for(project, run, (*again, *options.arguments), checkpoint, parent)
     changed = changes(project, record, planned)
     if changed and not options.force:
         raise UsageError(
@@ -147,10 +172,17 @@ def _resumable(project: Project, options: TrainOptions) -> runs.Run:
     return run
 
 
-def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: Path | None = None) -> Plan:
-    """The plan of a given run with the flags ``extra`` after the project's own."""
-    train, dataset = plugins.with_plugins(project, extra), dataset_of(project)
-    rows = run.folder / train_file.NAME if train_file.is_own(train) else dataset
+def plan_for(
+    project: Project,
+    run: runs.Run,
+    extra: Sequence[str],
+    checkpoint: Path | None = None,
+    parent: Parent | None = None,
+) -> Plan:
+    """The plan of a given run with the flags ``extra`` after the project's own; by reward where there is a parent."""
+    train = plugins.with_plugins(project, extra, parent)
+    dataset = dataset_of(project)
+    rows = _train_file(train, run, dataset, parent)
     cpu = train.device == "cpu" or (train.device == "auto" and gpus.gpus() == 0)
     again = ("--resume_from_checkpoint", str(checkpoint)) if checkpoint else ()
     argv = arguments.sft(
@@ -162,14 +194,16 @@ def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: 
         defaults={**(CPU_FLAGS if cpu else {}), **_model_defaults(project, extra)},
         extra=(*again, *extra),
     )
+    if parent:
+        argv = arguments.grpo(argv)
     visible = arguments.visible_gpus(train.gpus)
     env = arguments.environment(
         root_images=project.data_folder, visible=visible, processes=train.nproc_per_node, cpu=cpu
     )
-    env |= plugins.environment(project, run)
+    env |= plugins.environment(project, run, parent)
     if project.config.format.rows == "objects":
         env |= project.family.objects_environment(project.dialect_name)
-    return Plan(
+    planned = Plan(
         command=programs.Command((swift.program(), *argv), env),
         run=run,
         dataset=dataset,
@@ -177,7 +211,18 @@ def plan_for(project: Project, run: runs.Run, extra: Sequence[str], checkpoint: 
         flags=arguments.parse(argv[1:]),
         arguments=tuple(extra),
         checkpoint=checkpoint,
+        parent=parent,
     )
+    if parent:
+        train_reward.check_flags(planned.flags, train.nproc_per_node, cpu=cpu)
+        train_reward.check_parent(parent, model_record(project, planned).hash, trained_settings(project, planned))
+    return planned
+
+
+def _train_file(train: Train, run: runs.Run, dataset: Path, parent: Parent | None) -> Path:
+    if parent:
+        return run.folder / train_reward.ROWS
+    return run.folder / train_file.NAME if train_file.is_own(train) else dataset
 
 
 def _model_defaults(project: Project, extra: Sequence[str]) -> dict[str, Flag]:
@@ -263,7 +308,9 @@ def _changes(project: Project, record: RunRecord, planned: Plan) -> Iterator[tup
     if processes[0] != processes[1]:
         yield "train.nproc_per_node", processes
     yield from _lever_changes(record.settings.get("train", {}), project.config.train)
-    yield from _flag_changes(arguments.parse(record.argv[2:]), planned.flags)
+    if planned.parent:
+        yield from _reward_changes(record.settings["train"].get("reward", {}), project.config.train.reward)
+    yield from _flag_changes(arguments.parse(record.argv[2:]), planned.flags, is_reward=planned.parent is not None)
 
 
 def _lever_changes(old: Mapping[str, Any], train: Train) -> Iterator[tuple[str, tuple[Any, Any]]]:
@@ -274,13 +321,27 @@ def _lever_changes(old: Mapping[str, Any], train: Train) -> Iterator[tuple[str, 
             yield f"train.{key}", values
 
 
-def _flag_changes(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _reward_changes(old: Mapping[str, Any], reward: Reward) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Those of ``[train.reward]`` that are no flags. ``old``: the recorded table."""
+    thresholds = (tuple(old.get("thresholds", ())), reward.thresholds)
+    if thresholds[0] != thresholds[1]:
+        yield "train.reward.thresholds", thresholds
+
+
+def _flag_changes(
+    old: Mapping[str, str], new: Mapping[str, str], *, is_reward: bool
+) -> Iterator[tuple[str, tuple[Any, Any]]]:
     for name in dict.fromkeys([*old, *new]):
-        if name in MAY_DIFFER | _BY_CONTENT or _same(name, old.get(name), new.get(name)):
-            continue
-        own = name in Train.__struct_fields__ or name == "train_type"
-        key = _KEYS.get(name, name)
-        yield f"train.{key}" if own or key != name else f"train.swift.{name}", (old.get(name), new.get(name))
+        if name not in MAY_DIFFER | _BY_CONTENT and not _same(name, old.get(name), new.get(name)):
+            yield _key(name, is_reward=is_reward), (old.get(name), new.get(name))
+
+
+def _key(flag: str, *, is_reward: bool) -> str:
+    """The key of the project file that gives the flag."""
+    if is_reward and flag in Reward().flags:
+        return f"train.reward.{flag}"
+    key = _KEYS.get(flag, flag)
+    return f"train.{key}" if key != flag or flag in {*_DEFAULTS, "train_type"} else f"train.swift.{flag}"
 
 
 def _same(name: str, old: str | None, new: str | None) -> bool:
