@@ -87,3 +87,20 @@ def test_a_renamed_key_is_a_warning_on_stderr_and_in_doctor(cli: Cli, monkeypatc
     assert json.loads(done.stdout)["splits"]["train"]["pictures"] == 1
     checks = {check["name"]: check for check in json.loads(cli("doctor", "--json").stdout)}
     assert (checks["project"]["state"], checks["project"]["hint"]) == ("warning", note)
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen3-VL-4B-Instruct"])
+def test_show_and_parse_read_boxes_as_the_project_of_the_file_writes_them(cli: Cli, model: str) -> None:
+    folder = Path("mine")
+    folder.mkdir()
+    write_project(folder, {"0.jpg": [("cat", (5, 6, 30, 40))]}, f'[train]\nmodel = "{model}"\n')
+    assert cli("prepare", "-q", "-p", "mine").exit_code == 0
+    rows = folder / "out/data/coco_final_train.jsonl"
+    shown = json.loads(cli("show", str(rows), "--json").stdout)[0]
+    assert (shown["problems"], len(shown["boxes"])) == ([], 1)
+    assert shown["boxes"][0]["box"] == pytest.approx([5, 6, 35, 46], abs=0.5)
+    (folder / "answer.txt").write_text(shown["answer"].replace("\n", ""))
+    parsed = json.loads(cli("parse", "mine/answer.txt", "--size", "64x48").stdout)
+    assert parsed["object"]["cat"] == [pytest.approx([5, 6, 35, 46], abs=0.5)]
+    assert json.loads(cli("parse", "mine/answer.txt", "--dialect", "qwen2_vl").stdout)["health"] != "ok"
+    assert json.loads(cli("parse", "mine/answer.txt", "-p", "mine").stdout)["health"] == "ok"

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import orjson
 import pytest
 from PIL import Image
@@ -18,8 +17,7 @@ from vlmdet_cli.core.answers import Answer, Problem
 from vlmdet_cli.core.files import to_builtins, write_json, write_jsonl
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.models import dialects
-from vlmdet_cli.models.qwen2_vl import QWEN2_VL
-from vlmdet_cli.prompts import lengths, object_rows, object_tasks, region_tasks
+from vlmdet_cli.prompts import object_rows, object_tasks, region_tasks
 from vlmdet_cli.stages.data.show import Shown, areas, show
 
 SIZE = (200, 100)
@@ -254,14 +252,6 @@ def test_questions_that_are_answered_by_boxes_show_area_and_boxes(tmp_path: Path
     prompt = object_tasks.REGION.format(area=QWEN.render_box(AREA, SIZE))
     (shown,) = show(put(tmp_path, row(prompt)), 1)
     assert (shown.kind, shown.areas, boxes_of(shown)) == ("region", [AREA], [CAT, DOG])
-
-
-def test_tokens_are_counted_where_a_counter_is_given(tmp_path: Path) -> None:
-    counter = lengths.token_counter(QWEN2_VL, "", None)
-    (shown,) = show(put(tmp_path, row()), 1, counter=counter)
-    assert shown.tokens == counter.row(PROMPT, TEXT, SIZE)
-    assert f"row 1 · detection · at most {shown.tokens} tokens" in seen([shown])
-    assert f"row 1 · detection · {shown.tokens} tokens" in seen([msgspec.structs.replace(shown, exact=True)])
 
 
 # --- drawing -------------------------------------------------------------------------------------------------

@@ -90,7 +90,10 @@ def show(
     kind: Annotated[
         str, typer.Option(metavar="KIND", help="Show only rows of this kind.", show_default="every kind")
     ] = "",
-    dialect: Annotated[str, typer.Option(metavar="NAME", help="The box format of a model family.")] = "qwen2_vl",
+    dialect: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The box format of a model family.", show_default="the project's"),
+    ] = "",
     draw: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the row's picture with its boxes: PNG or JPEG.")
     ] = None,
@@ -103,5 +106,6 @@ def show(
     from vlmdet_cli.stages.data import show as stage
 
     session: Session = context.obj
-    rows = stage.show(file, number, kind=kind, dialect=dialect, draw=draw)
+    dialect, max_pixels = session.dialect(dialect, file)
+    rows = stage.show(file, number, kind=kind, dialect=dialect, max_pixels=max_pixels, draw=draw)
     session.output.result(rows, *row_tables.show(rows))

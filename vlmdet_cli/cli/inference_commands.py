@@ -300,7 +300,10 @@ def compare(
 def parse(
     context: typer.Context,
     file: Annotated[Path | None, typer.Argument(metavar="FILE|-", help="Raw answers.", show_default="stdin")] = None,
-    dialect: Annotated[str, typer.Option(metavar="NAME", help="The box format of a model family.")] = "qwen2_vl",
+    dialect: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The box format of a model family.", show_default="the project's"),
+    ] = "",
     size: Annotated[str, typer.Option(metavar="WxH", help="Picture size, to get boxes in pixels.")] = "",
     categories: Annotated[list[str] | None, typer.Option("--category", help="A known category; repeatable.")] = None,
     dedupe: Annotated[
@@ -314,5 +317,9 @@ def parse(
     from vlmdet_cli.stages.inference import parse as stage
 
     session: Session = context.obj
-    for line in stage.parse_file(file, dialect=dialect, size=size, categories=categories or None, dedupe=dedupe):
+    dialect, max_pixels = session.dialect(dialect, file)
+    lines = stage.parse_file(
+        file, dialect=dialect, max_pixels=max_pixels, size=size, categories=categories or None, dedupe=dedupe
+    )
+    for line in lines:
         session.output.data(line)

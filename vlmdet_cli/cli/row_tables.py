@@ -37,8 +37,6 @@ def show(rows: "Iterable[Shown]") -> Views:
 
 def _head(shown: "Shown") -> Text:
     parts = [f"row {shown.number:,}", shown.kind]
-    if shown.tokens is not None:
-        parts.append(f"{'' if shown.exact else 'at most '}{counted(shown.tokens, 'token')}")
     return Text(" · ".join(parts), "bold")
 
 

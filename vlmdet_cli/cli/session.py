@@ -17,6 +17,7 @@ from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import FILE_NAME, Project, load
 
 _PANEL = "Global options"
+DEFAULT_DIALECT = "qwen2_vl"  # of texts that belong to no project
 ProjectFile = Annotated[
     Path | None,
     typer.Option("-p", "--project", metavar="FILE", rich_help_panel=_PANEL, help="Project file, or its folder."),
@@ -77,6 +78,11 @@ class Session:
         )
 
     @property
+    def is_project_named(self) -> bool:
+        """Whether ``-p`` or ``VLMDET_PROJECT`` names a project."""
+        return bool(self.options.project or os.environ.get("VLMDET_PROJECT"))
+
+    @property
     def project_file(self) -> Path:
         """The file or folder that ``-p`` names, else ``VLMDET_PROJECT``, else ``vlmdet.toml`` here."""
         return self.options.project or Path(os.environ.get("VLMDET_PROJECT") or FILE_NAME)
@@ -87,6 +93,19 @@ class Session:
         for note in project.notes:
             self.warn(note)
         return project
+
+    def dialect(self, name: str, file: Path | None) -> tuple[str, int | None]:
+        """How texts of ``file`` write boxes, and the pixel limit of their pictures: the dialect ``name``, else that of
+        the project whose file lies above ``file`` or which the options name, else Qwen2-VL's.
+        """
+        if name:
+            return name, None
+        folders = [] if file is None or self.is_project_named else file.absolute().parents
+        project_file = next((path for folder in folders if (path := folder / FILE_NAME).is_file()), self.project_file)
+        if not project_file.exists() and not self.is_project_named:
+            return DEFAULT_DIALECT, None
+        project = load(project_file, self.options.sets)
+        return project.dialect_name, project.max_pixels
 
     def warn(self, text: str) -> None:
         """Show a warning unless ``text`` is empty."""

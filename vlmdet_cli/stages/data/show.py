@@ -20,7 +20,6 @@ from vlmdet_cli.metrics.tasks import BOX_KINDS
 from vlmdet_cli.models import dialects
 from vlmdet_cli.models.dialects import Dialect
 from vlmdet_cli.prompts import object_rows, questions
-from vlmdet_cli.prompts.lengths import TokenCounter
 from vlmdet_cli.stages.data.show_rows import Row, SwiftRow, select_rows
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -30,8 +29,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     """One row; ``number`` is its number in the file, from 1. ``size``: (0, 0) where unknown.
 
     ``boxes``: those of the answer, for kinds that are answered by boxes; ``areas``: those in the question.
-    ``expected``: the true answer, where ``answer`` is a model's. ``remark``: why boxes are not in pixels. ``tokens``:
-    of the whole row, where they are counted, ``exact`` or as an upper bound.
+    ``expected``: the true answer, where ``answer`` is a model's. ``remark``: why boxes are not in pixels.
     """
 
     number: int
@@ -46,8 +44,6 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[Problem] = []
     finish: str = ""
     remark: str = ""
-    tokens: int | None = None
-    exact: bool = True
 
 
 def show(
@@ -56,20 +52,20 @@ def show(
     *,
     kind: str = "",
     dialect: str = "qwen2_vl",
+    max_pixels: int | None = None,
     root: Path | None = None,
     draw: Path | None = None,
-    counter: TokenCounter | None = None,
 ) -> list[Shown]:
     """The first five rows, or the ``number``-th (from 1), of all or of one ``kind``; ``draw`` names a picture to write.
 
-    With ``draw`` and without a number, the row is the first. Answers have a dialect of their own; ``counter`` counts
-    the tokens of the rows, and its pixel limit is that of the pictures.
+    With ``draw`` and without a number, the row is the first. Answers have a dialect of their own; ``max_pixels`` is
+    the pixel limit of the rows' pictures.
 
     Raises ``DataError`` for a file that has no rows and for a picture that cannot be drawn, ``UsageError`` for an
     unknown number, kind, dialect or format to draw in.
     """
     image_format = _format(draw) if draw else ""
-    reader = _Reader(file, dialects.get(dialect, counter.max_pixels if counter else None), root, counter)
+    reader = _Reader(file, dialects.get(dialect, max_pixels), root)
     if draw and number is None:
         number = 1
     shown = [reader.shown(index, row) for index, row in select_rows(file, number, kind)]
@@ -84,7 +80,6 @@ class _Reader(msgspec.Struct, frozen=True):
     file: Path
     dialect: Dialect
     root: Path | None
-    counter: TokenCounter | None
 
     def path(self, image: str) -> Path | None:
         """The path of a picture, None where there is no such file."""
@@ -147,23 +142,16 @@ class _Reader(msgspec.Struct, frozen=True):
         return filled[0]["content"], filled[1]["content"] if row.truth is not None else None
 
     def _with_boxes(self, shown: Shown, dialect: Dialect, answer: Answer | None) -> Shown:
-        """With boxes, areas, problems and tokens."""
+        """With boxes, areas and problems."""
         size = shown.size if all(shown.size) else None
         parsed = ParsedDetections((), (), "empty")
         if shown.kind in {"detection", *BOX_KINDS}:
             parsed = dialect.parse(shown.answer, size, None, answer.tokens if answer else ())
-        tokens = (
-            self.counter.row(shown.question, shown.answer, shown.size)
-            if self.counter and self.counter.counts and size
-            else None
-        )
         return msgspec.structs.replace(
             shown,
             boxes=list(parsed.detections),
             areas=areas(shown.question, dialect, size),
             problems=list(parsed.problems),
-            tokens=tokens,
-            exact=tokens is None or self.counter is None or self.counter.exact,
         )
 
     def _size(self, image: str) -> tuple[tuple[int, int], str]:

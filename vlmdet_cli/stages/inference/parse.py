@@ -40,6 +40,7 @@ def parse_file(
     file: Path | None,
     *,
     dialect: str,
+    max_pixels: int | None = None,
     size: str = "",
     categories: Sequence[str] | None = None,
     dedupe: float = 0.0,
@@ -50,7 +51,12 @@ def parse_file(
     for never. Raises ``UsageError`` for the options, ``DataError`` for the file and its lines.
     """
     dialects.get(dialect)
-    default = Line(size=_size(size), dialect=dialect, categories=list(categories) if categories else None)
+    default = Line(
+        size=_size(size),
+        dialect=dialect,
+        max_pixels=max_pixels,
+        categories=list(categories) if categories else None,
+    )
     lines: Iterable[bytes] = sys.stdin.buffer
     if file is not None and str(file) != "-":
         lines = read_bytes(file, "answers").splitlines()
@@ -81,7 +87,8 @@ def _size(text: str) -> tuple[float, float] | None:
 def _parse(data: bytes, default: Line, number: int) -> ParsedDetections:
     line = _line(data.rstrip(b"\r\n"), number)
     text = line.text if line.text is not None else line.response or ""
-    dialect = dialects.get(line.dialect or default.dialect or "qwen2_vl", line.max_pixels)
+    max_pixels = line.max_pixels or (default.max_pixels if line.dialect is None else None)
+    dialect = dialects.get(line.dialect or default.dialect or "", max_pixels)
     categories = line.categories or default.categories
     if line.crop is None:
         return dialect.parse(text, line.size or default.size, categories)
