@@ -309,6 +309,18 @@ def test_compare_tells_settings_that_differ(cli: Cli) -> None:
     assert json.loads(cli("compare", "a.json", "b.json", "--json").stdout)["settings"] == {"train.lora_rank": [8, 32]}
 
 
+def test_a_setting_that_an_earlier_report_does_not_know_has_its_default(cli: Cli) -> None:
+    for name in ("earlier.json", "later.json"):
+        saved(cli, name, 1)
+    report = json.loads(Path("earlier.json").read_text())
+    report["config"] = {"train": {"lora_rank": 16}}
+    Path("earlier.json").write_text(json.dumps(report))
+    report["config"] = {"train": {"lora_rank": 16, "patience": 0, "vit_lr": 1e-5}}
+    Path("later.json").write_text(json.dumps(report))
+    settings = json.loads(cli("compare", "earlier.json", "later.json", "--json").stdout)["settings"]
+    assert settings == {"train.vit_lr": [0.0, 1e-5]}
+
+
 def test_reports_of_other_pictures_are_refused_with_what_differs(cli: Cli) -> None:
     saved(cli, "a.json", 1)
     Path("one.json").write_text(json.dumps(coco_document({"a.jpg": [("cat", (0, 0, 9, 9))]})))

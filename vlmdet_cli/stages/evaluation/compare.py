@@ -14,7 +14,8 @@ from vlmdet_cli.core.files import read_json
 from vlmdet_cli.core.settings import dotted_items
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.metrics import bootstrap
-from vlmdet_cli.project import GetProject, Project, runs
+from vlmdet_cli.project import GetProject, Project, convert, runs
+from vlmdet_cli.project.config import plain
 from vlmdet_cli.stages.evaluation.evaluate import Report
 
 # of the protocol, what must be equal: the rest describes the predictions, not the measurement
@@ -240,12 +241,21 @@ def _per_class(trees: Sequence[Any]) -> dict[str, Row]:
 
 
 def _settings(reports: Sequence[Report]) -> dict[str, list[Any]]:
-    """Dotted keys of the reports' settings whose values are not all the same."""
-    flat = [dict(dotted_items(report.config or {})) for report in reports]
+    """Dotted keys of the reports' settings whose values are not all the same.
+
+    A key that a report lacks came later, with a default that changes nothing.
+    """
+    defaults = _defaults()
+    flat = [defaults | dict(dotted_items(report.config)) if report.config else {} for report in reports]
     rows = {
         key: [settings.get(key) for settings in flat] for key in dict.fromkeys(key for keys in flat for key in keys)
     }
     return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
+
+
+def _defaults() -> dict[str, Any]:
+    smallest = {"project": {"output": "-"}, "data": {"train": {"annotations": "-"}}}
+    return dict(dotted_items(plain(convert(smallest))))
 
 
 def _column_names(files: Sequence[ReportFile]) -> tuple[str, ...]:
