@@ -94,6 +94,20 @@ def test_answers_of_another_model_are_set_aside_with_their_account(tmp_path: Pat
     assert path.with_suffix(".meta.json").read_bytes() != account
 
 
+def test_the_ledger_names_what_was_wrong_most_often_and_adds_up(tmp_path: Path) -> None:
+    class Refuses(FakeEngine):
+        def answer(self, requests: Any, max_tokens: int) -> Any:
+            del max_tokens
+            for number, request in enumerate(requests):
+                yield Completion(key=request.key, finish="error", error=f"error {max(number - 4, 0)} " + "x" * 200)
+
+    ledger = ask(rows(tmp_path, 12), Refuses(), tmp_path / "a.jsonl").ledger["rows"]
+    assert (ledger["in"], ledger["kept"], sum(ledger["dropped"].values())) == (12, 0, 12)
+    assert ledger["dropped"]["error 0 " + "x" * 71 + "…"] == 5
+    assert ledger["dropped"]["other errors, which their answers name"] == 4
+    assert len(ledger["dropped"]) == 5
+
+
 def test_a_bad_picture_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
     asked, path = rows(tmp_path, 5), tmp_path / "a.jsonl"
     (tmp_path / "1.jpg").write_bytes(b"")
@@ -101,7 +115,7 @@ def test_a_bad_picture_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
     result = ask(asked, FakeEngine(), path)
     assert [row["image"] for row in written(path) if row.get("finish") == "error"] == ["1.jpg", "3.jpg"]
     assert written(path)[1]["error"] == "empty file"
-    assert result.ledger == {"rows": {"in": 5, "kept": 3, "dropped": {"picture could not be read": 2}}}
+    assert result.ledger == {"rows": {"in": 5, "kept": 3, "dropped": {"empty file": 1, "truncated": 1}}}
     assert (result.health, result.failed) == ({"ok": 3, "error": 2}, 2)
 
 

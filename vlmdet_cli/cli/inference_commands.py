@@ -16,7 +16,9 @@ from vlmdet_cli.core.settings import Classes, Duplicates, ScoreRule, ScoreSource
 from vlmdet_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from vlmdet_cli.stages.inference.infer import InferResult
     from vlmdet_cli.stages.inference.infer_drawings import AnswerDrawings
+    from vlmdet_cli.stages.inference.infer_inputs import InferJob
     from vlmdet_cli.stages.inference.infer_progress import InferProgress, OnProgress
 
 AnswersName = Annotated[str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="the split")]
@@ -90,6 +92,8 @@ def infer(
     from vlmdet_cli.stages.inference.infer_model import InferRequest
 
     session: Session = context.obj
+    if draw and not images:
+        raise UsageError("--draw is for pictures that are named", hint="`vlmdet viz` draws the answers to a split.")
     with tempfile.TemporaryDirectory() as temporary:
         request = InferRequest(
             images=images or (),
@@ -110,21 +114,33 @@ def infer(
             session.output.result(result, *step_tables.infer(result))
             return
         job = infer_inputs.infer_job(session.project, request)
-        drawings = _drawings(draw, [row.image for row in job.rows.values()] if images else [])
-        for warning in job.warnings:
-            session.warn(warning)
-        with session.output.progress() as bars:
-            result = job.run(_progress_view(session, bars), retry_failed=retry_failed)
-        pictures = job.pictures() if images else []
-        if drawings:
-            drawings.write(pictures)
-    if images:
-        documents = [picture.document() for picture in pictures]
-        is_single = len(images) == len(documents) == 1 and str(images[0]) == documents[0]["image"]
-        views = (*step_tables.detections(documents), *step_tables.drawings(drawings.paths.values() if drawings else ()))
-        session.output.result(documents[0] if is_single else documents, *views)
-    else:
-        session.output.result(result, *step_tables.infer(result))
+        if images:
+            _infer_pictures(session, job, images, draw, retry_failed=retry_failed)
+        else:
+            result = _run(session, job, retry_failed=retry_failed)
+            session.output.result(result, *step_tables.infer(result))
+
+
+def _run(session: Session, job: "InferJob", *, retry_failed: bool) -> "InferResult":
+    for warning in job.warnings:
+        session.warn(warning)
+    with session.output.progress() as bars:
+        return job.run(_progress_view(session, bars), retry_failed=retry_failed)
+
+
+def _infer_pictures(
+    session: Session, job: "InferJob", named: Sequence[Path], draw: Path | None, *, retry_failed: bool
+) -> None:
+    """Answer named pictures and show the boxes: an object for one that is named itself, else a list."""
+    drawings = _drawings(draw, [row.image for row in job.rows.values()])
+    _run(session, job, retry_failed=retry_failed)
+    pictures = job.pictures()
+    if drawings:
+        drawings.write(pictures)
+    documents = [picture.document() for picture in pictures]
+    is_single = len(named) == len(documents) == 1 and str(named[0]) == documents[0]["image"]
+    views = (*step_tables.detections(documents), *step_tables.drawings(drawings.paths.values() if drawings else ()))
+    session.output.result(documents[0] if is_single else documents, *views)
 
 
 def _drawings(target: Path | None, images: Sequence[str]) -> "AnswerDrawings | None":

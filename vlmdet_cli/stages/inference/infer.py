@@ -27,6 +27,8 @@ from vlmdet_cli.stages.inference.asking_order import asking_order
 from vlmdet_cli.stages.inference.infer_detections import CompletePictures, detections_file
 from vlmdet_cli.stages.inference.infer_progress import InferProgress, OnProgress, is_looped
 
+_REASONS, _REASON_LENGTH = 4, 80  # that the ledger names
+
 
 class InferResult(msgspec.Struct, frozen=True, kw_only=True):
     """``asked``: rows asked now. ``failed``: rows whose picture was bad. ``looped``: answers of detection that repeat
@@ -93,7 +95,7 @@ def conclude(
 
     ``answers``: those to the rows, by key, in the same order; they are taken one at a time.
     """
-    finish, health, looped = Counter[str](), Counter[str](), 0
+    finish, health, errors, looped = Counter[str](), Counter[str](), Counter[str](), 0
     pictures = CompletePictures(rows.values(), rules)
     with detections_file(detections_path(file.path)) as detections:
 
@@ -101,6 +103,7 @@ def conclude(
             nonlocal looped
             for key, answer in answers:
                 finish[answer.finish] += 1
+                errors[answer.error] += answer.finish == "error"
                 for picture in pictures.add(answer):
                     health.update(map(health_of, picture.answers, picture.parsed))
                     looped += sum(map(is_looped, picture.answers, picture.parsed))
@@ -120,7 +123,7 @@ def conclude(
         finish=dict(finish),
         health=dict(health),
         looped=looped,
-        ledger=_ledger(finish),
+        ledger=_ledger(finish.total() - finish["error"], errors),
         shards=work.shards,
         engine=str(file.meta.engine.get("name", "")),
     )
@@ -161,11 +164,11 @@ def _ask(rows: Mapping[str, InferRow], engine: Engine, file: AnswersFile, report
     return answered
 
 
-def _ledger(finish: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+def _ledger(answered: int, errors: Counter[str]) -> dict[str, dict[str, Any]]:
+    """``errors``: rows by what was wrong with them; the rarer of many reasons are put together."""
     ledger = Ledger()
-    for name, count in finish.items():
-        if name == "error":
-            ledger.drop("rows", "picture could not be read", count)
-        else:
-            ledger.keep("rows", count)
+    ledger.keep("rows", answered)
+    for number, (reason, count) in enumerate(errors.most_common()):
+        named = reason if len(reason) <= _REASON_LENGTH else f"{reason[: _REASON_LENGTH - 1]}…"
+        ledger.drop("rows", named if number < _REASONS else "other errors, which their answers name", count)
     return ledger.as_dict()

@@ -24,7 +24,7 @@ _UNREADABLE_SIZE = (640, 480)
 class AnswerDrawings:
     """The drawings of pictures by name; ``paths``: the file of each.
 
-    Raises ``UsageError`` where there is no picture, and where ``target`` is a file and there are several.
+    ``images`` names one at least. Raises ``UsageError`` where ``target`` is a file and there are several.
     """
 
     def __init__(self, target: Path, images: Sequence[str]) -> None:
@@ -48,8 +48,6 @@ class AnswerDrawings:
 
 
 def _paths(target: Path, images: Sequence[str]) -> dict[str, Path]:
-    if not images:
-        raise UsageError("--draw is for pictures that are named", hint="`vlmdet viz` draws the answers to a split.")
     if target.is_dir() or target.suffix.lower() not in _FORMATS:
         return {name: target / panel_name(number, name) for number, name in enumerate(images, 1)}
     if len(images) > 1:
