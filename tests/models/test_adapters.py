@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,9 +23,14 @@ def weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header)
 
 
-def model_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]] = BASE) -> Path:
-    """In two files, as large models are."""
+def model_weights(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]] = BASE, config: Mapping[str, Any] | None = None
+) -> Path:
+    """In two files, as large models are; with a ``config.json`` where it is given."""
     items = list(shapes.items())
+    if config is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(config))
     weights(folder / "model-00001-of-00002.safetensors", dict(items[:1]))
     weights(folder / "model-00002-of-00002.safetensors", dict(items[1:]))
     return folder

@@ -15,7 +15,7 @@ from vlmdet_cli import project as projects
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import runs
 from vlmdet_cli.project.run_record import Evaluation
-from vlmdet_cli.stages.training.merge import _find_checkpoint
+from vlmdet_cli.stages.training.merge_sources import find_checkpoint
 from vlmdet_cli.stages.training.train_evaluation import PLUGIN
 
 EVALUATE = ("--set", 'train.evaluate="f1"')
@@ -71,9 +71,9 @@ def test_merge_takes_the_checkpoint_that_the_run_was_trained_to_keep(tmp_path: P
         run.add_evaluation(Evaluation(step=10, f1=0.5))
         run.add_evaluation(Evaluation(step=20, f1=0.4))
     project = projects.load(tmp_path)
-    assert _find_checkpoint(project, "last", "").name == "checkpoint-20"
-    assert _find_checkpoint(project, "best", "").name == "checkpoint-10"
-    assert _find_checkpoint(project, "best", "20").name == "checkpoint-20"
+    assert find_checkpoint(project, "last", "").name == "checkpoint-20"
+    assert find_checkpoint(project, "best", "").name == "checkpoint-10"
+    assert find_checkpoint(project, "best", "20").name == "checkpoint-20"
 
 
 def logged(run: runs.Run, key: str) -> list[Any]:

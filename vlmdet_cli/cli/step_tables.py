@@ -102,7 +102,14 @@ def train(result: "TrainResult") -> Views:
 
 def merge(result: "MergeResult") -> Views:
     yield line("model", f"{short_path(result.model)} ({result.megabytes:,.1f} MB, {result.seconds:,.0f} s)")
-    yield line("checkpoint", short_path(result.checkpoint))
+    for checkpoint in result.checkpoints:
+        yield line("checkpoint", short_path(checkpoint))
+    if check := result.check:
+        yield line(
+            "verified",
+            f"{check.equal} of {check.answers} answers equal, logits within {check.difference:.1g} "
+            f"(rounding in {check.dtype}: {check.bound:.1g}; the adapter's effect: {check.effect:.1g})",
+        )
 
 
 def runs(result: "RunsResult") -> Views:

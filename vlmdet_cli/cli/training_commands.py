@@ -60,11 +60,25 @@ def train(
 def merge(
     context: typer.Context,
     checkpoint: Annotated[
-        str, typer.Option(metavar="DIR|STEP", help="Checkpoint folder or step.", show_default="the latest")
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            metavar="DIR|STEP",
+            help="Checkpoint folder or step; several are merged in this order.",
+            show_default="the latest",
+        ),
+    ] = None,
     run: Annotated[
         str, typer.Option(metavar="NAME", help="The run to merge.", show_default="the latest that is done")
     ] = "",
+    verify: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="Pictures that adapter and merged model must answer alike.", show_default="8"
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", metavar="", help="Merge even if the base model has changed since the training.")
+    ] = False,
 ) -> None:
     """Merge the trained adapter into a model folder.
 
@@ -74,8 +88,9 @@ def merge(
 
     session: Session = context.obj
     project = session.project()
+    options = stage.MergeOptions(run=run, checkpoints=tuple(checkpoint or ()), verify=verify, force=force)
     with session.output.progress() as bars:
-        result = stage.merge(project, run=run, checkpoint=checkpoint, tick=lambda: bars("merge", 0, 0))
+        result = stage.merge(project, options, warn=session.warn, tick=lambda: bars("merge", 0, 0))
     session.output.result(result, *step_tables.merge(result))
 
 

@@ -9,12 +9,14 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmdet_cli.core.answers import Token
 from vlmdet_cli.core.memory import no_collection
 from vlmdet_cli.core.model_hash import model_folder_hash
 from vlmdet_cli.engines import Completion, EngineSettings, Request
+from vlmdet_cli.engines.adapted import with_adapters
 from vlmdet_cli.engines.batches import BatchedAnswers, Sized
 from vlmdet_cli.engines.failures import engine_errors
 from vlmdet_cli.engines.greedy import GeneratedRow, GreedyDecoder
@@ -26,6 +28,8 @@ from vlmdet_cli.errors import EngineError
 from vlmdet_cli.models import dialects
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from PIL import Image
 
 _PACKAGES = ("torch", "torchvision", "transformers", "PIL")
@@ -81,7 +85,7 @@ class LoadedModel:
         self.read = PictureReader(settings)
         self.device = _device(torch, settings.device)
         self._processor = AutoProcessor.from_pretrained(settings.model, local_files_only=True)
-        self.model = _load(settings, torch, self.device) if model is None else model
+        self.model = load(settings, [settings.adapter] if settings.adapter else []) if model is None else model
         # a model in training is left as it is, and what it keeps between two batches must be usable in training
         self._shared = SharedPictures(self.model, self._processor) if model is None else None
         self._without_gradients = torch.inference_mode if model is None else torch.no_grad
@@ -135,6 +139,17 @@ class LoadedModel:
             )
         return decoder.rows
 
+    def logits(self, request: Request, answer: str, positions: int) -> "npt.NDArray[np.float32]":
+        """The logits ``(T, V)`` of a given answer's first ``positions`` tokens, each after all that come before it."""
+        family, picture = self._settings.family, self.read(request)
+        text = family.request_text(request.prompt, self._settings.system)
+        asked, answered = (family.inputs(self._processor, [part], [picture]) for part in (text, text + answer))
+        start = asked["input_ids"].shape[1] - 1  # the logits there are those of the answer's first token
+        with self._without_gradients():
+            outputs = self.model(**answered.to(self.device), logits_to_keep=answered["input_ids"].shape[1] - start)
+        logits: npt.NDArray[np.float32] = outputs.logits[0, :positions].float().cpu().numpy()
+        return logits
+
     def inputs(self, batch: Sequence[Sized]) -> Any:
         """What the model is fed for a batch, padded at the left, still on the CPU. May be called on any thread."""
         family, system = self._settings.family, self._settings.system
@@ -178,22 +193,21 @@ def _options(settings: EngineSettings) -> TransformersOptions:
     return settings.options if isinstance(settings.options, TransformersOptions) else TransformersOptions()
 
 
-def _load(settings: EngineSettings, torch: Any, device: str) -> Any:
-    """The model of the settings, with its adapter, on the device."""
+def load(settings: EngineSettings, adapters: Sequence[Path]) -> Any:
+    """The model of the settings, with adapters on it, on its device."""
+    import torch
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    options = _options(settings)
+    options, device = _options(settings), _device(torch, settings.device)
     arguments: dict[str, Any] = {"dtype": _dtype(torch, options.dtype, device), "local_files_only": True}
     if options.attention != "auto":
         arguments["attn_implementation"] = options.attention
     model = AutoModelForImageTextToText.from_pretrained(settings.model, **arguments)
-    if settings.adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(settings.adapter), local_files_only=True)
+    if adapters:
+        model = with_adapters(model, adapters)
     return model.to(device).eval()
 
 

@@ -60,10 +60,20 @@ class Data(Table, frozen=True, kw_only=True):
 
 
 class Merge(Table, frozen=True, kw_only=True):
-    """``checkpoint``: a folder, or a step of the newest run that has it; empty: the latest of the latest done run."""
+    """``checkpoint``: a folder, or a step of the newest run that has it; several are merged in their order; empty: the
+    one that the latest done run was trained to keep. ``verify``: the number of pictures that the adapter and the merged
+    model are asked, 0 for none.
+    """
 
-    checkpoint: str = ""
+    checkpoint: str | tuple[str, ...] = ""
+    verify: Count = 8
     swift: dict[str, Flag] = msgspec.field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """The checkpoints that are named, () where none is."""
+        names = (self.checkpoint,) if isinstance(self.checkpoint, str) else self.checkpoint
+        return tuple(filter(None, names))
 
 
 class Eval(Table, frozen=True, kw_only=True):

@@ -87,6 +87,44 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
+class MergeCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter on its base and the merged model, which answered the same pictures of ``split``.
+
+    ``equal``: answers with the same text, of ``answers``; ``share``: of all. ``difference``: the largest between two
+    logits at ``positions`` tokens of the answers, None where a logit is no number; ``largest``: the largest logit
+    itself. ``bound``: the difference up to which rounding in ``dtype`` explains it. ``effect``: the largest difference
+    that the adapter makes to its base. ``reason``: why the two are not the same model, "" where they are.
+    """
+
+    split: str
+    answers: int
+    equal: int
+    share: float
+    positions: int
+    difference: float | None
+    largest: float
+    bound: float
+    effect: float
+    dtype: str
+    device: str
+    seconds: float
+    reason: str = ""
+
+
+class MergeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The latest merge of the run. ``checkpoints``: the adapters, in the order in which they were merged.
+
+    ``differs``: the merged model is another one than the adapter on its base, and is not in use. ``reason``: why it is
+    ``unverified``, or differs.
+    """
+
+    checkpoints: tuple[str, ...]
+    merged: str
+    state: Literal["verified", "unverified", "differs"]
+    check: MergeCheck | None = None
+    reason: str = ""
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One training. ``command``, ``argv``, ``env``, ``settings`` and ``versions`` are those of the latest start.
 
@@ -120,6 +158,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     loss: float | None = None
     reward: float | None = None
     resumes: tuple[Resume, ...] = ()
+    merge: MergeRecord | None = None
 
     def at_work(self) -> bool | None:
         """Whether vlmdet or the swift that it started still runs; None where only another machine can tell."""

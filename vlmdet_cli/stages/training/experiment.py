@@ -37,7 +37,8 @@ from vlmdet_cli.stages.inference.infer_model import InferRequest
 from vlmdet_cli.stages.inference.infer_progress import OnProgress
 from vlmdet_cli.stages.training import train_plan
 from vlmdet_cli.stages.training.experiment_result import ExperimentResult, Outcome, summarize
-from vlmdet_cli.stages.training.merge import merge, merged_model
+from vlmdet_cli.stages.training.merge import MergeOptions, merge
+from vlmdet_cli.stages.training.merged_model import merged_model
 from vlmdet_cli.stages.training.search import known_trials, run_search
 from vlmdet_cli.stages.training.train import Note, train
 from vlmdet_cli.stages.training.train_plan import TrainOptions
@@ -227,7 +228,7 @@ def _set_aside(run: runs.Run) -> None:
 def _merge(project: Project, name: str) -> None:
     run = project.run(name)
     if not (run.merged / runs.MARKER).is_file() or merged_model(run)[1]:
-        merge(project, run=name)
+        merge(project, MergeOptions(run=name))
 
 
 def _measure(project: Project, name: str, split: str, listeners: Listeners) -> str:

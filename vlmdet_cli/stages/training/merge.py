@@ -1,171 +1,254 @@
-"""merge: a LoRA checkpoint and its base model to one model folder, by the real ``swift export``.
+"""merge: LoRA checkpoints and their base model to one model folder, by the real ``swift export``.
 
-The model goes into the checkpoint's run. It is exported beside its final folder and moved there when it is whole, its
-marker ``vlmdet.json`` written before the move; so ``merged/`` is always the last whole merge or absent, never a half
-or a stale one.
+The model goes into the checkpoint's run. It is exported beside its final folder, asked the same pictures as the adapter
+on its base (``merge_check``), and moved there when it is whole, its marker ``vlmdet.json`` written before the move; so
+``merged/`` is always the last whole merge or absent, never a half, a wrong or a stale one.
+
+Several adapters are merged one after another, each by a ``swift export`` of its own onto the model of those before it:
+given all at once, swift loads each over the one before it and merges the last alone.
 """
 
+import contextlib
 import datetime
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from vlmdet_cli.core import gpus, programs
-from vlmdet_cli.core.files import file_hash, read_json, write_json
 from vlmdet_cli.core.locks import lock
-from vlmdet_cli.errors import DataError, EngineError, UsageError
-from vlmdet_cli.project import Project, runs
-from vlmdet_cli.project.run_record import RECORD
+from vlmdet_cli.errors import EngineError
+from vlmdet_cli.project import Project
+from vlmdet_cli.project.run_record import MergeCheck, MergeRecord, write_record
+from vlmdet_cli.stages.training import merge_check
+from vlmdet_cli.stages.training.merge_check import Questions
+from vlmdet_cli.stages.training.merge_sources import MergeSources, merge_sources, model_flags, require_space
+from vlmdet_cli.stages.training.merged_model import write_marker
 from vlmdet_cli.training import arguments, swift
+from vlmdet_cli.training.hub import cached_folder
 from vlmdet_cli.training.settings import Flag
 
 HINT = "The log says more; `vlmdet doctor` checks the machine."
+WORK, DIFFERS = "merging", "merged.differs"
+NO_SPACE = "No space left on device"
+Note = Callable[[str], None]
+
+
+class MergeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The command line of ``merge``. ``checkpoints``: folders or steps, merged in this order. ``verify``: the number of
+    pictures that both models are asked, None for the setting. ``force``: merge into a base that has changed.
+    """
+
+    run: str = ""
+    checkpoints: tuple[str, ...] = ()
+    verify: int | None = None
+    force: bool = False
 
 
 class MergeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """``run``: the checkpoint's run, "" where it is of none."""
+    """``run``: the checkpoint's run, "" where it is of none. ``check``: None where the merge was not verified."""
 
     run: str
     model: str
     checkpoint: str
+    checkpoints: list[str]
     command: str
     megabytes: float
     seconds: float
+    check: MergeCheck | None = None
 
 
 def merge(
-    project: Project, *, run: str = "", checkpoint: str = "", tick: Callable[[], None] = lambda: None
+    project: Project,
+    options: MergeOptions | None = None,
+    *,
+    warn: Note = lambda _text: None,
+    tick: Callable[[], None] = lambda: None,
 ) -> MergeResult:
-    """Merge a checkpoint into its run: a named one, else the latest of the run ``run`` or of the latest done run."""
-    source = _find_checkpoint(project, run, checkpoint or project.config.merge.checkpoint)
-    if not (source / "adapter_config.json").is_file():
-        raise DataError(f"The checkpoint holds no adapter: {source}", hint="A fully tuned model needs no merge.")
+    """Merge checkpoints into the last one's run, by default the one that the latest done run was trained to keep.
+
+    Raises ``UsageError`` and ``DataError`` for checkpoints and base models, ``EngineError`` where swift fails or the
+    merged model differs from the adapter on its base.
+    """
+    options = options or MergeOptions()
+    settings, started = project.config.merge, time.monotonic()
+    sources = merge_sources(project, options.run, options.checkpoints or settings.checkpoints, force=options.force)
     swift.require()
-    started = time.monotonic()
-    owner = _owner(project, source)
-    with lock(owner.folder, ".merge.lock"):
-        command = _export(project, source, owner, tick)
-        _publish(project, source, owner)
-    target = owner.folder / "merged"
+    asked = merge_check.questions(project, sources, settings.verify if options.verify is None else options.verify)
+    with lock(sources.owner.folder, ".merge.lock"):
+        require_space(sources, sources.owner.folder)
+        commands, check = Merging(project, sources, asked, warn, tick).run()
+    target = sources.owner.folder / "merged"
     return MergeResult(
-        run=owner.name if isinstance(owner, runs.Run) else "",
+        run=sources.run.name if sources.run else "",
         model=str(target),
-        checkpoint=str(source),
-        command=command.quoted(),
+        checkpoint=str(sources.checkpoints[-1]),
+        checkpoints=[str(checkpoint) for checkpoint in sources.checkpoints],
+        command=" && ".join(command.quoted() for command in commands),
         megabytes=round(sum(path.stat().st_size for path in target.rglob("*")) / 1e6, 1),
         seconds=round(time.monotonic() - started, 1),
+        check=check,
     )
 
 
-def _find_checkpoint(project: Project, run: str, name: str) -> Path:
-    """A checkpoint by folder, or by step: of the run that is named, else of the newest run that has it.
+class Merging:
+    """One merge, in a folder whose lock is held."""
 
-    Where none is named, the latest or the best of the run, as it was trained to keep; a run that is not done must then
-    be named itself.
-    """
-    if not name:
-        return project.run(run).kept_checkpoint()
-    folder = project.root / name
-    if (folder / "adapter_config.json").is_file():
-        return folder
-    searched = [project.run(run)] if run else runs.runs(project.runs)
-    checkpoints = [checkpoint for entry in searched for checkpoint in entry.checkpoints()]
-    for checkpoint in reversed(checkpoints):
-        if name in {str(runs.step_of(checkpoint)), checkpoint.name}:
-            return checkpoint
-    known = ", ".join(f"{checkpoint.parent.parent.name}/{checkpoint.name}" for checkpoint in checkpoints)
-    raise UsageError(
-        f"No checkpoint {name}: {project.runs}", hint=f"There are: {known}." if known else "Run `vlmdet train` first."
-    )
+    def __init__(
+        self,
+        project: Project,
+        sources: MergeSources,
+        asked: Questions,
+        warn: Note,
+        tick: Callable[[], None],
+    ) -> None:
+        self._project, self._sources, self._asked = project, sources, asked
+        self._warn, self._tick = warn, tick
+        self._folder = sources.owner.folder
+        self._work = self._folder / WORK
 
+    def run(self) -> tuple[list[programs.Command], MergeCheck | None]:
+        for name in (WORK, DIFFERS):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+        with self._checker() as checker:
+            commands = self._export()
+            check, reason = self._checked(checker)
+        if check and check.reason:
+            self._refuse(check)
+        self._publish(self._record(check, reason))
+        return commands, check
 
-def _owner(project: Project, checkpoint: Path) -> runs.ResultFolder:
-    """The checkpoint's run; the output folder for a checkpoint of no run."""
-    folder = next((path for path in checkpoint.absolute().parents if (path / RECORD).is_file()), None)
-    return runs.Run(folder) if folder else project.results
+    @contextlib.contextmanager
+    def _checker(self) -> Iterator[merge_check.Checker | None]:
+        """The process that asks; None where there is nothing to ask."""
+        if not self._asked.rows:
+            yield None
+            return
+        with merge_check.started(self._folder, self._folder / merge_check.LOG) as checker:
+            yield checker
 
+    # --- swift ---------------------------------------------------------------------------------------------------
 
-def _export(project: Project, source: Path, owner: runs.ResultFolder, tick: Callable[[], None]) -> programs.Command:
-    work = owner.folder / "merging"
-    shutil.rmtree(work, ignore_errors=True)
-    cpu = gpus.gpus() == 0
-    flags: dict[str, Flag] = {
-        **model_flags(project, source, owner),
-        **({"torch_dtype": "float32"} if cpu else {}),
-        **project.config.merge.swift,
-    }
-    argv = (swift.program(), *arguments.export(checkpoint=source, output=work, flags=flags))
-    env = arguments.environment(root_images=project.output, visible="", processes=1, cpu=True)
-    command, log = programs.Command(argv, env), owner.folder / "merge.log"
-    log.unlink(missing_ok=True)
-    programs.run(command, log, cwd=project.root, watch=tick, hint=HINT)
-    if not (work / "config.json").is_file() or not any(work.glob("*.safetensors")):
-        raise EngineError("swift export ended well but left no whole model", why=f"Searched in {work}.", hint=HINT)
-    return command
+    def _export(self) -> list[programs.Command]:
+        """Merge the adapters one after another; the last model is left in the work folder."""
+        log = self._folder / "merge.log"
+        log.unlink(missing_ok=True)
+        base, commands = self._sources.base, []
+        for number, checkpoint in enumerate(self._sources.checkpoints, 1):
+            is_last = number == len(self._sources.checkpoints)
+            output = self._work if is_last else self._folder / f"{WORK}.{number}"
+            shutil.rmtree(output, ignore_errors=True)
+            try:
+                commands.append(self._export_one(checkpoint, base, output, log))
+            finally:
+                if number > 1:
+                    shutil.rmtree(self._folder / f"{WORK}.{number - 1}", ignore_errors=True)
+            base = output
+        return commands
 
+    def _export_one(self, checkpoint: Path, base: Path | None, output: Path, log: Path) -> programs.Command:
+        cpu = gpus.gpus() == 0
+        flags: dict[str, Flag] = {
+            **model_flags(self._project, checkpoint),
+            **({"torch_dtype": "float32"} if cpu else {}),
+            **self._project.config.merge.swift,
+            **({"model": str(base)} if base else {}),
+        }
+        argv = (swift.program(), *arguments.export(checkpoint=checkpoint, output=output, flags=flags))
+        env = arguments.environment(root_images=self._project.output, visible="", processes=1, cpu=True)
+        command = programs.Command(argv, env)
+        with _space_named():
+            programs.run(command, log, cwd=self._project.root, watch=self._tick, hint=HINT)
+        if not (output / "config.json").is_file() or not any(output.glob("*.safetensors")):
+            raise EngineError(
+                "swift export ended well but left no whole model", why=f"Searched in {output}.", hint=HINT
+            )
+        return command
 
-def model_flags(project: Project, source: Path, owner: runs.ResultFolder) -> dict[str, Flag]:
-    """The flags that describe the base model: as in the run that the checkpoint is of, not as in today's file."""
-    trained = runs.trained_settings(source)
-    if not isinstance(owner, runs.Run):
-        written = {name: value for name, value in project.config.train.swift.items() if name in arguments.MODEL_FLAGS}
-        return {name: arguments.absolute(name, value, project.root) for name, value in written.items()}
-    record = owner.record
-    train: dict[str, Any] = record.settings.get("train", {})
-    written = {**train.get("swift", {}), **arguments.parse(record.arguments)}
-    flags = {name: arguments.absolute(name, written[name], project.root) for name in arguments.MODEL_FLAGS
-             if name in written}  # fmt: skip
-    if trained:
-        known = {"model_type": trained.model_type, "template": trained.template}
-        flags |= {name: value for name, value in known.items() if value}
-        base = project.path(str(train.get("model", "")))
-        if not Path(trained.model).exists() and base.is_dir():  # the project was moved since
-            flags["model"] = str(base)
-    return flags
+    # --- the check -----------------------------------------------------------------------------------------------
 
+    def _checked(self, checker: merge_check.Checker | None) -> tuple[MergeCheck | None, str]:
+        """The verdict; None and the reason, which is a warning too, where the models cannot be asked."""
+        if checker is None:
+            if self._asked.reason != merge_check.NOT_ASKED_FOR:
+                self._warn(f"the merge is not verified: {self._asked.reason}.")
+            return None, self._asked.reason
+        started = time.monotonic()
+        base = self._sources.base or cached_folder(self._sources.base_name)
+        if base is None:
+            raise EngineError(f"The base model is not where swift's hub keeps models: {self._sources.base_name}")
+        job = merge_check.check_job(self._project, self._sources, base, self._work, self._asked)
+        if isinstance(job, str):
+            self._warn(f"the merge is not verified: {job}.")
+            return None, job
+        compared = checker.compare(job, self._tick)
+        self._differing = merge_check.first_difference(self._asked.rows, compared.asked)
+        check = merge_check.judged(compared, job, self._asked, time.monotonic() - started)
+        if check.effect <= check.bound and not check.reason:
+            self._warn(
+                f"the check says little: the adapter changes no logit by more than {check.effect:.2g}, and rounding in "
+                f"{check.dtype} may explain {check.bound:.2g}."
+            )
+        return check, ""
 
-def _publish(project: Project, source: Path, owner: runs.ResultFolder) -> None:
-    """Mark the new folder and let it replace the earlier one; a stop in between leaves no model, not a wrong one."""
-    when = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    marker = {
-        "schema": 1,
-        "run": owner.name if isinstance(owner, runs.Run) else None,
-        "checkpoint": str(source.relative_to(project.output) if source.is_relative_to(project.output) else source),
-        "adapter": _adapter_hash(source),
-        "merged": when,
-        "trained": msgspec.to_builtins(runs.trained_settings(source)),
-    }
-    work, old, target = (owner.folder / name for name in ("merging", "merged.old", "merged"))
-    write_json(work / runs.MARKER, marker)
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    work.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _adapter_hash(checkpoint: Path) -> str | None:
-    weights = checkpoint / "adapter_model.safetensors"
-    return file_hash(weights) if weights.is_file() else None
-
-
-def merged_model(run: runs.Run) -> tuple[Path, str]:
-    """A run's merged model, and a warning where the run has a newer checkpoint than the model's own.
-
-    Raises ``UsageError`` where the run is not merged.
-    """
-    marker = run.merged / runs.MARKER
-    if not marker.is_file():
-        raise UsageError(
-            f"No merged model of {run.name}: {run.merged}",
-            hint=f"Run `vlmdet merge --run {run.name}`, or name a model with --model.",
+    def _refuse(self, check: MergeCheck) -> None:
+        """Put the model where nothing takes it for the run's, and raise ``EngineError``."""
+        kept = self._folder / DIFFERS
+        self._work.rename(kept)
+        self._write_record(self._record(check, check.reason))
+        difference = "no finite number" if check.difference is None else f"{check.difference:.3g}"
+        raise EngineError(
+            "The merged model is not the adapter on its base",
+            why=[
+                check.reason,
+                f"Logits differ by {difference}; rounding in {check.dtype} explains {check.bound:.2g}.",
+                f"{check.equal} of {check.answers} answers are equal.",
+                *self._differing,
+            ],
+            hint=f"It is kept in {kept}, until the next merge, and `merged` is as it was. Check the versions of "
+            "ms-swift and peft. `vlmdet infer --adapter` asks the adapter on its base.",
         )
-    document: dict[str, Any] = read_json(marker, "merged model's marker")
-    checkpoints = run.checkpoints()
-    if checkpoints and document.get("adapter") not in {None, _adapter_hash(checkpoints[-1])}:
-        return run.merged, f"the merged model is of {document['checkpoint']}, and {checkpoints[-1].name} is newer."
-    return run.merged, ""
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def _record(self, check: MergeCheck | None, reason: str) -> MergeRecord:
+        return MergeRecord(
+            checkpoints=tuple(self._relative(checkpoint) for checkpoint in self._sources.checkpoints),
+            merged=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            state="unverified" if check is None else "differs" if check.reason else "verified",
+            check=check,
+            reason=reason,
+        )
+
+    def _relative(self, checkpoint: Path) -> str:
+        output = self._project.output
+        return str(checkpoint.relative_to(output) if checkpoint.is_relative_to(output) else checkpoint)
+
+    def _publish(self, record: MergeRecord) -> None:
+        """Mark the new folder, which replaces the earlier one; a stop in between leaves no model, not a wrong one."""
+        run = self._sources.run
+        write_marker(self._work, run.name if run else None, record, self._sources.checkpoints)
+        old, target = self._folder / "merged.old", self._folder / "merged"
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            target.rename(old)
+        self._work.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+        self._write_record(record)
+
+    def _write_record(self, record: MergeRecord) -> None:
+        if run := self._sources.run:
+            write_record(run.folder, msgspec.structs.replace(run.record, merge=record))
+
+
+@contextlib.contextmanager
+def _space_named() -> Iterator[None]:
+    """Say of a swift that failed for want of space that this is so."""
+    try:
+        yield
+    except EngineError as error:
+        if any(NO_SPACE in line for line in error.why):
+            raise EngineError(error.what, why=error.why, hint="Free some space, and merge again.") from None
+        raise

@@ -189,6 +189,7 @@ class Training:
         steps = [record.steps, *([last.step] if last else []), *map(runs.step_of, checkpoints[-1:])]
         ended = msgspec.structs.replace(
             record,
+            merge=run.record.merge,  # a checkpoint may have been merged meanwhile
             state=state,
             exit_code=self._exit_code,
             ended=_now(),
@@ -263,7 +264,7 @@ def _record(project: Project, planned: Plan, rows: int) -> RunRecord:
         exit_code=before.exit_code,
         changed=planned.changes,
     )
-    history = {name: getattr(before, name) for name in ("started", "seconds", "steps", "loss", "reward")}
+    history = {name: getattr(before, name) for name in ("started", "seconds", "steps", "loss", "reward", "merge")}
     return msgspec.structs.replace(record, resumes=(*before.resumes, resume), **history)
 
 

@@ -1,0 +1,63 @@
+"""A run's merged model: its marker, and whether it is of the run's latest checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vlmdet_cli.core.files import file_hash, read_json, write_json
+from vlmdet_cli.errors import UsageError
+from vlmdet_cli.project import runs
+from vlmdet_cli.project.run_record import MergeRecord
+
+
+def write_marker(folder: Path, run: str | None, record: MergeRecord, checkpoints: Sequence[Path]) -> None:
+    """Mark a folder as a whole merged model. ``checkpoints``: the adapters that are merged, the last one the run's."""
+    marker = {
+        "schema": 1,
+        "run": run,
+        "checkpoint": record.checkpoints[-1],
+        "checkpoints": record.checkpoints,
+        "adapter": adapter_hash(checkpoints[-1]),
+        "merged": record.merged,
+        "check": msgspec.to_builtins(record.check),
+        "trained": msgspec.to_builtins(runs.trained_settings(checkpoints[-1])),
+    }
+    write_json(folder / runs.MARKER, marker)
+
+
+def adapter_hash(checkpoint: Path) -> str | None:
+    """The hash of an adapter's weights, None where they are in another file than usual."""
+    weights = checkpoint / "adapter_model.safetensors"
+    return file_hash(weights) if weights.is_file() else None
+
+
+def kept_checkpoint(run: runs.Run) -> Path:
+    """The checkpoint that the run was trained to keep: its latest, or the one with the highest F1.
+
+    Raises ``UsageError`` where there is none.
+    """
+    train: dict[str, Any] = run.record.settings.get("train", {})
+    return run.best_checkpoint() if train.get("keep") == "best" else run.latest_checkpoint()
+
+
+def merged_model(run: runs.Run) -> tuple[Path, str]:
+    """A run's merged model, and a warning where the run has another checkpoint to keep than the model's own.
+
+    Raises ``UsageError`` where the run is not merged.
+    """
+    marker = run.merged / runs.MARKER
+    if not marker.is_file():
+        raise UsageError(
+            f"No merged model of {run.name}: {run.merged}",
+            hint=f"Run `vlmdet merge --run {run.name}`, or name a model with --model.",
+        )
+    document: dict[str, Any] = read_json(marker, "merged model's marker")
+    if not run.checkpoints() or document.get("adapter") is None:
+        return run.merged, ""
+    kept = kept_checkpoint(run)
+    if document["adapter"] == adapter_hash(kept):
+        return run.merged, ""
+    difference = "newer" if kept == run.checkpoints()[-1] else "better"
+    return run.merged, f"the merged model is of {document['checkpoint']}, and {kept.name} is {difference}."
