@@ -107,14 +107,17 @@ def test_every_artefact_of_a_run_is_there(demo: tuple[Path, str]) -> None:
         "data/subset/train.json", "data/detections_test.json", "data/coco_final_val.jsonl", "augment/count.json",
         "augment/fully-overlapped.json", "augment/partial-overlapped.json", "augment/non-overlapping.json",
         "augment/train.jsonl", *(f"runs/run-001/{name}" for name in (
-            "vlmdet.toml", "run.json", "swift.log", "merged/config.json", "answers/test.jsonl",
+            "vlmdet.toml", "run.json", "swift.log", "merged/config.json", "merged/README.md", "answers/test.jsonl",
             "answers/test.detections.json", "reports/test.json", "viz/test/index.html", "viz/test/curve.png",
             "viz/test/sheet.jpg",
         )),
     ):  # fmt: skip
         assert (folder / "out" / name).is_file(), name
+    card = (folder / "out" / "runs" / "run-001" / "merged" / "README.md").read_text()
+    assert f"| test | 120 | {report(folder, 'test')['overall']['f1']:.3f} " in card
     run = json.loads((folder / "out" / "runs" / "run-001" / "run.json").read_text())
     assert run["state"] == "done"
+    assert run["merge"]["state"] == "verified"
     assert run["dataset"]["rows"] == len((folder / "out" / "augment" / "train.jsonl").read_text().splitlines())
     assert {"vlmdet", "ms-swift", "torch", "transformers"} <= set(run["versions"])
 

@@ -1,7 +1,10 @@
 """merge --verify: the verdict, what is asked, and the real thing on the demo."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -111,6 +114,12 @@ def test_merges_on_the_demo_are_verified_in_order_and_wrong_ones_refused(tmp_pat
     shown = vlmdet(folder, "merge").stdout
     assert "8 of 8 answers equal" in shown
     assert equal(load(run.merged), merged_by_peft(folder, [run.latest_checkpoint()]))
+    generation = json.loads((run.merged / "generation_config.json").read_text())
+    assert (
+        generation["suppress_tokens"]
+        == json.loads((folder / "model" / "generation_config.json").read_text())["suppress_tokens"]
+    )
+    run_the_samples_of_the_card(run, sorted((folder / "images" / "val").glob("*.jpg"))[0])
     assert run.record.merge
     assert (run.record.merge.state, run.record.merge.check and run.record.merge.check.equal) == ("verified", 8)
 
@@ -126,6 +135,21 @@ def test_merges_on_the_demo_are_verified_in_order_and_wrong_ones_refused(tmp_pat
     assert not (run.folder / "merged.differs" / runs.MARKER).exists()
     assert run.record.merge
     assert run.record.merge.state == "differs"
+
+
+def run_the_samples_of_the_card(run: runs.Run, picture: Path) -> None:
+    """In a fresh process, in a copy of the folder alone: both samples load the model and answer."""
+    folder = run.folder / "copy"
+    shutil.copytree(run.merged, folder)
+    shutil.copy(picture, folder / "photo.jpg")
+    samples = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
+    assert len(samples) == 2
+    code = f"{samples[0]}\nprint(seen.text)\n{samples[1]}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1].removesuffix("<|im_end|>").startswith(("<|object_ref_start|>", "No objects"))
+    shutil.rmtree(folder)
 
 
 def new_adapter(folder: Path, name: str, seed: int) -> Path:

@@ -220,6 +220,7 @@ def evaluate(
     from vlmdet_cli.stages.evaluation import eval_inputs
     from vlmdet_cli.stages.evaluation import evaluate as stage
     from vlmdet_cli.stages.evaluation import gates as gating
+    from vlmdet_cli.stages.training import model_card
 
     session: Session = context.obj
     if csv + markdown + session.options.json > 1:
@@ -244,6 +245,7 @@ def evaluate(
         gates += gating.not_worse(report, no_worse_than, tolerance)
     if job.report:
         write_json(job.report, report)
+        model_card.refresh(job.report)
     if junit:
         write_text(junit, exports.junit(gates))
     if csv or markdown:

@@ -35,7 +35,7 @@ from vlmdet_cli.stages.evaluation.evaluate import evaluate
 from vlmdet_cli.stages.inference.infer_inputs import infer_job
 from vlmdet_cli.stages.inference.infer_model import InferRequest
 from vlmdet_cli.stages.inference.infer_progress import OnProgress
-from vlmdet_cli.stages.training import train_plan
+from vlmdet_cli.stages.training import model_card, train_plan
 from vlmdet_cli.stages.training.experiment_result import ExperimentResult, Outcome, summarize
 from vlmdet_cli.stages.training.merge import MergeOptions, merge
 from vlmdet_cli.stages.training.merged_model import merged_model
@@ -241,4 +241,5 @@ def _measure(project: Project, name: str, split: str, listeners: Listeners) -> s
     measured = eval_inputs.eval_job(lambda: project, request)
     path = project.run(name).report(job.file.path.stem)
     write_json(path, evaluate(measured.truth, measured.predictions, measured.protocol))
+    model_card.refresh(path)
     return str(path)

@@ -25,7 +25,8 @@ from vlmdet_cli.project.run_record import MergeCheck, MergeRecord, write_record
 from vlmdet_cli.stages.training import merge_check
 from vlmdet_cli.stages.training.merge_check import Questions
 from vlmdet_cli.stages.training.merge_sources import MergeSources, merge_sources, model_flags, require_space
-from vlmdet_cli.stages.training.merged_model import write_marker
+from vlmdet_cli.stages.training.merged_model import complete, write_marker
+from vlmdet_cli.stages.training.model_card import write_card
 from vlmdet_cli.training import arguments, swift
 from vlmdet_cli.training.hub import cached_folder
 from vlmdet_cli.training.settings import Flag
@@ -114,7 +115,11 @@ class Merging:
             shutil.rmtree(self._folder / name, ignore_errors=True)
         with self._checker() as checker:
             commands = self._export()
-            check, reason = self._checked(checker)
+            base = self._sources.base or cached_folder(self._sources.base_name)
+            if base is None:
+                raise EngineError(f"The base model is not where swift's hub keeps models: {self._sources.base_name}")
+            complete(self._work, base)
+            check, reason = self._checked(checker, base)
         if check and check.reason:
             self._refuse(check)
         self._publish(self._record(check, reason))
@@ -169,16 +174,13 @@ class Merging:
 
     # --- the check -----------------------------------------------------------------------------------------------
 
-    def _checked(self, checker: merge_check.Checker | None) -> tuple[MergeCheck | None, str]:
+    def _checked(self, checker: merge_check.Checker | None, base: Path) -> tuple[MergeCheck | None, str]:
         """The verdict; None and the reason, which is a warning too, where the models cannot be asked."""
         if checker is None:
             if self._asked.reason != merge_check.NOT_ASKED_FOR:
                 self._warn(f"the merge is not verified: {self._asked.reason}.")
             return None, self._asked.reason
         started = time.monotonic()
-        base = self._sources.base or cached_folder(self._sources.base_name)
-        if base is None:
-            raise EngineError(f"The base model is not where swift's hub keeps models: {self._sources.base_name}")
         job = merge_check.check_job(self._project, self._sources, base, self._work, self._asked)
         if isinstance(job, str):
             self._warn(f"the merge is not verified: {job}.")
@@ -229,6 +231,7 @@ class Merging:
     def _publish(self, record: MergeRecord) -> None:
         """Mark the new folder, which replaces the earlier one; a stop in between leaves no model, not a wrong one."""
         run = self._sources.run
+        write_card(self._work, self._project, self._sources, record)
         write_marker(self._work, run.name if run else None, record, self._sources.checkpoints)
         old, target = self._folder / "merged.old", self._folder / "merged"
         shutil.rmtree(old, ignore_errors=True)

@@ -1,5 +1,6 @@
-"""A run's merged model: its marker, and whether it is of the run's latest checkpoint."""
+"""A merged model's folder: what makes it whole, its marker, and whether it is of the checkpoint that its run keeps."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,21 @@ def write_marker(folder: Path, run: str | None, record: MergeRecord, checkpoints
         "trained": msgspec.to_builtins(runs.trained_settings(checkpoints[-1])),
     }
     write_json(folder / runs.MARKER, marker)
+
+
+def complete(folder: Path, base: Path) -> None:
+    """Give a merged folder what ``swift export`` left out of the base's: generation settings, the chat template."""
+    name, settings = "generation_config.json", dict[str, Any]()
+    for model in (base, folder):
+        if (model / name).is_file():
+            settings |= read_json(model / name, "generation settings")
+    if settings:
+        write_json(folder / name, settings)
+    templates = ("chat_template.jinja", "chat_template.json")
+    if not any((folder / template).is_file() for template in templates):
+        for template in templates:
+            if (base / template).is_file():
+                shutil.copy(base / template, folder / template)
 
 
 def adapter_hash(checkpoint: Path) -> str | None:
