@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -15,7 +17,7 @@ from vlmdet_cli import project as projects
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.project.run_record import Evaluation, ModelRecord, TrainedSettings, write_record
 from vlmdet_cli.project.runs import Run
-from vlmdet_cli.stages.training import merge_sources
+from vlmdet_cli.stages.training import merge_sources, reward_functions, train_evaluation
 from vlmdet_cli.stages.training.merged_model import adapter_hash, merged_model
 
 RUNS = Path("out/runs")
@@ -152,6 +154,15 @@ def test_a_full_disk_is_told_before_swift_starts(written: Cli, tmp_path: Path, m
     done = written("merge")
     assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr.startswith(f"error: Not enough space for the merged model: {tmp_path}/out/runs/run-001\n")
+
+
+@pytest.mark.parametrize("plugin", [train_evaluation, reward_functions])
+def test_the_plug_ins_of_training_do_nothing_in_an_export_that_loads_them(
+    plugin: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(plugin.ENVIRONMENT, raising=False)
+    monkeypatch.setitem(sys.modules, "swift.callbacks", None)  # an import of it fails
+    plugin.register()
 
 
 @pytest.mark.usefixtures("written")

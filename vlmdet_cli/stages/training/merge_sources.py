@@ -20,7 +20,6 @@ from vlmdet_cli.errors import DataError, UsageError, first_few
 from vlmdet_cli.models import adapters
 from vlmdet_cli.project import Project, runs
 from vlmdet_cli.project.run_record import RECORD
-from vlmdet_cli.stages.training.merged_model import kept_checkpoint
 from vlmdet_cli.training import arguments
 from vlmdet_cli.training.hub import cached_folder, is_hub_name
 from vlmdet_cli.training.settings import Flag
@@ -67,7 +66,7 @@ def find_checkpoint(project: Project, run: str, name: str) -> Path:
     Where none is named, the one that the run was trained to keep; a run that is not done must then be named itself.
     """
     if not name:
-        return kept_checkpoint(project.run(run))
+        return project.run(run).kept_checkpoint()
     folder = project.root / name
     if (folder / "adapter_config.json").is_file():
         return folder

@@ -49,15 +49,6 @@ def adapter_hash(checkpoint: Path) -> str | None:
     return file_hash(weights) if weights.is_file() else None
 
 
-def kept_checkpoint(run: runs.Run) -> Path:
-    """The checkpoint that the run was trained to keep: its latest, or the one with the highest F1.
-
-    Raises ``UsageError`` where there is none.
-    """
-    train: dict[str, Any] = run.record.settings.get("train", {})
-    return run.best_checkpoint() if train.get("keep") == "best" else run.latest_checkpoint()
-
-
 def merged_model(run: runs.Run) -> tuple[Path, str]:
     """A run's merged model, and a warning where the run has another checkpoint to keep than the model's own.
 
@@ -72,7 +63,7 @@ def merged_model(run: runs.Run) -> tuple[Path, str]:
     document: dict[str, Any] = read_json(marker, "merged model's marker")
     if not run.checkpoints() or document.get("adapter") is None:
         return run.merged, ""
-    kept = kept_checkpoint(run)
+    kept = run.kept_checkpoint()
     if document["adapter"] == adapter_hash(kept):
         return run.merged, ""
     difference = "newer" if kept == run.checkpoints()[-1] else "better"

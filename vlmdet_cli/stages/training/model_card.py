@@ -185,6 +185,8 @@ def _training(run: RunRecord | None, record: MergeRecord) -> Iterator[str]:
     yield f"Adapters, in the order in which they were merged: {', '.join(map(_plain, record.checkpoints))}."
     if run is None:
         return
+    if run.parent:
+        yield f"By reward ({run.method}), going on with the adapter of {run.parent.run}, {run.parent.checkpoint}."
     yield _table(("setting", "value"), [(name, _value(value)) for name, value in _settings(run)])
     loss = f", last loss {run.loss:.4f}" if run.loss is not None else ""
     yield f"{run.steps:,} steps{loss}."

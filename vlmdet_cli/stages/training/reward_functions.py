@@ -48,7 +48,12 @@ def function_name(reward: RewardName) -> str:
 
 
 def register() -> None:
-    """Register the reward functions and the callback in ms-swift, in whose process this runs."""
+    """Register the reward functions and the callback in ms-swift, in whose process this runs.
+
+    Does nothing outside a training: other commands of swift load the plug-ins that a checkpoint names, too.
+    """
+    if ENVIRONMENT not in os.environ:
+        return
     from swift.callbacks import TrainerCallback, callbacks_map
     from swift.rewards import ORM, orms
 

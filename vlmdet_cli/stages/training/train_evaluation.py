@@ -109,7 +109,12 @@ def write_job(project: Project, run: Run, trained: TrainedSettings) -> None:
 
 
 def register() -> None:
-    """Register the callback in ms-swift, in whose process this runs."""
+    """Register the callback in ms-swift, in whose process this runs.
+
+    Does nothing outside a training: other commands of swift load the plug-ins that a checkpoint names, too.
+    """
+    if ENVIRONMENT not in os.environ:
+        return
     from swift.callbacks import TrainerCallback, callbacks_map
 
     job = msgspec.json.decode(Path(os.environ[ENVIRONMENT]).read_bytes(), type=EvaluationJob, dec_hook=_path)
