@@ -68,6 +68,11 @@ class Output:
         if not self.quiet:
             self._err.print(Text(safe(text)))
 
+    def next_command(self, command: str) -> None:
+        """Say which command comes next, to a person at a terminal."""
+        if self._err.is_terminal and not (self.quiet or self.json):
+            self._err.print(Text.assemble(("next        ", "dim"), safe(command)))
+
     def detail(self, text: str) -> None:
         """Print a line to stderr, only with ``--verbose``."""
         if self.verbose:

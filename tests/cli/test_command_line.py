@@ -1,6 +1,10 @@
 """The command line: help, version, global options, what a command imports."""
 
+import contextlib
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +108,44 @@ def test_show_and_parse_read_boxes_as_the_project_of_the_file_writes_them(cli: C
     assert parsed["object"]["cat"] == [pytest.approx([5, 6, 35, 46], abs=0.5)]
     assert json.loads(cli("parse", "mine/answer.txt", "--dialect", "qwen2_vl").stdout)["health"] != "ok"
     assert json.loads(cli("parse", "mine/answer.txt", "-p", "mine").stdout)["health"] == "ok"
+
+
+def on_terminal(*arguments: str) -> str:
+    """What a command shows on a terminal of 80 columns, without colour."""
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"}
+    reader, writer = pty.openpty()
+    command = [sys.executable, "-m", "vlmdet_cli", *arguments]
+    with subprocess.Popen(command, stdout=writer, stderr=writer, stdin=writer, env=environment) as process:
+        os.close(writer)
+        shown = bytearray()
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while data := os.read(reader, 4096):
+                shown += data
+        assert process.wait() == 0, shown
+    os.close(reader)
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode()).replace("\r\n", "\n")
+
+
+def test_on_a_terminal_a_command_ends_with_the_one_that_comes_next(cli: Cli) -> None:
+    folder = Path("mine")
+    folder.mkdir()
+    write_project(folder, {"0.jpg": [("cat", (5, 6, 30, 40))]})
+    assert on_terminal("prepare", "-p", "mine").endswith("\nnext        vlmdet augment -p mine\n")
+    assert on_terminal("augment", "-p", "mine").endswith("\nnext        vlmdet train -p mine\n")
+    assert "next" not in on_terminal("augment", "-p", "mine", "-q")
+    assert "next" not in cli("augment", "-p", "mine").stderr  # no terminal
+
+
+def test_eval_fits_a_screen_and_says_the_rest_in_full(cli: Cli) -> None:
+    boxes = {f"class {n}": [[n, n, n + 9, n + 9]] for n in range(9)}
+    Path("truth.json").write_text(json.dumps([{"image_path": "a.jpg", "object": boxes}]))
+    Path("answers.json").write_text(json.dumps([{"image_path": "a.jpg", "object": {"class 0": [[0, 0, 9, 9]]}}]))
+    short = cli("eval", "--truth", "truth.json", "--predictions", "answers.json").stdout
+    full = cli("eval", "--truth", "truth.json", "--predictions", "answers.json", "--full").stdout
+    assert len(short.splitlines()) <= 34
+    assert "The 6 most frequent of 9" in short
+    assert "errors      8 missed" in short
+    assert "more        `vlmdet eval --full`" in short
+    assert max(map(len, (line.rstrip() for line in short.splitlines()))) <= 60
+    for title in ("By class", "By size", "Kinds of error", "ledger"):
+        assert title in full

@@ -62,7 +62,7 @@ def test_scores_are_calibrated_on_val_and_the_report_says_so(cli: Cli) -> None:
     for one, other in zip(plain["scores"]["curve"], calibrated["scores"]["curve"], strict=True):
         assert one.pop("threshold") != other.pop("threshold")
         assert one == other
-    shown = cli("eval", "--calibrate").stdout
+    shown = cli("eval", "--calibrate", "--full").stdout
     assert f"Reliability before calibration: error {before['expected_calibration_error']:.3f}" in shown
     assert "by Platt's map, fitted on 6 boxes of val" in shown
     assert f"Reliability when calibrated: error {after['expected_calibration_error']:.3f}" in shown

@@ -406,7 +406,12 @@ def test_a_text_that_two_dialects_read_equally_well_is_pointed_out(cli: Cli) -> 
 def test_a_table_of_markup_and_escapes_shows_them_as_written(cli: Cli) -> None:
     labels = {"[red]x[/red]": [[1, 1, 5, 5]], "\x1b[31mred": [[1, 1, 5, 5]]}
     done = cli(
-        "eval", "--truth", truth(), "--predictions", write("p.json", [{"image_path": "a.jpg", "object": labels}])
+        "eval",
+        "--full",
+        "--truth",
+        truth(),
+        "--predictions",
+        write("p.json", [{"image_path": "a.jpg", "object": labels}]),
     )
     assert done.exit_code == 0
     assert "[red]x[/red]" in done.stdout

@@ -197,8 +197,8 @@ def test_the_rule_of_scores_is_chosen_and_named_and_never_mixed_up(cli: Cli) -> 
         assert [point["threshold"] for point in result["scores"]["curve"]] == pytest.approx(np.exp(logs))
         assert {result[part]["score_rule"] for part in ("protocol", "coco")} == {rule}
         Path(f"{rule}.json").write_text(json.dumps(result))
-    assert "COCO AP (scores: logprob, label)" in cli(
-        "eval", "--truth", "truth.json", "--predictions", "a.jsonl", "--score-rule", "label", "--markdown"
+    assert "AP ranks boxes by: logprob, label" in cli(
+        "eval", "--truth", "truth.json", "--predictions", "a.jsonl", "--score-rule", "label"
     ).stdout  # fmt: skip
     assert evaluated(cli, "a.jsonl", "--scores", "constant")["protocol"]["score_rule"] is None
     done = cli("compare", "label.json", "product.json")

@@ -40,6 +40,8 @@ def prepare(
     for warning in result.warnings:
         session.warn(warning)
     session.output.result(result, *step_tables.prepare(result), *_data_report(result.report))
+    if annotations is None:
+        session.suggest("augment" if project.config.augment.questions else "train")
 
 
 def _project_of_files(session: Session, annotations: Path | None, images: Path | None, output: Path | None) -> Project:
@@ -79,6 +81,7 @@ def augment(context: typer.Context, shard: Shard = "") -> None:
     with session.output.progress() as bars:
         result = stage.augment(project, bars)
     session.output.result(result, *step_tables.augment(result))
+    session.suggest("train")
 
 
 def show(

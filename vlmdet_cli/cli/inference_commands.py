@@ -112,6 +112,7 @@ def infer(
         if collect:
             result = collecting.collect(session.project(), request)
             session.output.result(result, *step_tables.infer(result))
+            _suggest_eval(session, name, split, run)
             return
         job = infer_inputs.infer_job(session.project, request)
         if images:
@@ -119,6 +120,13 @@ def infer(
         else:
             result = _run(session, job, retry_failed=retry_failed)
             session.output.result(result, *step_tables.infer(result))
+            if not (shard or output):
+                _suggest_eval(session, Path(result.answers).stem if model else name, split, run)
+
+
+def _suggest_eval(session: Session, name: str, split: str, run: str) -> None:
+    options = {"--name": name, "--split": "" if name else split}
+    session.suggest("eval", *(part for option, value in options.items() if value for part in (option, value)), run=run)
 
 
 def _run(session: Session, job: "InferJob", *, retry_failed: bool) -> "InferResult":
@@ -211,6 +219,9 @@ def evaluate(
     csv: Annotated[bool, typer.Option("--csv", metavar="", help="Print the classes as CSV.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", metavar="", help="Print a summary as Markdown.")] = False,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the gates as JUnit XML.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", metavar="", help="Show sizes, errors, counts, scores and the ledger, too.")
+    ] = False,
 ) -> int:
     """Score the answers: precision, recall, F1, mean IoU, COCO AP.
 
@@ -251,7 +262,10 @@ def evaluate(
     if csv or markdown:
         session.output.data((exports.per_class_csv(report) if csv else exports.markdown(report, gates)).rstrip())
     else:
-        session.output.result(report, *report_tables.report(report, gates))
+        session.output.result(report, *(report_tables.report if full else report_tables.summary)(report, gates))
+    if truth is None and predictions is None:
+        named = ["--name", name] if name else ["--split", split] if split else []
+        session.suggest("viz", *named, run=run)
     return int(not all(gate.passed for gate in gates))
 
 

@@ -16,6 +16,52 @@ if TYPE_CHECKING:
     from vlmdet_cli.stages.evaluation.gates import Gate
 
 
+SUMMARY_CLASSES = 6
+
+
+def summary(result: "Report", gates: "Iterable[Gate]") -> Views:
+    """What fits a screen: the headline, the most frequent classes, a line each for the rest, and the gates."""
+    yield _headline(result)
+    yield _short_per_class(result)
+    yield from _lines(result)
+    yield line("more", "`vlmdet eval --full`")
+    yield from _gates(gates)
+
+
+def _short_per_class(result: "Report") -> Table:
+    """The most frequent classes in so few columns that they fit 60."""
+    classes = _frequent(result)
+    title = "By class" if len(classes) <= SUMMARY_CLASSES else f"The {SUMMARY_CLASSES} most frequent of {len(classes)}"
+    short = table("class", "P", "R", "F1", "AP", "objects", title=title)
+    for name, scores in classes[:SUMMARY_CLASSES]:
+        measures = (scores[key] for key in ("precision", "recall", "f1", "ap"))
+        row(short, name, *measures, scores["tp"] + scores["fn"])
+    return short
+
+
+def _frequent(result: "Report") -> list[tuple[str, Mapping[str, Any]]]:
+    """The classes that have objects, most frequent first."""
+    present = [(name, scores) for name, scores in result.per_class.items() if scores["tp"] + scores["fn"]]
+    return sorted(present, key=lambda pair: -(pair[1]["tp"] + pair[1]["fn"]))
+
+
+def _lines(result: "Report") -> Views:
+    """Errors, questions, the health of answers, and what the ledger dropped, a line each where there are any."""
+    if errors := {name: kind["count"] for name, kind in result.errors.items() if kind["count"]}:
+        most = sorted(errors.items(), key=lambda pair: -pair[1])
+        yield line("errors", ", ".join(f"{count:,} {name}" for name, count in most))
+    if result.tasks:
+        accuracies = ((kind, task["accuracy"]) for kind, task in result.tasks.items())
+        yield line("questions", ", ".join(f"{kind} {cell(accuracy)}" for kind, accuracy in accuracies))
+    if result.answers:
+        health = [f"{count:,} {name}" for name, count in result.answers["health"].items()]
+        yield line("answers", ", ".join([*health, f"duplicate rate {cell(result.answers['duplicate_rate'])}"]))
+    for kind, entry in result.ledger.items():
+        if entry["dropped"]:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in entry["dropped"].items())
+            yield line("left out", f"{kind}: {reasons}")
+
+
 def report(result: "Report", gates: "Iterable[Gate]") -> Views:
     """The headline, classes, sizes, errors, counting, scores, questions, health, the ledger, and the gates."""
     yield _headline(result)
@@ -32,6 +78,10 @@ def report(result: "Report", gates: "Iterable[Gate]") -> Views:
     if result.answers:
         yield _answers(result)
     yield ledger({"": result.ledger})
+    yield from _gates(gates)
+
+
+def _gates(gates: "Iterable[Gate]") -> Views:
     for gate in gates:
         word, sign = ("passed", "≥") if gate.passed else ("MISSED", "<")
         value = "undefined" if gate.value is None else f"{gate.value:.4f}"
@@ -43,7 +93,9 @@ def report(result: "Report", gates: "Iterable[Gate]") -> Views:
 def _headline(result: "Report") -> Table:
     protocol, overall, coco = result.protocol, result.overall, result.coco
     title = f"Detection at IoU {protocol['iou']:.2f}, classes: {protocol['classes']}{choices(protocol)}"
+    title += f"; {protocol['pictures']:,} pictures, {protocol['objects']:,} objects"
     headline = table("measure", "value", "95 % interval", title=title)
+    headline.caption, headline.caption_justify = f"AP ranks boxes by: {score_source(result)}", "left"
     mean_iou = f"mean IoU@{protocol['iou'] * 100:.0f}"
     for name, key in (("F1", "f1"), ("precision", "precision"), ("recall", "recall"), (mean_iou, "mean_iou")):
         low_high = result.intervals.get(key)
@@ -52,11 +104,9 @@ def _headline(result: "Report") -> Table:
     for name, value in (
         ("macro F1", overall["macro_f1"]),
         ("F1 over 0.50:0.95", overall["f1_50_95"]),
-        (f"COCO AP (scores: {score_source(result)})", coco["AP"]),
+        ("COCO AP", coco["AP"]),
         ("COCO AP50", coco["AP50"]),
         ("COCO AP75", coco["AP75"]),
-        ("pictures", protocol["pictures"]),
-        ("objects", protocol["objects"]),
         ("found / false / missed", f"{overall['tp']:,} / {overall['fp']:,} / {overall['fn']:,}"),
     ):
         headline.add_row(cell(name), cell(value), "")
@@ -112,11 +162,10 @@ def _reliability(reliability: Mapping[str, Any], title: str) -> Table:
 
 def _per_class(result: "Report", limit: int = 20) -> Table:
     """Classes that have objects, most frequent first; all other classes share a row."""
-    present = {name: scores for name, scores in result.per_class.items() if scores["tp"] + scores["fn"]}
-    order = sorted(present.items(), key=lambda pair: -(pair[1]["tp"] + pair[1]["fn"]))
+    order = _frequent(result)
     title = "By class" if len(order) <= limit else f"By class: the {limit} most frequent of {len(order)}"
     classes = _scores(dict(order[:limit]), title, "class")
-    if others := [scores for name, scores in result.per_class.items() if name not in present]:
+    if others := [scores for scores in result.per_class.values() if not scores["tp"] + scores["fn"]]:
         empty = [cell(None)] * (len(classes.columns) - 4)
         false = sum(scores["fp"] for scores in others)
         classes.add_row(f"{len(others)} without objects", *empty, "0", cell(false), "0")

@@ -5,6 +5,7 @@ options behind the command's name and hands the command a ``Session`` as ``conte
 """
 
 import os
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -106,6 +107,12 @@ class Session:
             return DEFAULT_DIALECT, None
         project = load(project_file, self.options.sets)
         return project.dialect_name, project.max_pixels
+
+    def suggest(self, *command: str, run: str = "") -> None:
+        """Say which command comes next, with the project and the run that are named."""
+        project = ["-p", str(self.options.project)] if self.options.project else []
+        named_run = ["--run", run] if run else []
+        self.output.next_command(shlex.join(["vlmdet", *command, *named_run, *project]))
 
     def warn(self, text: str) -> None:
         """Show a warning unless ``text`` is empty."""

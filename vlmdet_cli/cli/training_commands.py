@@ -55,6 +55,7 @@ def train(
         on_step = step_tables.TrainingProgress(session.output, bars)
         result = stage.train(project, options, on_step, warn=session.warn, detail=session.output.detail)
     session.output.result(result, *step_tables.train(result))
+    session.suggest("merge", run=run)
 
 
 def merge(
@@ -92,6 +93,7 @@ def merge(
     with session.output.progress() as bars:
         result = stage.merge(project, options, warn=session.warn, tick=lambda: bars("merge", 0, 0))
     session.output.result(result, *step_tables.merge(result))
+    session.suggest("infer", run=run)
 
 
 def runs(
@@ -149,4 +151,6 @@ def experiment(
         )
         result = stage.experiment(project, request, listeners)
     session.output.result(result, *experiment_tables.result(result))
+    if best := max((row for row in result.rows if row.f1 is not None), key=lambda row: row.f1 or 0.0, default=None):
+        session.suggest("infer", "--split", "test", run=best.name)
     return result.exit_code
