@@ -1,6 +1,8 @@
 """Levers in swift's command, in a continuation, and in real trainings of the demo."""
 
 import json
+import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.conftest import Cli, vlmdet, write_project
+from tests.conftest import Cli, picture, vlmdet, write_project
 from tests.stages.test_train import dry, flags, write_run
 from tests.stages.test_train import prepared as prepared  # noqa: PLC0414  (a fixture)
 from vlmdet_cli import project as projects
@@ -17,7 +19,7 @@ from vlmdet_cli.errors import DataError
 from vlmdet_cli.project import runs
 from vlmdet_cli.stages.inference.answer_reading import ReadingRules, picture_answers
 from vlmdet_cli.stages.training.plugins import LOSS_PLUGIN
-from vlmdet_cli.stages.training.train_file import write_train_file
+from vlmdet_cli.stages.training.train_file import TrainFile, write_train_file
 
 WEIGHT = ("--set", "train.coordinate_weight=2")
 
@@ -64,7 +66,7 @@ def test_noise_gives_the_run_a_train_file_of_its_own_and_says_what_was_added(pre
     assert json.loads(env["VLMDET_LOSS"])["noise_label"] == "noise"
     project = projects.load(tmp_path, ["train.noise_boxes=2"])
     dataset, file = tmp_path / "out" / "data" / "coco_final_train.jsonl", tmp_path / "train.jsonl"
-    assert write_train_file(project, dataset, file) == {"noise boxes": {"in": 8, "kept": 8, "dropped": {}}}
+    assert write_train_file(project, dataset, file).ledger == {"noise boxes": {"in": 8, "kept": 8, "dropped": {}}}
     rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in (dataset, file)]
     for plain, noisy in zip(*rows, strict=True):
         before, after = (row["messages"][1]["content"] for row in (plain, noisy))
@@ -76,7 +78,7 @@ def test_noise_gives_the_run_a_train_file_of_its_own_and_says_what_was_added(pre
     assert file.read_bytes() == first
     longest = max(len(row["messages"][1]["content"]) for row in rows[0])
     short = projects.load(tmp_path, ["train.noise_boxes=2", f"train.max_length={longest}"])
-    assert write_train_file(short, dataset, file)["noise boxes"]["dropped"] == {"over max_length": 8}
+    assert write_train_file(short, dataset, file).ledger["noise boxes"]["dropped"] == {"over max_length": 8}
     assert file.read_bytes() == dataset.read_bytes()
 
 
@@ -88,16 +90,86 @@ def test_a_category_called_noise_is_refused(cli: Cli, tmp_path: Path) -> None:
         write_train_file(project, tmp_path / "out" / "data" / "coco_final_train.jsonl", tmp_path / "train.jsonl")
 
 
+def row(question: str, answer: str, *images: str) -> dict[str, Any]:
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": messages, **({"images": list(images)} if images else {})}
+
+
+def write_rows(file: Path, rows: Sequence[Any]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.usefixtures("prepared")
+def test_rows_to_replay_stand_behind_the_own_ones_drawn_by_seed_with_absolute_paths(tmp_path: Path) -> None:
+    general = tmp_path / "general"
+    picture(general, "dog.png")
+    talk = {"messages": [{"role": "system", "content": "Be kind."}, *row("Hi.", "Hello.")["messages"]]}
+    rows = [row("<image>What is this?", f"Dog {n}.", "dog.png") for n in range(3)]
+    write_rows(general / "rows.jsonl", [*rows, {**talk, "source": "talk"}, row("<image>Long?", "x" * 9000, "dog.png")])
+    dataset, file = tmp_path / "out" / "data" / "coco_final_train.jsonl", tmp_path / "train.jsonl"
+
+    def written(ratio: float, seed: int = 0) -> tuple[TrainFile, list[dict[str, Any]]]:
+        sets = ["train.replay=general/rows.jsonl", f"train.replay_ratio={ratio}", f"project.seed={seed}"]
+        result = write_train_file(projects.load(tmp_path, sets), dataset, file)
+        lines = file.read_bytes().splitlines()
+        assert lines[:4] == dataset.read_bytes().splitlines()
+        return result, [json.loads(line) for line in lines[4:]]
+
+    result, replayed = written(9)
+    expected = [{**row, "images": [str(general / "dog.png")]} for row in rows]
+    assert replayed == [*expected, talk]
+    assert result == TrainFile(
+        replayed=4, ledger={"replay rows": {"in": 5, "kept": 4, "dropped": {"over max_length": 1}}}
+    )
+    result, replayed = written(0.5)
+    assert result.ledger["replay rows"]["dropped"] == {"over replay_ratio": 2, "over max_length": 1}
+    assert written(0.5)[1] == replayed
+    assert len({json.dumps(written(0.5, seed)[1]) for seed in range(9)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ({"messages": []}, "no messages, or one of an unknown role."),
+        ({"messages": [{"role": "user", "content": "Hi."}]}, "the last message must be the assistant's"),
+        (row("<image><image>What?", "A dog.", "dog.png"), "2 times <image> for 1 picture."),
+        (row("<image>What?", "A dog.", "none.png"), "{folder}/none.png"),
+        ([], ""),
+    ],
+)
+@pytest.mark.usefixtures("prepared")
+def test_a_row_to_replay_that_swift_would_not_take_is_named(tmp_path: Path, bad: Any, why: str) -> None:
+    picture(tmp_path, "dog.png")
+    write_rows(tmp_path / "rows.jsonl", [row("<image>What?", "A dog.", "dog.png"), bad])
+    project = projects.load(tmp_path, ["train.replay=rows.jsonl"])
+    with pytest.raises(DataError) as error:
+        write_train_file(project, tmp_path / "out" / "data" / "coco_final_train.jsonl", tmp_path / "train.jsonl")
+    assert "train.replay" in error.value.what
+    assert not why or error.value.why[0].startswith(why.format(folder=tmp_path))
+
+
+def test_a_continuation_with_other_rows_to_replay_is_refused(prepared: Cli) -> None:
+    write_rows(Path("rows.jsonl"), [row("Hi.", "Hello.")])
+    sets = ("train.replay=rows.jsonl",)
+    write_run(sets=sets)
+    assert dry(prepared, "--resume", "--set", *sets)
+    write_rows(Path("rows.jsonl"), [row("Hi.", "Hello!")])
+    done = prepared("train", "--resume", "--dry-run", "--set", *sets)
+    assert done.exit_code == 2
+    assert "  train.replay (its rows): " in done.stderr
+
+
 def test_boxes_of_noise_are_taken_out_and_counted_where_the_model_knows_them() -> None:
     text = "cat(0,0),(500,500)noise(1,1),(300,300)noise(1,1),(300,300)"
     answer = Answer(image="a.jpg", size=(100, 100), text=text, asked=["cat"])
     rules = ReadingRules(categories=("cat",), noise_label="noise")
-    picture = picture_answers([answer], rules)
-    assert picture.whole.by_label() == {"cat": [[0, 0, 50, 50]]}
-    assert picture.removed == {"noise": 2}
-    assert [problem.kind for problem in picture.whole.problems] == ["duplicate"]
+    read = picture_answers([answer], rules)
+    assert read.whole.by_label() == {"cat": [[0, 0, 50, 50]]}
+    assert read.removed == {"noise": 2}
+    assert [problem.kind for problem in read.whole.problems] == ["duplicate"]
     each = picture_answers([answer], msgspec.structs.replace(rules, ask="each"))
-    assert (each.whole.by_label(), each.removed) == (picture.whole.by_label(), {"noise": 2})
+    assert (each.whole.by_label(), each.removed) == (read.whole.by_label(), {"noise": 2})
     other = picture_answers([answer], ReadingRules(categories=("cat",)))
     assert set(other.whole.by_label()) == {"cat", "noise"}
     assert other.removed == {}
@@ -115,6 +187,8 @@ def test_swift_trains_with_the_levers_and_merges_the_vision_tower_that_was_train
     sets = [part for setting in settings for part in ("--set", setting)]
     vlmdet(folder, "prepare", *sets)
     vlmdet(folder, "train", "--run", "plain", *sets)
+    image = str(next((folder / "images" / "val").iterdir()))
+    write_rows(folder / "general.jsonl", [row("Hello.", "Hi."), row("<image>What?", "A street.", image)])
     levers = (
         "train.coordinate_weight=3",
         "train.noise_boxes=1",
@@ -122,9 +196,12 @@ def test_swift_trains_with_the_levers_and_merges_the_vision_tower_that_was_train
         "train.vit_lr=1e-3",
         "train.aligner_lr=2e-3",
     )
-    vlmdet(folder, "train", "--run", "levers", *sets, *(part for lever in levers for part in ("--set", lever)))
+    options = [part for lever in levers for part in ("--set", lever)]
+    shown = vlmdet(folder, "train", "--run", "levers", *sets, *options).stdout
+    assert re.search(r"replay rows +2 +2 +0", shown)
     run = runs.find_run(folder / "out" / "runs", "levers")
     assert "vit_lr: 0.001, aligner_lr: 0.002, llm_lr: 0.002" in run.log.read_text()
+    assert run.record.dataset.rows == 24 + 2  # swift's own count was compared
     first = {name: _first_loss(folder, name) for name in ("plain", "levers")}
     assert first["plain"] < first["levers"] < 3 * first["plain"]  # the coordinates' part of it, three times
     vlmdet(folder, "merge", "--run", "levers")

@@ -40,11 +40,14 @@ class TrainedSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DatasetRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The training file. ``hash``: of its content."""
+    """The training file. ``hash``: of its content. ``rows``: of it and of ``train.replay``, whose hash is
+    ``replay_hash``.
+    """
 
     file: str
     rows: int
     hash: str
+    replay_hash: str = ""
 
 
 class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ Flag = bool | int | float | str | list[str | int | float]
 # what is vlmdet's own; every other key of [train] is a flag of swift's
 OWN_KEYS = (
     "gpus", "device", "nproc_per_node", "rows_must_match", "evaluate", "evaluate_pictures", "patience", "keep", "swift",
-    "coordinate_weight", "noise_boxes", "reward",
+    "coordinate_weight", "noise_boxes", "replay", "replay_ratio", "reward",
 )  # fmt: skip
 # keys and swift's flags for them; a key at its default gives no flag
 LEVER_FLAGS = {
@@ -76,6 +76,8 @@ class Train(Table, frozen=True, kw_only=True):
     training ends, 0 for never. ``keep``: the checkpoint that ``merge`` takes.
 
     Levers: see ``training.levers`` and ``training.loss``. ``vit_lr``, ``aligner_lr``: 0 for ``learning_rate``.
+    ``noise_boxes``: invented boxes in each detection row, a number or a share of its true ones. ``replay``: a file of
+    general rows, at most ``replay_ratio`` of them for each row of the project's own.
     """
 
     model: Text = "Qwen/Qwen2-VL-2B-Instruct"
@@ -113,6 +115,8 @@ class Train(Table, frozen=True, kw_only=True):
     aligner_lr: Amount = 0.0
     coordinate_weight: AboveZero = 1.0
     noise_boxes: Count | Amount = 0
+    replay: str = ""
+    replay_ratio: Amount = 0.1
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
     packing: bool = False
     liger: bool = False

@@ -83,7 +83,8 @@ def train(project: Project, options: TrainOptions, on_step: Report, warn: Note, 
     with lock(planned.run.folder):
         ledger = dict[str, dict[str, Any]]()
         if planned.train_file != planned.dataset and not planned.parent:
-            ledger = write_train_file(_as_flagged(project, planned), planned.dataset, planned.train_file)
+            written = write_train_file(_as_flagged(project, planned), planned.dataset, planned.train_file)
+            check, ledger = msgspec.structs.replace(check, rows=check.rows + written.replayed), written.ledger
         result = Training(project, planned, check, warn).run(_watched(planned, on_step, warn))
         return msgspec.structs.replace(result, ledger=ledger)
 

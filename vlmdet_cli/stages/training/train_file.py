@@ -1,13 +1,17 @@
 """The file that swift trains on where it is not the prepared one: a run's own, ``runs/NAME/train.jsonl``.
 
 ``train.noise_boxes`` adds invented boxes to the answers of detection rows (``prompts.noise``). The same settings and
-seed give the same bytes, so a continuation writes the file again.
+seed give the same bytes, so a continuation writes the file again. ``train.replay`` adds rows of another file
+(``replay``) at the end; swift shuffles all rows itself.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
+
+import msgspec
 
 from vlmdet_cli.core.files import write_json, write_jsonl
 from vlmdet_cli.core.ledger import Ledger
@@ -18,6 +22,7 @@ from vlmdet_cli.prompts.lengths import TokenCounter
 from vlmdet_cli.prompts.noise import NOISE_LABEL, number_of_boxes, objects_of, with_noise
 from vlmdet_cli.prompts.questions import kind_of
 from vlmdet_cli.stages.data import chunks
+from vlmdet_cli.stages.training.replay import replay_rows
 from vlmdet_cli.stages.training.train_rows import BATCH, Pictures, Row, Size, batches, read_rows
 from vlmdet_cli.training.settings import Train
 
@@ -26,19 +31,38 @@ NAME = "train.jsonl"
 
 def is_own(train: Train) -> bool:
     """Whether a run with these settings has a train file of its own."""
-    return bool(train.noise_boxes)
+    return bool(train.noise_boxes or train.replay)
 
 
-def write_train_file(project: Project, dataset: Path, file: Path) -> dict[str, dict[str, Any]]:
-    """Write the run's ``file`` from the prepared rows; the ledger, which is also written beside it.
+class TrainFile(msgspec.Struct, frozen=True, kw_only=True):
+    """``replayed``: the number of rows from ``train.replay``. ``ledger``: of what was added."""
 
-    Raises ``DataError`` where a category has the name of the noise class.
+    replayed: int
+    ledger: dict[str, dict[str, Any]]
+
+
+def write_train_file(project: Project, dataset: Path, file: Path) -> TrainFile:
+    """Write the run's ``file`` from the prepared rows and those of ``train.replay``, and a ledger beside it.
+
+    Raises ``DataError`` where a category has the name of the noise class, and for rows to replay that are malformed.
     """
-    ledger = Ledger()
-    write_jsonl(file, NoisyRows(project, ledger).rows(read_rows(dataset)))
+    ledger, train = Ledger(), project.config.train
+    rows = read_rows(dataset)
+    if train.noise_boxes:
+        rows = NoisyRows(project, ledger).rows(rows)
+    replayed = _replayed(project, dataset, ledger) if train.replay else []
+    write_jsonl(file, itertools.chain(rows, replayed))
     counts = ledger.as_dict()
     write_json(file.with_name("train.ledger.json"), counts)
-    return counts
+    return TrainFile(replayed=len(replayed), ledger=counts)
+
+
+def _replayed(project: Project, dataset: Path, ledger: Ledger) -> list[Row]:
+    train = project.config.train
+    own = sum(1 for _ in read_rows(dataset))
+    counter = chunks.row_settings(project, "train").length_limit.counter
+    count, seed = int(train.replay_ratio * own + 1e-9), project.config.project.seed
+    return replay_rows(project.path(train.replay), count, seed, counter, train.max_length, ledger)
 
 
 class NoisyRows:

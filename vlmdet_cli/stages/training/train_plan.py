@@ -43,7 +43,7 @@ MAY_DIFFER = frozenset(
 CPU_FLAGS: dict[str, Flag] = {"torch_dtype": "float32", "use_cpu": True}
 _KEYS = {flag: key for key, flag in LEVER_FLAGS.items()}
 # vlmdet's own keys that change what is trained
-_OWN_LEVERS = ("coordinate_weight", "noise_boxes")
+_OWN_LEVERS = ("coordinate_weight", "noise_boxes", "replay", "replay_ratio")
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Train)}
 # flags that are compared otherwise, by content or through the run's folder
 _BY_CONTENT = frozenset({"model", "dataset", "output_dir", "resume_from_checkpoint"})
@@ -274,7 +274,9 @@ def trained_settings(project: Project, planned: Plan) -> TrainedSettings:
 def dataset_record(project: Project, planned: Plan, rows: int) -> DatasetRecord:
     file = planned.dataset
     name = file.relative_to(project.output).as_posix() if file.is_relative_to(project.output) else str(file)
-    return DatasetRecord(file=name, rows=rows, hash=file_hash(file))
+    replay = project.path(project.config.train.replay) if project.config.train.replay else None
+    replay_hash = file_hash(replay) if replay and replay.is_file() else ""
+    return DatasetRecord(file=name, rows=rows, hash=file_hash(file), replay_hash=replay_hash)
 
 
 def model_record(project: Project, planned: Plan) -> ModelRecord:
@@ -294,6 +296,8 @@ def _changes(project: Project, record: RunRecord, planned: Plan) -> Iterator[tup
     dataset = dataset_record(project, planned, record.dataset.rows)
     if dataset.hash != record.dataset.hash:
         yield f"data ({dataset.file})", (record.dataset.hash[:8], dataset.hash[:8])
+    if dataset.replay_hash != record.dataset.replay_hash:
+        yield "train.replay (its rows)", (record.dataset.replay_hash[:8] or None, dataset.replay_hash[:8] or None)
     model = model_record(project, planned)
     if model.hash and record.model.hash:
         if model.hash != record.model.hash:
