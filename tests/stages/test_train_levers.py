@@ -195,6 +195,8 @@ def test_swift_trains_with_the_levers_and_merges_the_vision_tower_that_was_train
         "train.tuner_type=lora_llm",
         "train.vit_lr=1e-3",
         "train.aligner_lr=2e-3",
+        "train.replay=general.jsonl",
+        "train.replay_ratio=1.0",
     )
     options = [part for lever in levers for part in ("--set", lever)]
     shown = vlmdet(folder, "train", "--run", "levers", *sets, *options).stdout

@@ -23,6 +23,10 @@ def init(
         str,
         typer.Option(metavar="NAME", help="The model to train, a folder or a hub's name: sets what fits its family."),
     ] = "",
+    preset: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The GPUs, `24gb`, `80gb` or `8x80gb`: sets batch, processes and LoRA."),
+    ] = "",
 ) -> None:
     """Write a project file with every key explained, or the whole demo.
 
@@ -32,7 +36,7 @@ def init(
 
     session: Session = context.obj
     with session.output.progress():
-        result = stage.init(folder, demo=demo, model=model)
+        result = stage.init(folder, demo=demo, model=model, preset=preset)
     session.output.result(result, *step_tables.init(result))
 
 
@@ -53,16 +57,25 @@ def doctor(
         str, typer.Option(metavar="DIR|NAME", help="The model to ask.", show_default="the merged model")
     ] = "",
     pictures: Annotated[int, typer.Option(min=1, metavar="N", help="The number of pictures to ask about.")] = 8,
+    memory: Annotated[
+        bool, typer.Option("--memory", metavar="", help="Estimate the memory of training; say what takes less.")
+    ] = False,
+    gpu_memory: Annotated[
+        float, typer.Option(min=0, metavar="GB", help="The GPU for --memory.", show_default="the one that is here")
+    ] = 0.0,
 ) -> int:
     """Check versions, GPU, swift, paths and disk; say what to do.
 
-    Exits with 1 if a check is a problem, or if an engine fails.
+    Exits with 1 if a check is a problem, if an engine fails, or if a training
+    does not fit.
 
     Example: vlmdet doctor --engines --pictures 20
     """
     session: Session = context.obj
     if engines or engine:
         return _engines(session, images or (), model, engine or (), pictures)
+    if memory or gpu_memory:
+        return _memory(session, gpu_memory)
     if images or model:
         raise UsageError("A model and pictures are for --engines", hint="vlmdet doctor --engines --model DIR IMAGE…")
     from vlmdet_cli.stages import doctor as stage
@@ -70,6 +83,14 @@ def doctor(
     checks = stage.doctor(session.project_file, session.options.sets)
     session.output.result(checks, *step_tables.doctor(checks))
     return int(any(check.state == "problem" for check in checks))
+
+
+def _memory(session: Session, gpu: float) -> int:
+    from vlmdet_cli.stages import memory as stage
+
+    result = stage.memory(session.project(), gpu)
+    session.output.result(result, *step_tables.memory(result))
+    return int(result.fits is False)
 
 
 def _engines(session: Session, images: Sequence[Path], model: str, names: Sequence[str], pictures: int) -> int:

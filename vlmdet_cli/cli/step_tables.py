@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vlmdet_cli.stages.evaluation.viz import VizResult
     from vlmdet_cli.stages.inference.infer import InferResult
     from vlmdet_cli.stages.init import InitResult
+    from vlmdet_cli.stages.memory import MemoryReport
     from vlmdet_cli.stages.training.merge import MergeResult
     from vlmdet_cli.stages.training.runs import RunsResult
     from vlmdet_cli.stages.training.train import TrainResult
@@ -30,9 +31,13 @@ def init(result: "InitResult") -> Views:
         steps = "prepare && vlmdet augment && vlmdet train && vlmdet merge && vlmdet infer && vlmdet eval && vlmdet viz"
         yield Text(f"Next: cd {safe(folder)} && vlmdet {steps}")
     else:
-        if result.family:
+        if result.settings:
             settings = ", ".join(f"{key} = {value}" for key, value in result.settings.items())
-            yield Text(f"For the model family {result.family}: {safe(settings)}")
+            purposes = [f"the model family {result.family}"] if result.family else []
+            purposes += [f"the preset {result.preset}"] if result.preset else []
+            yield Text(f"For {' and '.join(purposes)}: {safe(settings)}")
+        if result.preset:
+            yield Text("The preset was not run on a GPU: `vlmdet doctor --memory` estimates what it takes.")
         yield Text("Next: set [data.train] to your COCO file and image folder, then run `vlmdet prepare`.")
 
 
@@ -178,6 +183,22 @@ def viz(result: "VizResult") -> Views:
     if result.curve:
         yield line("curve", short_path(result.curve))
     yield line("page", short_path(result.index))
+
+
+def memory(result: "MemoryReport") -> Views:
+    """Gigabytes on each GPU by what takes them, and the settings that take less."""
+    yield line("model", f"{short_path(result.model)}, {result.parameters:,} parameters, {result.trained:,} trained")
+    parts = table("memory of a GPU", "GB")
+    for name, value in (*result.parts.items(), ("total, estimated", result.total)):
+        row(parts, name, f"{value:.1f}")
+    yield parts
+    if result.fits is not None:
+        yield line("GPU", f"{result.gpu:,.0f} GB: {'enough' if result.fits else 'too little'}")
+    changes = table("a change", "total GB")
+    for change in result.changes:
+        row(changes, change.setting, f"{change.total:.1f}")
+    if result.changes:
+        yield changes
 
 
 def doctor(checks: "Iterable[Check]") -> Views:

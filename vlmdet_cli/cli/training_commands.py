@@ -1,12 +1,18 @@
 """The commands that train: ``train``, ``merge``, ``runs``, ``experiment``."""
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlmdet_cli.cli import experiment_tables, step_tables
 from vlmdet_cli.cli.session import Session
+from vlmdet_cli.errors import UsageError
 from vlmdet_cli.training.settings import Method
+
+if TYPE_CHECKING:
+    from vlmdet_cli.project import Project
+    from vlmdet_cli.stages.training.train_plan import Plan
 
 
 def train(
@@ -31,6 +37,9 @@ def train(
         bool, typer.Option("--force", metavar="", help="Continue even if data, base model or settings differ.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Print swift's command and stop.")] = False,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", metavar="", help="With --dry-run: print a script for Slurm's sbatch.")
+    ] = False,
 ) -> None:
     """Fine-tune the model with `swift sft`, or further by reward with `swift rlhf`.
 
@@ -44,18 +53,43 @@ def train(
     options = TrainOptions(
         arguments=tuple(swift_arguments or ()), run=run, resume=resume, force=force, method=method, parent=parent
     )
+    if slurm and not dry_run:
+        raise UsageError("--slurm prints a script and starts nothing", hint="vlmdet train --dry-run --slurm > train.sh")
     if dry_run:
         planned = plan(project, options)
         if session.options.json:
             session.output.result(planned.preview())
+        elif slurm:
+            session.output.data(_slurm_script(session, project, planned))
         else:
             session.output.data(planned.command.quoted())
         return
     with session.output.progress() as bars:
         on_step = step_tables.TrainingProgress(session.output, bars)
         result = stage.train(project, options, on_step, warn=session.warn, detail=session.output.detail)
-    session.output.result(result, *step_tables.train(result))
-    session.suggest("merge", run=run)
+    if result is not None:
+        session.output.result(result, *step_tables.train(result))
+        session.suggest("merge", run=run)
+
+
+def _slurm_script(session: Session, project: "Project", planned: "Plan") -> str:
+    """The script whose machines each run this command for the planned run."""
+    from vlmdet_cli.training import launch
+
+    overrides = [word for text in session.options.sets for word in ("--set", text)]
+    resumed = ["--resume"] if planned.checkpoint else []
+    by_reward = ["--method", "grpo", "--from", planned.parent.run.name] if planned.parent and not resumed else []
+    extra = ["--", *planned.arguments] if planned.arguments else []
+    file = ["-p", str(session.project_file.absolute())]
+    own = [*file, *overrides, "--run", planned.run.name, *resumed, *by_reward]
+    command = [sys.executable, "-m", "vlmdet_cli", "train", *own]
+    return launch.slurm_script(
+        project.config.train,
+        [*command, *extra],
+        name=f"vlmdet-{planned.run.name}",
+        folder=project.root,
+        log=project.output / "slurm-%j.log",
+    )
 
 
 def merge(

@@ -28,11 +28,11 @@ def misfits(adapter: Path, model: Path) -> list[str]:
     if "quantization_config" in _json(model / "config.json"):
         return []
     shapes: dict[str, set[Shape]] = {}
-    for name, shape in _shapes(model):
+    for name, shape in tensor_shapes(model):
         shapes.setdefault(_module(name, ".weight"), set()).add(shape)
     kinds = {_NUMBER.sub(".", module, count=1) for module in shapes}
     sentences = []
-    for module, shape in _lora_shapes(dict(_shapes(adapter))).items():
+    for module, shape in _lora_shapes(dict(tensor_shapes(adapter))).items():
         known = {shape for shape in shapes.get(module, ()) if len(shape) == 2}
         if known and shape not in known:
             sizes = " or ".join(_size(shape) for shape in sorted(known))
@@ -58,7 +58,7 @@ def _module(name: str, ending: str) -> str:
     return match[0] if match else ""
 
 
-def _shapes(folder: Path) -> Iterator[tuple[str, Shape]]:
+def tensor_shapes(folder: Path) -> Iterator[tuple[str, Shape]]:
     """The tensors in the safetensors files of a folder, by name."""
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:

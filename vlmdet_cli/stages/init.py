@@ -11,11 +11,11 @@ import msgspec
 
 from vlmdet_cli.core.files import whole_file
 from vlmdet_cli.errors import UsageError
-from vlmdet_cli.models import registry
+from vlmdet_cli.models import parameters, registry
 from vlmdet_cli.models.family import Family
 from vlmdet_cli.project import FILE_NAME
 from vlmdet_cli.project.new_file import Value, project_text
-from vlmdet_cli.training import hub
+from vlmdet_cli.training import hub, presets
 from vlmdet_cli.training.settings import Train
 
 _SWIFT_ROWS = {("format", "rows"): "objects", ("format", "dialect"): "swift"}
@@ -24,20 +24,23 @@ _SWIFT_ROWS = {("format", "rows"): "objects", ("format", "dialect"): "swift"}
 class InitResult(msgspec.Struct, frozen=True, kw_only=True):
     """The path of the written project file, and whether it is the demo's.
 
-    ``family``: of the model that is named, "" where none is, "other" for a model of no family here. ``settings``: the
-    keys that were set for it.
+    ``family``: of the model that is named, "" where none is, "other" for a model of no family here. ``preset``: of the
+    GPUs. ``settings``: the keys that were set for both.
     """
 
     project: str
     demo: bool
     family: str = ""
+    preset: str = ""
     settings: dict[str, Value] = {}
 
 
-def init(folder: Path, *, demo: bool, model: str = "") -> InitResult:
-    """Write into ``folder``. Raises ``UsageError`` where a file of ours would be overwritten, and for no model."""
-    if demo and model:
-        raise UsageError("The demo has a model of its own", hint="Leave out --demo, or --model.")
+def init(folder: Path, *, demo: bool, model: str = "", preset: str = "") -> InitResult:
+    """Write into ``folder``. Raises ``UsageError`` where a file of ours would be overwritten, for no model, and for a
+    preset that there is not.
+    """
+    if demo and (model or preset):
+        raise UsageError("The demo has a model of its own", hint="Leave out --demo, or --model and --preset.")
     file = folder / FILE_NAME
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"Not a folder: {folder}", hint="Name another folder.")
@@ -45,13 +48,26 @@ def init(folder: Path, *, demo: bool, model: str = "") -> InitResult:
         raise UsageError(f"There is a project file already: {file}", hint="Name another folder, or remove the file.")
     family = _family(model) if model else None
     settings = _settings(model, family, folder) if family else {}
+    if preset:
+        settings |= {("train", key): value for key, value in presets.settings(preset, _billions(model)).items()}
     if demo:
         _demo(folder)
     text = _demo_file().read_text("utf-8") if demo else project_text(settings)
     with whole_file(file) as temporary:
         temporary.write_text(text, "utf-8")
     changed = {f"{table}.{key}": value for (table, key), value in settings.items()}
-    return InitResult(project=str(file), demo=demo, family=family.name if family else "", settings=changed)
+    return InitResult(
+        project=str(file), demo=demo, family=family.name if family else "", preset=preset, settings=changed
+    )
+
+
+def _billions(model: str) -> float:
+    """Of the model's parameters: by its name, else by its folder; without a model, of the default one."""
+    model = model or Train().model
+    billions = presets.billions_of(model)
+    if not billions and (folder := Path(model).expanduser()).is_dir():
+        return parameters.model_size(folder).parameters / 1e9
+    return billions
 
 
 def _family(model: str) -> Family:

@@ -134,11 +134,9 @@ def visible_gpus(written: str) -> str:
     return written or os.environ.get("CUDA_VISIBLE_DEVICES", "").strip() or "0"
 
 
-def environment(*, root_images: Path, visible: str, processes: int, cpu: bool) -> dict[str, str]:
-    """What swift's environment adds: where rows' picture paths start, the GPUs, the number of processes."""
+def environment(*, root_images: Path, visible: str, cpu: bool) -> dict[str, str]:
+    """What swift's environment adds: where rows' picture paths start, and the GPUs."""
     env = {"ROOT_IMAGE_DIR": str(root_images)}
     if not cpu:
         env["CUDA_VISIBLE_DEVICES"] = visible
-    if processes > 1:
-        env["NPROC_PER_NODE"] = str(processes)
     return env

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vlmdet_cli.errors import UsageError, nearest
+from vlmdet_cli.training import launch
 from vlmdet_cli.training.settings import LEVER_FLAGS, Flag, Train
 
 DEEPSPEED = ("zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
@@ -32,6 +33,8 @@ def flags(train: Train, root: Path) -> dict[str, Flag]:
             given[name] = _preset_or_file(name, str(given[name]), presets, root)
     if train.packing:
         given |= {"attn_impl": given.get("attn_impl", _FLASH), "lazy_tokenize": False}
+    if train.effective_batch:
+        given["gradient_accumulation_steps"] = launch.accumulation_steps(train)
     if train.fsdp:
         given["gradient_checkpointing"] = False  # FSDP has its own, in its configuration
     return given
@@ -63,11 +66,12 @@ def _contradictions(train: Train) -> Iterator[str]:
 
 
 class Machine(NamedTuple):
-    """Where a training runs. ``gpus``: the number that is visible to all its processes on this machine."""
+    """Where a training runs. ``gpus``: the number that is visible to its ``processes`` here. ``nodes``: machines."""
 
     cpu: bool
     gpus: int
     processes: int
+    nodes: int = 1
 
 
 def refuse_impossible(given: Mapping[str, str], machine: Machine, family: str) -> None:
@@ -81,7 +85,7 @@ def _impossible(given: Mapping[str, str], machine: Machine, family: str) -> Iter
     flash = given.get("attn_impl", "").startswith("flash")
     if "packing" in active and family in _NO_PACKING:
         yield f"packing: {_NO_PACKING[family]}"
-    if "fsdp" in active and machine.processes == 1:
+    if "fsdp" in active and machine.processes * machine.nodes == 1:
         yield "fsdp distributes a model over processes, and train.nproc_per_node is 1"
     if machine.cpu:
         yield from (f"{name} needs a GPU" for name in active if name in {"packing", "liger", "deepspeed"})

@@ -9,8 +9,8 @@ from vlmdet_cli.core.settings import AboveZero, Amount, Count, Positive, RewardN
 Flag = bool | int | float | str | list[str | int | float]
 # what is vlmdet's own; every other key of [train] is a flag of swift's
 OWN_KEYS = (
-    "gpus", "device", "nproc_per_node", "rows_must_match", "evaluate", "evaluate_pictures", "patience", "keep", "swift",
-    "coordinate_weight", "noise_boxes", "replay", "replay_ratio", "reward",
+    "gpus", "device", "nproc_per_node", "nodes", "effective_batch", "rows_must_match", "evaluate", "evaluate_pictures",
+    "patience", "keep", "swift", "coordinate_weight", "noise_boxes", "replay", "replay_ratio", "reward",
 )  # fmt: skip
 # keys and swift's flags for them; a key at its default gives no flag
 LEVER_FLAGS = {
@@ -71,7 +71,9 @@ class Train(Table, frozen=True, kw_only=True):
     """The documented run. All keys but ``OWN_KEYS`` are swift's flags, under swift's names.
 
     ``gpus``: CUDA_VISIBLE_DEVICES; empty keeps what a scheduler has set, and is 0 where nothing is set. ``device``:
-    ``auto`` trains on the CPU where no GPU is visible. ``evaluate``: what is measured on the split val at each save, on
+    ``auto`` trains on the CPU where no GPU is visible. ``nodes``: machines with ``nproc_per_node`` processes each.
+    ``effective_batch``: rows a step of the optimizer over all processes; ``gradient_accumulation_steps`` then follows.
+    ``evaluate``: what is measured on the split val at each save, on
     ``evaluate_pictures`` of its pictures, 0 for all. ``patience``: evaluations without a better value after which
     training ends, 0 for never. ``keep``: the checkpoint that ``merge`` takes.
 
@@ -84,6 +86,8 @@ class Train(Table, frozen=True, kw_only=True):
     gpus: str = ""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     nproc_per_node: Positive = 1
+    nodes: Positive = 1
+    effective_batch: Count = 0
     tuner_type: Literal["lora", "lora_llm", "full", "longlora", "adalora", "vera", "boft", "fourierft", "bone"] = "lora"
     lora_rank: Positive = 32
     lora_alpha: Positive = 64

@@ -35,7 +35,7 @@ from vlmdet_cli.stages.evaluation.evaluate import evaluate
 from vlmdet_cli.stages.inference.infer_inputs import infer_job
 from vlmdet_cli.stages.inference.infer_model import InferRequest
 from vlmdet_cli.stages.inference.infer_progress import OnProgress
-from vlmdet_cli.stages.training import model_card, train_plan
+from vlmdet_cli.stages.training import model_card, train_changes, train_plan
 from vlmdet_cli.stages.training.experiment_result import ExperimentResult, Outcome, summarize
 from vlmdet_cli.stages.training.merge import MergeOptions, merge
 from vlmdet_cli.stages.training.merged_model import merged_model
@@ -210,11 +210,11 @@ def _train(project: Project, variant: Variant, listeners: Listeners) -> None:
 
 def _require_same_training(project: Project, run: runs.Run) -> None:
     """Raise ``UsageError`` where the run was trained from other data, another model or with other settings."""
-    changes = train_plan.changes(project, run.record, train_plan.plan_for(project, run, run.record.arguments))
+    changes = train_changes.changes(project, run.record, train_plan.plan_for(project, run, run.record.arguments))
     if changes:
         raise UsageError(
             f"{run.name} was trained otherwise than the experiment says",
-            why=train_plan.in_words(changes),
+            why=train_changes.in_words(changes),
             hint="Rename the experiment, or remove the folder of its run.",
         )
 

@@ -162,7 +162,7 @@ class Merging:
             **({"model": str(base)} if base else {}),
         }
         argv = (swift.program(), *arguments.export(checkpoint=checkpoint, output=output, flags=flags))
-        env = arguments.environment(root_images=self._project.output, visible="", processes=1, cpu=True)
+        env = arguments.environment(root_images=self._project.output, visible="", cpu=True)
         command = programs.Command(argv, env)
         with _space_named():
             programs.run(command, log, cwd=self._project.root, watch=self._tick, hint=HINT)

@@ -10,7 +10,7 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -26,13 +26,14 @@ from vlmdet_cli.project import Project, runs
 from vlmdet_cli.project.config import plain
 from vlmdet_cli.project.run_record import Evaluation, Resume, RunRecord, RunState, write_record
 from vlmdet_cli.stages.data import chunks
-from vlmdet_cli.stages.training import train_plan, train_reward
+from vlmdet_cli.stages.training import train_changes, train_plan, train_reward
+from vlmdet_cli.stages.training.join import join
 from vlmdet_cli.stages.training.reward_watch import RewardWatch
 from vlmdet_cli.stages.training.train_evaluation import write_job
 from vlmdet_cli.stages.training.train_file import write_train_file
 from vlmdet_cli.stages.training.train_plan import Plan, TrainOptions
 from vlmdet_cli.stages.training.train_rows import RowCheck, check_rows
-from vlmdet_cli.training import swift
+from vlmdet_cli.training import launch, swift
 from vlmdet_cli.training.log_reader import Report, RowCount, Step, Watcher
 
 STACK = ("ms-swift", "torch", "torchvision", "transformers", "peft", "accelerate", "qwen-vl-utils")
@@ -59,22 +60,24 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     ledger: dict[str, dict[str, Any]] = {}
 
 
-def train(project: Project, options: TrainOptions, on_step: Report, warn: Note, detail: Note) -> TrainResult:
-    """Train to the end. Raises ``DataError`` for rows, ``UsageError`` for the run, ``EngineError`` if swift fails."""
+def train(project: Project, options: TrainOptions, on_step: Report, warn: Note, detail: Note) -> TrainResult | None:
+    """Train to the end. None on a machine that only takes part: the first one has the result.
+
+    Raises ``DataError`` for rows, ``UsageError`` for the run, ``EngineError`` if swift fails.
+    """
     swift.require()
+    launch.require_meeting_point(project.config.train)
+    if rank := launch.node_rank(project.config.train):
+        join(project, options.run, rank)
+        return None
     project = train_plan.with_data(project, options)
     planned = train_plan.plan(project, options)
     train_plan.refuse_impossible(project, planned)
     check = check_rows(_as_flagged(project, planned), planned.dataset)
-    limit = int(planned.flags["max_length"])
-    if check.too_long:
-        warn(_too_long(check, limit))
-    if uncounted := chunks.lengths_warning(project):
-        warn(uncounted)
+    for warning in _warnings(project, planned, check):
+        warn(warning)
     if check.exact and len(check.too_long) == check.rows:
         raise DataError(f"Every row is too long: {planned.dataset}", hint="Raise train.max_length.")
-    if planned.cpu and project.config.train.device == "auto":
-        warn("no GPU is visible: training on the CPU in float32.")
     if not options.resume:
         run = runs.new_run(project.runs, options.run)
         if run != planned.run:  # another vlmdet has taken the number meanwhile
@@ -87,6 +90,18 @@ def train(project: Project, options: TrainOptions, on_step: Report, warn: Note, 
             check, ledger = msgspec.structs.replace(check, rows=check.rows + written.replayed), written.ledger
         result = Training(project, planned, check, warn).run(_watched(planned, on_step, warn))
         return msgspec.structs.replace(result, ledger=ledger)
+
+
+def _warnings(project: Project, planned: Plan, check: RowCheck) -> Iterator[str]:
+    """What is to be said before a training starts."""
+    if check.too_long:
+        yield _too_long(check, int(planned.flags["max_length"]))
+    if uncounted := chunks.lengths_warning(project):
+        yield uncounted
+    if planned.cpu and project.config.train.device == "auto":
+        yield "no GPU is visible: training on the CPU in float32."
+    if remark := launch.batch_remark(project.config.train, planned.flags):
+        yield remark
 
 
 def _watched(planned: Plan, on_step: Report, warn: Note) -> Report:
@@ -198,7 +213,7 @@ class Training:
             steps=max(steps),
             loss=last.loss if last else record.loss,
             reward=last.reward if last else record.reward,
-            model=train_plan.model_record(self._project, self._planned),  # a hub's model is cached by now
+            model=train_changes.model_record(self._project, self._planned),  # a hub's model is cached by now
             trained=runs.with_arguments(record.trained, file) if file else record.trained,
         )
         write_record(run.folder, ended)
@@ -250,8 +265,8 @@ def _record(project: Project, planned: Plan, rows: int) -> RunRecord:
         versions={"vlmdet": __version__, **installed(STACK)},
         machine=_machine(),
         process=this_process(),
-        dataset=train_plan.dataset_record(project, planned, rows),
-        model=train_plan.model_record(project, planned),
+        dataset=train_changes.dataset_record(project, planned, rows),
+        model=train_changes.model_record(project, planned),
         settings=_settings(project),
         trained=train_plan.trained_settings(project, planned),
     )
