@@ -47,6 +47,7 @@ STEPS: dict[str, Function] = {
     "viz": inference_commands.viz,
 }
 MORE: dict[str, Function] = {
+    "status": setup_commands.status,
     "runs": training_commands.runs,
     "experiment": training_commands.experiment,
     "init": setup_commands.init,

@@ -40,6 +40,20 @@ def init(
     session.output.result(result, *step_tables.init(result))
 
 
+def status(context: typer.Context) -> None:
+    """Show which steps of the project and its runs are done, stale or missing.
+
+    Example: vlmdet status --json
+    """
+    from vlmdet_cli.stages import status as stage
+
+    session: Session = context.obj
+    result = stage.status(session.project())
+    session.output.result(result, *step_tables.status(result))
+    if result.next:
+        session.suggest(result.next)
+
+
 def doctor(
     context: typer.Context,
     images: Annotated[

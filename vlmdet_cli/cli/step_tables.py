@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vlmdet_cli.stages.inference.infer import InferResult
     from vlmdet_cli.stages.init import InitResult
     from vlmdet_cli.stages.memory import MemoryReport
+    from vlmdet_cli.stages.status import Status, StepStatus
     from vlmdet_cli.stages.training.merge import MergeResult
     from vlmdet_cli.stages.training.runs import RunsResult
     from vlmdet_cli.stages.training.train import TrainResult
@@ -115,6 +116,33 @@ def merge(result: "MergeResult") -> Views:
             f"{check.equal} of {check.answers} answers equal, logits within {check.difference:.1g} "
             f"(rounding in {check.dtype}: {check.bound:.1g}; the adapter's effect: {check.effect:.1g})",
         )
+
+
+def status(result: "Status") -> Views:
+    for step in result.data:
+        yield Text.assemble((f"{step.name:<12}", "dim"), _state(step), f"  {safe(step.detail)}")
+    if result.runs:
+        columns = table("run", *(step.name for step in result.runs[0].steps))
+        for column in columns.columns[1:]:
+            column.justify, column.overflow = "left", "fold"
+        for run in result.runs:
+            columns.add_row(cell(run.name), *(_state_and_detail(step) for step in run.steps))
+        yield columns
+    for name, step in [("", step) for step in result.data] + [(r.name, step) for r in result.runs for step in r.steps]:
+        if step.reason:
+            yield line(step.state, f"{name} {step.name}: {step.reason}".strip())
+
+
+def _state(step: "StepStatus") -> Text:
+    styles = {"done": "green", "stale": "yellow", "partial": "yellow", "failed": "red", "interrupted": "red"}
+    return Text(step.state, styles.get(step.state, "dim"))
+
+
+def _state_and_detail(step: "StepStatus") -> Text:
+    """The detail alone where the step is done."""
+    if step.state == "done" and step.detail:
+        return Text(step.detail)
+    return _state(step).append(f"\n{step.detail}" if step.detail else "", "")
 
 
 def runs(result: "RunsResult") -> Views:
