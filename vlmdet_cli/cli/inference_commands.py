@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlmdet_cli.cli import report_tables, step_tables
+from vlmdet_cli.cli import completion, report_tables, step_tables
 from vlmdet_cli.cli.session import Session, Shard, shard_of
 from vlmdet_cli.console import Bars
 from vlmdet_cli.core.files import write_json, write_text
@@ -24,10 +24,23 @@ if TYPE_CHECKING:
 AnswersName = Annotated[str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="the split")]
 AnsweredSplit = Annotated[
     str,
-    typer.Option("--split", metavar="SPLIT", help="The split that was answered.", show_default="as the answers state"),
+    typer.Option(
+        "--split",
+        metavar="SPLIT",
+        autocompletion=completion.splits,
+        help="The split that was answered.",
+        show_default="as the answers state",
+    ),
 ]
 AnsweringRun = Annotated[
-    str, typer.Option("--run", metavar="NAME", help="The run that answered.", show_default="the latest done")
+    str,
+    typer.Option(
+        "--run",
+        metavar="NAME",
+        autocompletion=completion.runs,
+        help="The run that answered.",
+        show_default="the latest done",
+    ),
 ]
 
 
@@ -53,10 +66,23 @@ def infer(
         Path | None, typer.Option(metavar="DIR", help="A LoRA checkpoint to put on the model, unmerged.")
     ] = None,
     split: Annotated[
-        str, typer.Option(metavar="SPLIT", help="The prepared split to answer.", show_default="infer.split")
+        str,
+        typer.Option(
+            metavar="SPLIT",
+            autocompletion=completion.splits,
+            help="The prepared split to answer.",
+            show_default="infer.split",
+        ),
     ] = "",
     run: Annotated[
-        str, typer.Option("--run", metavar="NAME", help="The run whose model answers.", show_default="the latest done")
+        str,
+        typer.Option(
+            "--run",
+            metavar="NAME",
+            autocompletion=completion.runs,
+            help="The run whose model answers.",
+            show_default="the latest done",
+        ),
     ] = "",
     name: Annotated[
         str,

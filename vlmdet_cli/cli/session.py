@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand
 
+from vlmdet_cli.cli import completion
 from vlmdet_cli.console import Output, exit_code_of
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import FILE_NAME, Project, load
@@ -25,7 +26,13 @@ ProjectFile = Annotated[
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", rich_help_panel=_PANEL, help="Override a setting; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        rich_help_panel=_PANEL,
+        help="Override a setting; repeatable.",
+        autocompletion=completion.settings,
+    ),
 ]
 Json = Annotated[
     bool, typer.Option("--json", metavar="", rich_help_panel=_PANEL, help="Print the result as a JSON document.")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlmdet_cli.cli import experiment_tables, step_tables
+from vlmdet_cli.cli import completion, experiment_tables, step_tables
 from vlmdet_cli.cli.session import Session
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.training.settings import Method
@@ -103,7 +103,13 @@ def merge(
         ),
     ] = None,
     run: Annotated[
-        str, typer.Option(metavar="NAME", help="The run to merge.", show_default="the latest that is done")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The run to merge.",
+            autocompletion=completion.runs,
+            show_default="the latest that is done",
+        ),
     ] = "",
     verify: Annotated[
         int | None,
@@ -151,13 +157,21 @@ def experiment(
     context: typer.Context,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Experiments of the project file.", show_default="all"),
+        typer.Argument(
+            metavar="NAME",
+            help="Experiments of the project file.",
+            autocompletion=completion.experiments,
+            show_default="all",
+        ),
     ] = None,
     seeds: Annotated[
         int, typer.Option(metavar="N", min=0, help="Repeat each with N seeds of training.", show_default="swift's own")
     ] = 0,
     split: Annotated[
-        str, typer.Option(metavar="SPLIT", help="The prepared split to measure.", show_default="val")
+        str,
+        typer.Option(
+            metavar="SPLIT", autocompletion=completion.splits, help="The prepared split to measure.", show_default="val"
+        ),
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="List the variants and stop.")] = False,
 ) -> int:
