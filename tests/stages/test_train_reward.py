@@ -80,12 +80,12 @@ def test_settings_of_the_reward_take_the_place_of_those_of_sft(prepared: Cli) ->
     write_sft()
     sets = ("train.swift.max_steps=9", "train.swift.weight_decay=0.1", "train.reward.swift.max_steps=7",
             "train.reward.beta=0", "train.reward.learning_rate=2e-5", "train.reward.area=0", "infer.max_tokens=99",
-            'train.evaluate="f1"', 'train.swift.callbacks="lisa"')  # fmt: skip
+            "train.effective_batch=6", 'train.evaluate="f1"', 'train.swift.callbacks="lisa"')  # fmt: skip
     words = dry(prepared, *GRPO, *(part for text in sets for part in ("--set", text)))[1]
     text = f"{' '.join(words)} "
     assert "--ref_adapters" not in text  # no KL term, no reference
     for expected in ("--max_steps 7", "--weight_decay 0.1", "--learning_rate 2e-05", "--max_completion_length 99",
-                     "--callbacks lisa vlmdet_evaluation vlmdet_reward",
+                     "--callbacks lisa vlmdet_evaluation vlmdet_reward", "--gradient_accumulation_steps 4",
                      "--reward_weights 1.0 1.0 0.2 1.0"):  # fmt: skip
         assert f" {expected} " in text
 

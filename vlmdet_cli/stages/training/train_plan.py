@@ -188,7 +188,7 @@ def plan_for(
         parent=parent,
     )
     if parent:
-        train_reward.check_flags(planned.flags, train.nproc_per_node, cpu=cpu)
+        train_reward.check_flags(planned.flags, train.nproc_per_node * train.nodes, cpu=cpu)
         train_reward.check_parent(parent, model_record(project, planned).hash, trained_settings(project, planned))
     return planned
 

@@ -104,7 +104,8 @@ def as_grpo(train: Train, parent: Parent, max_tokens: int) -> Train:
         "reward_funcs": [function_name(name) for name in reward.weights],
         "reward_weights": list(reward.weights.values()),
     }
-    return msgspec.structs.replace(train, **own, swift={**train.swift, **flags})
+    # effective_batch counts rows of SFT
+    return msgspec.structs.replace(train, **own, effective_batch=0, swift={**train.swift, **flags})
 
 
 def check_flags(flags: Mapping[str, str], processes: int, *, cpu: bool) -> None:
