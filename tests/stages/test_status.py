@@ -47,7 +47,10 @@ def test_data_are_missing_done_and_stale(cli: Cli) -> None:
     later(Path("annotations.json"))
     assert states(cli) == {"prepare": "stale", "augment": "done", "next": "prepare"}
     assert "stale       prepare: annotations.json has changed since" in cli("status").stdout
-    later(Path("out/data/coco_final_train.jsonl"))
+    rows = Path("out/data/coco_final_train.jsonl")
+    later(rows)
+    assert states(cli)["augment"] == "done"  # the same rows, written again
+    rows.write_text(rows.read_text() + "\n")
     assert states(cli)["augment"] == "stale"
 
 

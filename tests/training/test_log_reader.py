@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vlmdet_cli.errors import EngineError
-from vlmdet_cli.training.log_reader import RowCount, Step, Watcher, last_step
+from vlmdet_cli.training.log_reader import RowCount, Silence, Step, Watcher, last_step
 
 TOOK = "[INFO:swift] train_dataset: Dataset({{\n    features: ['messages'],\n    num_rows: {train}\n}})\n"
 HELD = "[INFO:swift] val_dataset: Dataset({{\n    features: ['messages'],\n    num_rows: {val}\n}})\n"
@@ -37,6 +37,29 @@ def warnings_after(tmp_path: Path, *texts: str, rows: int = 10, must_match: bool
 )
 def test_there_is_no_warning_where_swift_took_all_rows(tmp_path: Path, texts: tuple[str, ...]) -> None:
     assert warnings_after(tmp_path, *texts) == []
+
+
+def test_a_silent_swift_is_told_once_and_stopped_where_a_limit_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, now, warnings = tmp_path / "swift.log", [0.0], list[str]()
+    monkeypatch.setattr("vlmdet_cli.training.log_reader.time.monotonic", lambda: now[0] * 60)
+    silence = Silence(log, warnings.append, 30)
+
+    def after(minutes: float, text: str = "") -> None:
+        now[0] += minutes
+        log.write_text((log.read_text() if log.is_file() else "") + text)
+        silence()
+
+    for minutes, text in ((19, ""), (0.5, "step\n"), (19, ""), (2, ""), (5, "")):
+        after(minutes, text)
+    assert warnings == [f"swift has written nothing for 20 minutes; it may hang. Its log: {log}"]
+    with pytest.raises(EngineError, match="swift has written nothing for 30 minutes and was stopped"):
+        after(4)
+    silence = Silence(log, warnings.append, 0)
+    after(0)
+    after(9999)
+    assert len(warnings) == 2
 
 
 def test_rows_that_swift_left_out_stop_the_run(tmp_path: Path) -> None:

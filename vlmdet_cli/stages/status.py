@@ -3,7 +3,7 @@
 A step is stale where what it was made from has changed since:
 
     prepare   an annotation file is newer than the rows
-    augment   the rows of train are newer than the train file
+    augment   the rows of train are other ones than the train file was made of
     train     the train file has other content than the run was trained on
     merge     the run keeps another checkpoint than the merged model's
     infer     the answers are another model's than the merged one's, or to a split that was prepared anew
@@ -84,8 +84,9 @@ def _augment(project: Project) -> StepStatus:
     file, rows = project.texts / "augment" / "train.jsonl", project.rows("train")
     if not file.is_file():
         return StepStatus(name="augment", state="missing")
-    detail = f"train {_lines(file):,} rows"
-    if rows.is_file() and _is_newer(rows, file):
+    detail, ledger = f"train {_lines(file):,} rows", file.with_name("ledger.json")
+    source = read_json(ledger, "ledger of augment").get("source") if ledger.is_file() else None
+    if rows.is_file() and (source != file_hash(rows) if source else _is_newer(rows, file)):
         return StepStatus(name="augment", state="stale", detail=detail, reason="the rows were prepared anew")
     return StepStatus(name="augment", state="done", detail=detail)
 

@@ -1,6 +1,7 @@
 """What swift's own files say while it trains: its steps, and the number of rows that it took."""
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,38 @@ class RowCount:
                 hint="Correct the rows, or set train.rows_must_match = false.",
             )
         self._warn(f"{message}; see its log: {self._log}")
+
+
+class Silence:
+    """Notices where swift writes nothing to its log for long; a call looks once.
+
+    It warns after ``WARN`` minutes. After ``limit`` minutes, 0 for never, it raises ``EngineError``.
+    """
+
+    WARN = 20.0
+
+    def __init__(self, log: Path, warn: Callable[[str], None], limit: float) -> None:
+        self._log = log
+        self._warn = warn
+        self._limit = limit
+        self._size = -1
+        self._since = time.monotonic()
+        self._warned = False
+
+    def __call__(self) -> None:
+        size = self._log.stat().st_size if self._log.is_file() else 0
+        if size != self._size:
+            self._size, self._since, self._warned = size, time.monotonic(), False
+        minutes = (time.monotonic() - self._since) / 60
+        if self._limit and minutes >= self._limit:
+            raise EngineError(
+                f"swift has written nothing for {self._limit:g} minutes and was stopped",
+                why=f"The end of its log may say what it waits for: {self._log}",
+                hint="`vlmdet train --resume` goes on from the last checkpoint. train.stop_silent sets the minutes.",
+            )
+        if minutes >= self.WARN and not self._warned:
+            self._warned = True
+            self._warn(f"swift has written nothing for {self.WARN:g} minutes; it may hang. Its log: {self._log}")
 
 
 class Watcher:

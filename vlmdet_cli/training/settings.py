@@ -9,8 +9,9 @@ from vlmdet_cli.core.settings import AboveZero, Amount, Count, Positive, RewardN
 Flag = bool | int | float | str | list[str | int | float]
 # what is vlmdet's own; every other key of [train] is a flag of swift's
 OWN_KEYS = (
-    "gpus", "device", "nproc_per_node", "nodes", "effective_batch", "rows_must_match", "evaluate", "evaluate_pictures",
-    "patience", "keep", "swift", "coordinate_weight", "noise_boxes", "replay", "replay_ratio", "reward",
+    "gpus", "device", "nproc_per_node", "nodes", "effective_batch", "rows_must_match", "stop_silent", "evaluate",
+    "evaluate_pictures", "patience", "keep", "swift", "coordinate_weight", "noise_boxes", "replay", "replay_ratio",
+    "reward",
 )  # fmt: skip
 # keys and swift's flags for them; a key at its default gives no flag
 LEVER_FLAGS = {
@@ -73,6 +74,7 @@ class Train(Table, frozen=True, kw_only=True):
     ``gpus``: CUDA_VISIBLE_DEVICES; empty keeps what a scheduler has set, and is 0 where nothing is set. ``device``:
     ``auto`` trains on the CPU where no GPU is visible. ``nodes``: machines with ``nproc_per_node`` processes each.
     ``effective_batch``: rows a step of the optimizer over all processes; ``gradient_accumulation_steps`` then follows.
+    ``stop_silent``: minutes without a word of swift's after which it is stopped, 0 for never.
     ``evaluate``: what is measured on the split val at each save, on
     ``evaluate_pictures`` of its pictures, 0 for all. ``patience``: evaluations without a better value after which
     training ends, 0 for never. ``keep``: the checkpoint that ``merge`` takes.
@@ -111,6 +113,7 @@ class Train(Table, frozen=True, kw_only=True):
     logging_steps: Positive = 5
     add_version: bool = True
     rows_must_match: bool = True
+    stop_silent: Amount = 0.0
     evaluate: Literal["none", "f1"] = "none"
     evaluate_pictures: Count = 0
     patience: Count = 0

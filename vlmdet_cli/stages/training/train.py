@@ -34,7 +34,7 @@ from vlmdet_cli.stages.training.train_file import write_train_file
 from vlmdet_cli.stages.training.train_plan import Plan, TrainOptions
 from vlmdet_cli.stages.training.train_rows import RowCheck, check_rows
 from vlmdet_cli.training import launch, swift
-from vlmdet_cli.training.log_reader import Report, RowCount, Step, Watcher
+from vlmdet_cli.training.log_reader import Report, RowCount, Silence, Step, Watcher
 
 STACK = ("ms-swift", "torch", "torchvision", "transformers", "peft", "accelerate", "qwen-vl-utils")
 HINT = "The log says more; `vlmdet doctor` checks the machine."
@@ -177,8 +177,11 @@ class Training:
         train, log = self._project.config.train, self._planned.run.log
         count = RowCount(log, self._check.rows, self._warn, must_match=train.rows_must_match)
 
+        silence = Silence(log, self._warn, train.stop_silent)
+
         def watch() -> None:
             count()
+            silence()
             watcher()
 
         def on_exit(code: int | None) -> None:
