@@ -1,4 +1,5 @@
 # make demo: the whole job on the embedded demo · make test: linters, types, all tests
+# make docs: the documents as a site in site/, a warning is an error
 # make vllm-env: an environment of its own for vLLM on a CPU, which a slow test uses
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ VLLM_PYTHON ?= python3.11
 VLLM_VENV ?= .vllm-venv
 VLLM_PIP := $(VLLM_VENV)/bin/pip
 
-.PHONY: demo test fast lint bench clean vllm-env
+.PHONY: demo test fast lint docs bench clean vllm-env
 
 demo: $(READY)
 	rm -rf $(DEMO)
@@ -29,11 +30,15 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY)
+	$(BIN)/python docs/reference.py
+	$(BIN)/python -m zensical build --strict --clean
+
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(DEMO) build dist site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # torch and torchvision first and together: they must be of one build
 $(READY): pyproject.toml

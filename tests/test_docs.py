@@ -1,8 +1,13 @@
 """The documents and samples are true: commands exist, samples load, the described layout is the package's."""
 
 import re
+import runpy
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +17,7 @@ from tests.conftest import Cli
 from vlmdet_cli import project
 from vlmdet_cli.cli import app
 from vlmdet_cli.models import registry
+from vlmdet_cli.project.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = sorted((ROOT / "sample_configs").glob("*.toml"))
@@ -120,3 +126,63 @@ def test_the_example_in_the_help_of_a_command_has_only_options_that_exist(name: 
     first, *arguments = shlex.split(example)
     assert first == name
     assert CliRunner().invoke(app, [name, "--help", *arguments]).exit_code == 0
+
+
+def shown_commands() -> list[str]:
+    """The vlmdet commands in the blocks of README and the documents, without remarks and placeholders."""
+    texts = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
+    lines = [
+        line.partition("  #")[0].strip() for text in texts for line in text.splitlines() if line.startswith("    ")
+    ]
+    parts = [part.strip() for line in lines for part in re.split(r"&&|;|\|", line)]
+    parts = [part.strip("'") if part.count("'") % 2 else part for part in parts]  # of a quoted script
+    return sorted({part for part in parts if part.startswith("vlmdet ") and "[" not in part.partition("--set")[0]})
+
+
+def test_every_command_that_the_documents_show_has_only_options_that_exist() -> None:
+    shown = shown_commands()
+    assert len(shown) > 60
+    wrong = list[str]()
+    for command in shown:
+        _, *words = shlex.split(command.partition(" > ")[0])
+        words = words[: words.index("--")] if "--" in words else words
+        done = CliRunner().invoke(app, [*words[:1], "--help", *words[1:]])
+        wrong += [command] if done.exit_code else []
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", ["commands.md", "settings.md"])
+def test_the_pages_of_reference_say_what_the_code_says(page: str) -> None:
+    pages = runpy.run_path(str(ROOT / "docs" / "reference.py"))["PAGES"]
+    assert (ROOT / "docs" / page).read_text() == pages[page](), "run: python docs/reference.py"
+
+
+def test_the_page_of_settings_has_every_key() -> None:
+    def keys(record: type[msgspec.Struct], table: str) -> set[str]:
+        names = set[str]()
+        for field in msgspec.structs.fields(record):
+            kind = field.type
+            if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+                names |= keys(kind, f"{table}.{field.name}".strip("."))
+            elif kind != dict[str, Any] and not str(kind).startswith("dict["):
+                names.add(f"{table}.{field.name}")
+        return names
+
+    tables = re.split(r"^## \[(.*)\]$", (ROOT / "docs" / "settings.md").read_text(), flags=re.MULTILINE)[1:]
+    described = {
+        f"{name}.{key}" for name, text in zip(tables[::2], tables[1::2], strict=True)
+        for key in re.findall(r"^\| `(\w+)`", text, flags=re.MULTILINE)
+    }  # fmt: skip
+    configured = keys(Config, "") - {"data.train", "data.val", "data.test"}
+    assert configured <= described, sorted(configured - described)
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("zensical", reason="needs Zensical, which the extra `dev` has")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    named = set(re.findall(r"\b(\w+)\.md", (ROOT / "mkdocs.yml").read_text()))
+    assert named == {path.stem for path in (ROOT / "docs").glob("*.md")}  # every page is in the navigation
