@@ -9,7 +9,7 @@ import pytest
 
 from vlmdet_cli.engines import EngineSettings, Request, SwiftModel, swift
 from vlmdet_cli.engines.settings import SwiftOptions
-from vlmdet_cli.errors import EngineError
+from vlmdet_cli.errors import EngineError, UsageError
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 
 
@@ -39,6 +39,12 @@ def test_a_plug_in_counts_by_its_content(tmp_path: Path) -> None:
         path.write_text(text)
     identities = [swift.SwiftEngine(settings(swift=SwiftModel(plugins=(path,)))).identity() for path in plugins]
     assert identities[0] == identities[1] != identities[2]
+
+
+def test_an_adapter_beside_a_whole_vision_tower_is_not_asked_alone(tmp_path: Path) -> None:
+    (tmp_path / "vit.safetensors").touch()
+    with pytest.raises(UsageError, match="The engine swift would leave a part of the training out: "):
+        swift.SwiftEngine(settings(adapter=tmp_path)).identity()
 
 
 class ShortModel:

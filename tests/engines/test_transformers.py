@@ -52,6 +52,30 @@ def requests(pictures: Sequence[Path]) -> list[Request]:
     return [Request(key=path.name, image=path, prompt=PROMPT) for path in pictures]
 
 
+def test_an_adapter_beside_a_tower_that_was_trained_whole_answers_with_that_tower(
+    tmp_path: Path, pictures: list[Path]
+) -> None:
+    """As ``tuner_type = "lora_llm"`` leaves them."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import save_file
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(MODEL, dtype=torch.float32)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    tower = {name: 1.5 * weight for name, weight in adapted.named_parameters() if ".visual.merger." in name}
+    save_file(tower, tmp_path / "adapter" / "vit.safetensors")
+    shutil.copytree(MODEL, tmp_path / "whole")
+    settings_file = (MODEL / "generation_config.json").read_bytes()
+    adapted.load_state_dict(tower, strict=False)
+    adapted.unload().save_pretrained(tmp_path / "whole")
+    (tmp_path / "whole" / "generation_config.json").write_bytes(settings_file)
+    answers = texts(TransformersEngine(settings(adapter=tmp_path / "adapter")), pictures)
+    assert answers == texts(TransformersEngine(settings(model=tmp_path / "whole")), pictures)
+    assert answers != texts(TransformersEngine(settings()), pictures)
+
+
 def texts(engine: TransformersEngine, pictures: Sequence[Path]) -> dict[str, str]:
     completions = list(engine.answer(requests(pictures), 64))
     assert len(completions) == len(pictures)

@@ -103,6 +103,8 @@ def texts(folder: Path) -> dict[tuple[str, str], str]:
 def test_a_family_is_prepared_trained_merged_asked_and_measured(family: str, chain: Chain) -> None:
     folder = chain(family)
     assert read(folder / "train.json")["steps"] == 2
+    check = read(folder / "merge.json")["check"]
+    assert (check["reason"], check["answers"], check["split"]) == ("", 8, "train")
     asked = read(folder / "infer.json")
     assert asked["failed"] == 0
     assert asked["rows"] == asked["asked"] == sum(asked["finish"].values())

@@ -1,14 +1,17 @@
 """merge --verify: the verdict, what is asked, and the real thing on the demo."""
 
+import contextlib
 import json
 import re
 import shutil
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.conftest import Cli, vlmdet, write_project
@@ -123,6 +126,19 @@ def test_merges_on_the_demo_are_verified_in_order_and_wrong_ones_refused(tmp_pat
     assert run.record.merge
     assert (run.record.merge.state, run.record.merge.check and run.record.merge.check.equal) == ("verified", 8)
 
+    # a merge that is killed leaves the model before it
+    killed = subprocess.Popen([sys.executable, "-m", "vlmdet_cli", "merge"], cwd=folder, stderr=subprocess.DEVNULL)
+    while not (run.folder / "merge.log").is_file() or b"Merge LoRA" not in (run.folder / "merge.log").read_bytes():
+        assert killed.poll() is None
+        time.sleep(0.02)
+    family = psutil.Process(killed.pid).children(recursive=True)
+    killed.kill()
+    killed.wait()
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    assert equal(load(run.merged), merged_by_peft(folder, [run.latest_checkpoint()]))
+
     # a merge that lost the adapter is refused, and the model before it stays
     before = load(run.merged)
     (folder / "broken.py").write_text(BROKEN)
@@ -133,6 +149,7 @@ def test_merges_on_the_demo_are_verified_in_order_and_wrong_ones_refused(tmp_pat
     assert equal(load(run.merged), before)
     assert (run.folder / "merged.differs" / "model.safetensors").is_file()
     assert not (run.folder / "merged.differs" / runs.MARKER).exists()
+    assert not list(run.folder.glob("merging-*"))
     assert run.record.merge
     assert run.record.merge.state == "differs"
 

@@ -50,16 +50,6 @@ def test_a_continuation_with_another_lever_names_its_key(prepared: Cli) -> None:
         assert f"  {line}" in done.stderr
 
 
-def test_an_adapter_beside_a_whole_vision_tower_is_not_asked_alone(prepared: Cli) -> None:
-    folder = Path("adapter")
-    folder.mkdir()
-    for name in ("adapter_config.json", "vit.safetensors"):
-        (folder / name).touch()
-    done = prepared("infer", "--adapter", "adapter")
-    assert done.exit_code == 2
-    assert done.stderr.startswith("error: The adapter is only a part of the training: adapter\n")
-
-
 def test_noise_gives_the_run_a_train_file_of_its_own_and_says_what_was_added(prepared: Cli, tmp_path: Path) -> None:
     env, words = dry(prepared, "--set", "train.noise_boxes=2")
     assert flags(words)["dataset"] == f"{tmp_path}/out/runs/run-001/train.jsonl"

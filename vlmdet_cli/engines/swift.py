@@ -19,11 +19,12 @@ from vlmdet_cli.core.answers import Token
 from vlmdet_cli.core.files import file_hash
 from vlmdet_cli.core.model_hash import model_folder_hash
 from vlmdet_cli.engines import Completion, EngineSettings, Request
+from vlmdet_cli.engines.adapted import TOWER
 from vlmdet_cli.engines.batches import BatchedAnswers, Sized
 from vlmdet_cli.engines.failures import engine_errors
 from vlmdet_cli.engines.pictures import PictureReader
 from vlmdet_cli.engines.settings import SwiftOptions
-from vlmdet_cli.errors import EngineError
+from vlmdet_cli.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,7 +49,14 @@ class SwiftEngine:
         self._model: LoadedModel | None = None
 
     def identity(self) -> dict[str, Any]:
+        """Raises ``UsageError`` for an adapter that is a part of its training only."""
         settings, options = self._settings, _options(self._settings)
+        if settings.adapter and (settings.adapter / TOWER).is_file():
+            raise UsageError(
+                f"The engine swift would leave a part of the training out: {settings.adapter / TOWER}",
+                why='With train.tuner_type = "lora_llm", the vision tower and the aligner are trained whole.',
+                hint='Set infer.engine = "transformers", or ask the merged model: `vlmdet merge`.',
+            )
         return {
             "name": "swift",
             "model": model_folder_hash(settings.model),

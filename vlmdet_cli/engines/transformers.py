@@ -140,7 +140,13 @@ class LoadedModel:
         return decoder.rows
 
     def logits(self, request: Request, answer: str, positions: int) -> "npt.NDArray[np.float32]":
-        """The logits ``(T, V)`` of a given answer's first ``positions`` tokens, each after all that come before it."""
+        """The logits ``(T, V)`` of a given answer's first ``positions`` tokens, each after all that come before it.
+
+        The answer ends where it names a picture or a video: a model cannot be fed one that is not there.
+        """
+        for name in ("image_token", "video_token"):
+            if token := getattr(self._processor, name, None):
+                answer = answer.partition(token)[0]
         family, picture = self._settings.family, self.read(request)
         text = family.request_text(request.prompt, self._settings.system)
         asked, answered = (family.inputs(self._processor, [part], [picture]) for part in (text, text + answer))

@@ -105,12 +105,6 @@ def choose_model(project: Project | None, request: InferRequest, settings: Infer
         return _served_model(project, request, settings.server)
     if request.adapter is not None and not (request.adapter / "adapter_config.json").is_file():
         raise UsageError(f"No LoRA adapter: {request.adapter}", hint="An adapter folder holds adapter_config.json.")
-    if request.adapter is not None and (request.adapter / "vit.safetensors").is_file():
-        raise UsageError(
-            f"The adapter is only a part of the training: {request.adapter}",
-            why='With train.tuner_type = "lora_llm", the vision tower and the aligner are trained whole.',
-            hint="Ask the merged model: `vlmdet merge`, then `vlmdet infer` without --adapter.",
-        )
     kept = choose_results(project, request)
     warning = ""
     if request.adapter is None and not request.model and kept.run is not None:

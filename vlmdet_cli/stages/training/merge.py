@@ -10,6 +10,7 @@ given all at once, swift loads each over the one before it and merges the last a
 
 import contextlib
 import datetime
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -108,11 +109,12 @@ class Merging:
         self._project, self._sources, self._asked = project, sources, asked
         self._warn, self._tick = warn, tick
         self._folder = sources.owner.folder
-        self._work = self._folder / WORK
+        self._work = self._folder / f"{WORK}-{os.getpid()}"  # not that of a killed merge, whose swift may still write
+        self._differing: list[str] = []
 
     def run(self) -> tuple[list[programs.Command], MergeCheck | None]:
-        for name in (WORK, DIFFERS):
-            shutil.rmtree(self._folder / name, ignore_errors=True)
+        for path in (*self._folder.glob(f"{WORK}*"), self._folder / DIFFERS):
+            shutil.rmtree(path, ignore_errors=True)
         with self._checker() as checker:
             commands = self._export()
             base = self._sources.base or cached_folder(self._sources.base_name)
@@ -143,15 +145,18 @@ class Merging:
         base, commands = self._sources.base, []
         for number, checkpoint in enumerate(self._sources.checkpoints, 1):
             is_last = number == len(self._sources.checkpoints)
-            output = self._work if is_last else self._folder / f"{WORK}.{number}"
+            output = self._work if is_last else self._part(number)
             shutil.rmtree(output, ignore_errors=True)
             try:
                 commands.append(self._export_one(checkpoint, base, output, log))
             finally:
                 if number > 1:
-                    shutil.rmtree(self._folder / f"{WORK}.{number - 1}", ignore_errors=True)
+                    shutil.rmtree(self._part(number - 1), ignore_errors=True)
             base = output
         return commands
+
+    def _part(self, number: int) -> Path:
+        return self._work.with_name(f"{self._work.name}.{number}")
 
     def _export_one(self, checkpoint: Path, base: Path | None, output: Path, log: Path) -> programs.Command:
         cpu = gpus.gpus() == 0
