@@ -104,7 +104,7 @@ def test_a_family_is_prepared_trained_merged_asked_and_measured(family: str, cha
     folder = chain(family)
     assert read(folder / "train.json")["steps"] == 2
     check = read(folder / "merge.json")["check"]
-    assert (check["reason"], check["answers"], check["split"]) == ("", 8, "train")
+    assert (check["reason"], check["answers"], check["split"]) == ("", 4, "test")
     asked = read(folder / "infer.json")
     assert asked["failed"] == 0
     assert asked["rows"] == asked["asked"] == sum(asked["finish"].values())
