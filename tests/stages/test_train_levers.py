@@ -19,6 +19,7 @@ from vlmdet_cli.errors import DataError
 from vlmdet_cli.project import runs
 from vlmdet_cli.stages.inference.answer_reading import ReadingRules, picture_answers
 from vlmdet_cli.stages.training.plugins import LOSS_PLUGIN
+from vlmdet_cli.stages.training.replay import HELD_OUT
 from vlmdet_cli.stages.training.train_file import TrainFile, write_train_file
 
 WEIGHT = ("--set", "train.coordinate_weight=2")
@@ -112,7 +113,10 @@ def test_rows_to_replay_stand_behind_the_own_ones_drawn_by_seed_with_absolute_pa
     assert result == TrainFile(
         replayed=4, ledger={"replay rows": {"in": 5, "kept": 4, "dropped": {"over max_length": 1}}}
     )
+    assert not (tmp_path / HELD_OUT).exists()  # all were drawn
     result, replayed = written(0.5)
+    held_out = [json.loads(line) for line in (tmp_path / HELD_OUT).read_text().splitlines()]
+    assert [row for row in [*expected, talk] if row not in replayed and "images" in row] == held_out
     assert result.ledger["replay rows"]["dropped"] == {"over replay_ratio": 2, "over max_length": 1}
     assert written(0.5)[1] == replayed
     assert len({json.dumps(written(0.5, seed)[1]) for seed in range(9)}) > 1
@@ -178,7 +182,8 @@ def test_swift_trains_with_the_levers_and_merges_the_vision_tower_that_was_train
     vlmdet(folder, "prepare", *sets)
     vlmdet(folder, "train", "--run", "plain", *sets)
     image = str(next((folder / "images" / "val").iterdir()))
-    write_rows(folder / "general.jsonl", [row("Hello.", "Hi."), row("<image>What?", "A street.", image)])
+    questions = [row(f"<image>What {n}?", "A street.", image) for n in range(3)]
+    write_rows(folder / "general.jsonl", [row("Hello.", "Hi."), *questions])
     levers = (
         "train.coordinate_weight=3",
         "train.noise_boxes=1",
@@ -186,11 +191,11 @@ def test_swift_trains_with_the_levers_and_merges_the_vision_tower_that_was_train
         "train.vit_lr=1e-3",
         "train.aligner_lr=2e-3",
         "train.replay=general.jsonl",
-        "train.replay_ratio=1.0",
+        "train.replay_ratio=0.084",
     )
     options = [part for lever in levers for part in ("--set", lever)]
     shown = vlmdet(folder, "train", "--run", "levers", *sets, *options).stdout
-    assert re.search(r"replay rows +2 +2 +0", shown)
+    assert re.search(r"replay rows +4 +2 +2", shown)
     run = runs.find_run(folder / "out" / "runs", "levers")
     assert "vit_lr: 0.001, aligner_lr: 0.002, llm_lr: 0.002" in run.log.read_text()
     assert run.record.dataset.rows == 24 + 2  # swift's own count was compared
@@ -200,6 +205,9 @@ def test_swift_trains_with_the_levers_and_merges_the_vision_tower_that_was_train
     known = runs.trained_settings(run.merged)
     assert known
     assert known.noise_label == "noise"
+    asked = json.loads(vlmdet(folder, "doctor", "--forgetting", "levers", "--json").stdout)
+    assert asked["rows"] == len((run.folder / HELD_OUT).read_text().splitlines()) in {1, 2}
+    assert asked["before"] == asked["after"] == 0  # neither can answer in words
     trained = load_file(run.latest_checkpoint() / "vit.safetensors")
     merged, base = (load_file(path / "model.safetensors") for path in (run.merged, folder / "model"))
     for name, values in trained.items():

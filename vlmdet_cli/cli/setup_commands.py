@@ -77,6 +77,9 @@ def doctor(
     gpu_memory: Annotated[
         float, typer.Option(min=0, metavar="GB", help="The GPU for --memory.", show_default="the one that is here")
     ] = 0.0,
+    forgetting: Annotated[
+        str, typer.Option(metavar="RUN", help="Ask the run's base and its merged model general rows that it kept.")
+    ] = "",
 ) -> int:
     """Check versions, GPU, swift, paths and disk; say what to do.
 
@@ -88,6 +91,8 @@ def doctor(
     session: Session = context.obj
     if engines or engine:
         return _engines(session, images or (), model, engine or (), pictures)
+    if forgetting:
+        return _forgetting(session, forgetting)
     if memory or gpu_memory:
         return _memory(session, gpu_memory)
     if images or model:
@@ -105,6 +110,15 @@ def _memory(session: Session, gpu: float) -> int:
     result = stage.memory(session.project(), gpu)
     session.output.result(result, *step_tables.memory(result))
     return int(result.fits is False)
+
+
+def _forgetting(session: Session, run: str) -> int:
+    from vlmdet_cli.stages.inference.forgetting import forgetting
+
+    with session.output.progress() as bars:
+        result = forgetting(session.project(), run, bars)
+    session.output.result(result, *step_tables.forgetting(result))
+    return 0
 
 
 def _engines(session: Session, images: Sequence[Path], model: str, names: Sequence[str], pictures: int) -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vlmdet_cli.stages.data.prepare import PrepareResult
     from vlmdet_cli.stages.doctor import Check
     from vlmdet_cli.stages.evaluation.viz import VizResult
+    from vlmdet_cli.stages.inference.forgetting import Forgetting
     from vlmdet_cli.stages.inference.infer import InferResult
     from vlmdet_cli.stages.init import InitResult
     from vlmdet_cli.stages.memory import MemoryReport
@@ -227,6 +228,17 @@ def memory(result: "MemoryReport") -> Views:
         row(changes, change.setting, f"{change.total:.1f}")
     if result.changes:
         yield changes
+
+
+def forgetting(result: "Forgetting") -> Views:
+    """The right answers of both models, and what became of them."""
+    answers = table(f"right of {result.rows:,} general rows", "answers", "share")
+    for name, count in (("the base model", result.before), (result.run, result.after)):
+        row(answers, name, count, count / result.rows)
+    yield answers
+    yield line("lost", f"{result.lost:,} that the base model had right; {result.gained:,} gained")
+    for example in result.examples:
+        yield line("for example", f"{example['prompt']} {example['before']} → {example['after']}")
 
 
 def doctor(checks: "Iterable[Check]") -> Views:

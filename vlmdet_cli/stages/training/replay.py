@@ -6,13 +6,14 @@ file's folder or absolute:
     {"messages": [{"role": "user", "content": "<image>What is this?"}, {"role": "assistant", "content": "A dog."}],
      "images": ["pictures/7.jpg"]}
 
-``train.replay_ratio`` limits their number; which rows are taken is drawn by seed.
+``train.replay_ratio`` limits their number; which rows are taken is drawn by seed. Of the others, those with one
+question about one picture are kept beside the train file, at most ``MAX_HELD_OUT``: ``doctor --forgetting`` asks them.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -25,9 +26,17 @@ from vlmdet_cli.stages.training.train_rows import Pictures, Row
 _ROLES = {"system", "user", "assistant", "tool", "tool_call", "tool_response"}
 _COLUMNS = ("messages", "images", "objects", "tools")
 UNIT = "replay rows"
+HELD_OUT, MAX_HELD_OUT = "replay_held_out.jsonl", 200
 
 
-def replay_rows(file: Path, count: int, seed: int, counter: TokenCounter, limit: int, ledger: Ledger) -> list[Row]:
+class ReplayRows(NamedTuple):
+    """``drawn``: rows to train on. ``held_out``: others, to ask."""
+
+    drawn: list[Row]
+    held_out: list[Row]
+
+
+def replay_rows(file: Path, count: int, seed: int, counter: TokenCounter, limit: int, ledger: Ledger) -> ReplayRows:
     """At most ``count`` rows of ``file`` in their order, with absolute paths; the ledger counts the others.
 
     Rows of one question about one picture with more than ``limit`` tokens are left out; others are not counted. Raises
@@ -42,11 +51,14 @@ def replay_rows(file: Path, count: int, seed: int, counter: TokenCounter, limit:
             why=first_few(pictures.unreadable),
             hint="Paths are relative to the file's folder, or absolute.",
         )
-    drawn = sorted(Random(f"{seed}:replay").sample(range(len(fitting)), min(count, len(fitting))))  # noqa: S311
+    order = list(range(len(fitting)))
+    Random(f"{seed}:replay").shuffle(order)  # noqa: S311
+    drawn, others = sorted(order[:count]), [index for index in order[count:] if _is_question(fitting[index])]
     ledger.keep(UNIT, len(drawn))
     ledger.drop(UNIT, "over max_length", len(rows) - len(fitting))
     ledger.drop(UNIT, "over replay_ratio", len(fitting) - len(drawn))
-    return [fitting[index] for index in drawn]
+    held_out = [fitting[index] for index in sorted(others[:MAX_HELD_OUT])]
+    return ReplayRows([fitting[index] for index in drawn], held_out)
 
 
 def _read(file: Path) -> Iterator[Row]:
@@ -84,10 +96,16 @@ def _absolute(row: Row, folder: Path) -> Row:
     return {**row, "images": images} if images else {name: row[name] for name in row if name != "images"}
 
 
+def _is_question(row: Row) -> bool:
+    """Whether a row is one question about one picture, and its answer."""
+    roles = [message["role"] for message in row["messages"]]
+    return roles == ["user", "assistant"] and len(row.get("images", ())) == 1
+
+
 def _fits(row: Row, pictures: Pictures, counter: TokenCounter, limit: int) -> bool:
     """Whether the row has at most ``limit`` tokens, as far as that is known. Its pictures are opened."""
     sizes = [pictures.size(image) for image in row.get("images", ())]
-    contents = [message["content"] for message in row["messages"] if message["role"] in {"user", "assistant"}]
-    if len(contents) != 2 or len(row["messages"]) != 2 or len(sizes) != 1 or sizes[0] is None:
+    if not _is_question(row) or sizes[0] is None:
         return True
-    return counter.row(contents[0], contents[1], sizes[0]) <= limit
+    question, answer = (message["content"] for message in row["messages"])
+    return counter.row(question, answer, sizes[0]) <= limit

@@ -22,7 +22,7 @@ from vlmdet_cli.prompts.lengths import TokenCounter
 from vlmdet_cli.prompts.noise import NOISE_LABEL, number_of_boxes, objects_of, with_noise
 from vlmdet_cli.prompts.questions import kind_of
 from vlmdet_cli.stages.data import chunks
-from vlmdet_cli.stages.training.replay import replay_rows
+from vlmdet_cli.stages.training.replay import HELD_OUT, ReplayRows, replay_rows
 from vlmdet_cli.stages.training.train_rows import BATCH, Pictures, Row, Size, batches, read_rows
 from vlmdet_cli.training.settings import Train
 
@@ -50,14 +50,16 @@ def write_train_file(project: Project, dataset: Path, file: Path) -> TrainFile:
     rows = read_rows(dataset)
     if train.noise_boxes:
         rows = NoisyRows(project, ledger).rows(rows)
-    replayed = _replayed(project, dataset, ledger) if train.replay else []
-    write_jsonl(file, itertools.chain(rows, replayed))
+    replay = _replay(project, dataset, ledger) if train.replay else ReplayRows([], [])
+    write_jsonl(file, itertools.chain(rows, replay.drawn))
+    if replay.held_out:
+        write_jsonl(file.with_name(HELD_OUT), replay.held_out)
     counts = ledger.as_dict()
     write_json(file.with_name("train.ledger.json"), counts)
-    return TrainFile(replayed=len(replayed), ledger=counts)
+    return TrainFile(replayed=len(replay.drawn), ledger=counts)
 
 
-def _replayed(project: Project, dataset: Path, ledger: Ledger) -> list[Row]:
+def _replay(project: Project, dataset: Path, ledger: Ledger) -> ReplayRows:
     train = project.config.train
     own = sum(1 for _ in read_rows(dataset))
     counter = chunks.row_settings(project, "train").length_limit.counter
