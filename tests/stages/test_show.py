@@ -265,7 +265,7 @@ def test_boxes_are_drawn_where_they_are(tmp_path: Path) -> None:
         for _, (left, _, right, bottom) in (CAT, DOG):
             x, y = round((left + right) / 2 * factor), round(bottom * factor) - 1
             assert drawn.getpixel((x, y)) != drawn.getpixel((x, y + 20))
-        assert drawn.getpixel((5, 5)) == drawn.getpixel((drawn.width - 5, drawn.height - 5))
+        assert drawn.getpixel((5, 5)) == drawn.getpixel((drawn.width - 5, round(SIZE[1] * factor) - 5))
 
 
 def test_the_area_of_a_question_is_drawn(tmp_path: Path) -> None:

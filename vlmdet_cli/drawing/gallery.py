@@ -9,8 +9,9 @@ import numpy as np
 
 from vlmdet_cli.core.annotations import Picture
 from vlmdet_cli.drawing.lettering import GREY, Colour
+from vlmdet_cli.drawing.outline import State
 from vlmdet_cli.drawing.page import ClassRow
-from vlmdet_cli.drawing.panel import Mark, State, count_states
+from vlmdet_cli.drawing.panel import Mark, count_states
 from vlmdet_cli.metrics.matching import Bools, Floats, Match, ObjectBoxes, PredictedBoxes
 
 COMPARED_STATES: tuple[State, ...] = ("found", "false", "missed")

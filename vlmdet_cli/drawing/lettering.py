@@ -16,7 +16,7 @@ from PIL import ImageFont
 Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont
 
-SMALLEST_LETTERS = 12  # pixels; smaller letters are not readable
+SMALLEST_LETTERS = 15  # pixels; smaller letters are not readable
 BLACK, WHITE, GREY = (17, 17, 17), (255, 255, 255), (187, 187, 187)
 _PALETTE = "E69F00 56B4E9 009E73 F0E442 0072B2 D55E00 CC79A7 332288 BBCC33 882255 FFAABB"
 PALETTE: tuple[Colour, ...] = tuple((c[0], c[1], c[2]) for c in map(bytes.fromhex, _PALETTE.split()))
@@ -27,6 +27,7 @@ def palette(categories: Sequence[str]) -> dict[str, Colour]:
     return {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(categories)}
 
 
+@functools.lru_cache(maxsize=64)
 def ink_on(ground: Colour) -> Colour:
     """Black or white, whichever contrasts more with ``ground``."""
     return BLACK if contrast(BLACK, ground) >= contrast(WHITE, ground) else WHITE

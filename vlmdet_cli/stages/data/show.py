@@ -201,8 +201,8 @@ def _drawing(row: Shown, path: Path) -> Any:
     from vlmdet_cli.drawing.lettering import palette
     from vlmdet_cli.drawing.panel import Mark, draw_panel
 
-    marks = [Mark(detection.label, detection.box, "truth") for detection in row.boxes]
-    marks += [Mark("area", box, "truth") for box in row.areas]
+    marks = [Mark(detection.label, detection.box, "answer") for detection in row.boxes]
+    marks += [Mark("area", box, "area") for box in row.areas]
     labels = list(dict.fromkeys(detection.label for detection in row.boxes))
     try:
         picture = image_files.open_upright(path, row.size)

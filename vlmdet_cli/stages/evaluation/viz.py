@@ -29,9 +29,10 @@ from vlmdet_cli.drawing import gallery
 from vlmdet_cli.drawing.curve import Row, has_loss, read_log, training_curve
 from vlmdet_cli.drawing.gallery import MarkedPicture
 from vlmdet_cli.drawing.lettering import Colour, palette
+from vlmdet_cli.drawing.outline import LINE_STYLES, STATE_NAMES, State
 from vlmdet_cli.drawing.page import Figure, Page, render
-from vlmdet_cli.drawing.panel import State, draw_panel, draw_unreadable
-from vlmdet_cli.drawing.sheet import LINE_STYLES, MAX_TILES, STATE_NAMES, Tile, contact_sheet, tile_size
+from vlmdet_cli.drawing.panel import draw_panel, draw_unreadable
+from vlmdet_cli.drawing.sheet import MAX_TILES, Tile, contact_sheet, tile_size
 from vlmdet_cli.errors import DataError, first_few
 from vlmdet_cli.metrics.matching import match, overlapping
 from vlmdet_cli.stages.evaluation.eval_boxes import eval_boxes
@@ -107,7 +108,9 @@ def draw(  # noqa: PLR0913  (the command's options, by name)
         (output / INDEX).unlink(missing_ok=True)
         drawn = list(_draw_panels(chosen, settings, on_progress))
         _remove_other_panels(settings.panels, {Path(panel.figure.file).name for panel in drawn})
-        _save(contact_sheet([panel.tile for panel in drawn if panel.tile], title, states), output / SHEET, "JPEG")
+        shown = gallery.total(chosen[:MAX_TILES])
+        sheet = contact_sheet([p.tile for p in drawn if p.tile], title, {state: shown[state] for state in states})
+        _save(sheet, output / SHEET, "JPEG")
         has_curve = _draw_curve(log, output / CURVE)
         _write_page(_page(title, marked, drawn, settings, has_curve=has_curve), output / INDEX)
     counts = gallery.total(marked)

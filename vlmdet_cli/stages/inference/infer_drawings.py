@@ -34,7 +34,7 @@ class AnswerDrawings:
         """Write the drawing of each picture, with the boxes of all answers about it."""
         marks = {
             picture.answers[0].image: [
-                Mark(detection.label, detection.box, "truth") for detection in picture.whole.detections
+                Mark(detection.label, detection.box, "answer") for detection in picture.whole.detections
             ]
             for picture in pictures
         }
