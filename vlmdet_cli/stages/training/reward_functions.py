@@ -104,12 +104,10 @@ def prepare_sampling(trainer: Any) -> None:
 
 def picture_tokens(config: Any, processor: Any) -> set[int]:
     """The ids of the tokens that stand for pictures or begin or end them, as the model and its processor name them."""
-    values = {**config.to_dict(), **{name: getattr(processor, name, None) for name in dir(processor)}}
-    return {
-        value
-        for name, value in values.items()
-        if _PICTURE_TOKEN.fullmatch(name) and isinstance(value, int) and value >= 0
-    }
+    settings = config.to_dict()
+    values = [settings[name] for name in filter(_PICTURE_TOKEN.fullmatch, settings)]
+    values += [getattr(processor, name, None) for name in filter(_PICTURE_TOKEN.fullmatch, dir(processor))]
+    return {value for value in values if isinstance(value, int) and value >= 0}
 
 
 class Scorer:
