@@ -62,22 +62,26 @@ for name, function in MORE.items():
     app.command(name, cls=Command, rich_help_panel="More commands")(function)
 
 
-def _show_version(is_requested: bool) -> None:
-    if is_requested:
-        Output().data(f"vlmdet {__version__}")
-        raise typer.Exit
+def _show_version(*, verbose: bool) -> None:
+    output = Output()
+    output.data(f"vlmdet {__version__}")
+    if verbose:
+        from vlmdet_cli.stages.doctor import environment
+
+        for name, version in environment().items():
+            output.data(f"{name:<15} {version}")
 
 
 Version = Annotated[
     bool,
-    typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    typer.Option("--version", metavar="", help="Show the version and exit; with -v all that a report of a bug needs."),
 ]
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def global_options(
     context: typer.Context,
-    version: Version = False,  # noqa: ARG001  its callback has answered
+    version: Version = False,
     project: ProjectFile = None,
     sets: Sets = None,
     json: Json = False,
@@ -87,6 +91,11 @@ def global_options(
     no_progress: NoProgress = False,
 ) -> None:
     """Keep the global options that stand before the command's name; ``Command`` adds those behind it."""
+    if version:
+        _show_version(verbose=verbose)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        context.fail("Missing command.")
     context.obj = GlobalOptions(project, tuple(sets or ()), json, quiet, verbose, debug, no_progress)
 
 

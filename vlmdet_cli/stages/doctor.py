@@ -1,6 +1,5 @@
 """doctor: checks the installation, the machine and the project; each check is ok, a warning or a problem."""
 
-import importlib.metadata
 import platform
 import shutil
 import sys
@@ -13,12 +12,14 @@ import psutil
 
 from vlmdet_cli import __version__
 from vlmdet_cli.core import gpus
+from vlmdet_cli.core.packages import installed
 from vlmdet_cli.errors import VlmdetError
 from vlmdet_cli.project import SPLITS, Project, load, runs
 from vlmdet_cli.training import arguments, swift
 
 State = Literal["ok", "warning", "problem"]
 STACK = ("torch", "torchvision", "transformers", "ms-swift", "qwen-vl-utils", "decord")
+BASE = ("trl", "peft", "vllm", "openai", "ray", "numpy", "pillow", "hotcoco", "pycocotools", "typer", "rich", "msgspec")
 INSTALL = "pip install 'vlmdet[train]'"
 
 
@@ -42,11 +43,19 @@ def _programs() -> Iterator[Check]:
     yield Check("python", "ok", f"{platform.python_version()}, {sys.executable}")
 
 
+def environment() -> dict[str, str]:
+    """What a report of a bug needs: versions of Python, the system, and the packages that vlmdet stands on."""
+    versions = installed([*STACK, *BASE])
+    packages = {name: versions.get(name, "not installed") for name in (*STACK, *BASE)}
+    return {"python": platform.python_version(), "system": platform.platform(), **packages}
+
+
 def _stack() -> Iterator[Check]:
+    versions = installed(STACK)
     for name in STACK:
-        try:
-            yield Check(name, "ok", importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
+        if name in versions:
+            yield Check(name, "ok", versions[name])
+        else:
             yield Check(name, "warning", "not installed", f"train, merge and infer need it: {INSTALL}")
 
 

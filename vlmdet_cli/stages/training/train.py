@@ -5,12 +5,11 @@ record is written whole when it starts, and again when it ends, is interrupted o
 """
 
 import datetime
-import importlib.metadata
 import os
 import platform
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -20,6 +19,7 @@ from vlmdet_cli import __version__
 from vlmdet_cli.core import gpus, programs
 from vlmdet_cli.core.files import whole_file
 from vlmdet_cli.core.locks import lock
+from vlmdet_cli.core.packages import installed
 from vlmdet_cli.core.processes import Process, this_process
 from vlmdet_cli.errors import DataError, EngineError, UsageError, first_few
 from vlmdet_cli.project import Project, runs
@@ -299,14 +299,3 @@ def _machine() -> dict[str, Any]:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def installed(names: Sequence[str]) -> dict[str, str]:
-    """Versions of the packages that are installed."""
-    versions: dict[str, str] = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
