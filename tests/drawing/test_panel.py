@@ -1,4 +1,4 @@
-"""Panels, sheets and the page: boxes, labels and texts are drawn in the right position, at any size, for any text."""
+"""Panels and sheets: boxes, labels and texts are drawn in the right position, at any size, for any text."""
 
 import itertools
 
@@ -12,7 +12,6 @@ from PIL import Image, ImageChops
 from vlmdet_cli.drawing import panel
 from vlmdet_cli.drawing.lettering import GREY, PALETTE, contrast, fit, font, ink_on, palette, printable, wrap
 from vlmdet_cli.drawing.outline import State, line_width, strokes
-from vlmdet_cli.drawing.page import ClassRow, Figure, Page, render
 from vlmdet_cli.drawing.panel import Mark, draw_panel, draw_unreadable, panel_size
 from vlmdet_cli.drawing.sheet import Tile, contact_sheet, tile_size
 
@@ -235,28 +234,3 @@ def test_a_tiles_caption_is_drawn_under_it() -> None:
     assert box is not None
     assert box[1] >= 100 + tile.height
     assert box[3] <= first.height
-
-
-def page(name: str) -> Page:
-    return Page(
-        title=name,
-        facts=[name],
-        figures=[Figure("panels/001-a.jpg", name, name)],
-        classes=[ClassRow(name, (1, 2, 3), (4,))],
-        count_names=[name],
-        sheet="sheet.jpg",
-        curve=None,
-    )
-
-
-def test_every_text_on_the_page_is_escaped() -> None:
-    text = render(page("<script>alert('&\"')</script>"))
-    assert "<script" not in text
-    assert text.count("&lt;script&gt;alert(&#x27;&amp;&quot;&#x27;)") == 8
-
-
-def test_the_page_links_only_to_files_beside_it_and_shows_the_curve_if_there_is_one() -> None:
-    text = render(page("cat"))
-    assert "http" not in text
-    assert 'href="panels/001-a.jpg"' in text
-    assert "curve.png" not in text

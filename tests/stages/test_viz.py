@@ -1,6 +1,5 @@
 """The stage viz: its drawings of truth and predictions, the files it writes, and bad input."""
 
-import html.parser
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,8 @@ from PIL import Image
 
 from tests.conftest import Boxes, coco_document, picture
 from vlmdet_cli.drawing.lettering import palette
-from vlmdet_cli.errors import DataError
+from vlmdet_cli.errors import DataError, UsageError
+from vlmdet_cli.stages.evaluation import viz_page
 from vlmdet_cli.stages.evaluation.evaluate import EvalProtocol, evaluate
 from vlmdet_cli.stages.evaluation.viz import VizResult, draw, open_picture, panel_name
 
@@ -60,22 +60,15 @@ def data(tmp_path: Path) -> Set:
     return dataset
 
 
-class Links(html.parser.HTMLParser):
-    """A page's links and images, its elements, and its text."""
+def data_of(result: VizResult) -> Any:
+    """The data of a written page."""
+    text = Path(result.index).read_text("utf-8")
+    return json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
 
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.elements: list[str] = []
-        self.text = ""
-        self.feed(path.read_text("utf-8"))
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(tag)
-        self.links += [value for name, value in attrs if name in ("src", "href") and value]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data + "\n"
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return (image.width, image.height)
 
 
 def near(path: str, colour: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -117,24 +110,47 @@ def test_no_box_is_found_below_the_threshold(data: Set) -> None:
     assert data.draw(protocol=EvalProtocol(iou=0.95)).counts["found"] == 0
 
 
-def test_the_page_links_to_every_written_file_and_no_other(data: Set) -> None:
+def test_the_page_has_every_picture_of_the_truth_and_names_the_files_beside_it(data: Set) -> None:
     (data.folder / "log.jsonl").write_text('{"loss": 1.0, "global_step/max_steps": "5/10"}\n')
-    result = data.draw(curve=data.folder / "log.jsonl")
-    folder = Path(result.index).parent
-    linked = {str(folder / link) for link in Links(Path(result.index)).links}
-    assert linked == {*result.panels, result.sheet, result.curve}
-    assert all(Path(link).is_file() for link in linked)
+    result = data.draw(curve=data.folder / "log.jsonl", limit=1)
+    shown = data_of(result)
+    assert shown["pictures"]["name"] == ["good.jpg", "bad.jpg", "empty.jpg", "crowd.jpg"]
+    assert (result.pictures, len(result.panels)) == (4, 1)
+    assert (shown["curve"], shown["sheet"]) == ("curve.png", "sheet.jpg")
     assert Image.open(result.curve or "").getcolors(2) is None
 
 
-def test_the_page_has_captions_classes_and_the_terms(data: Set) -> None:
-    text = Links(Path(data.draw().index)).text
-    assert "4 of 4 pictures, most errors first · found at IoU 0.5 or more" in text
-    assert "0 found · 1 false · 1 missed" in text
-    assert "0 found · 0 false · 0 missed · 1 crowd · 1 not counted" in text
-    assert " ".join(text.split("Classes")[1].split()) == (
-        "class found false missed crowd not counted cat 1 0 1 0 0 dog 0 1 0 1 1"
-    )
+def test_the_pictures_of_the_page_have_the_sizes_that_it_needs_and_old_ones_go(data: Set) -> None:
+    picture(data.images, "bad.jpg", (1600, 1200))
+    folder = Path(data.draw().index).parent
+    assert [size_of(folder / "thumbs" / f"0000{n}.jpg") for n in (1, 2)] == [(320, 240), (320, 240)]
+    assert [(path.name, size_of(path)) for path in (folder / "pictures").iterdir()] == [("00002.jpg", (1280, 960))]
+    (folder / "thumbs" / "own.jpg").write_text("not of a page")
+    assert data_of(data.draw(single_file=True))["images"]["embedded"][0].startswith("data:image/jpeg;base64,")
+    assert [path.name for name in ("thumbs", "pictures") for path in (folder / name).iterdir()] == ["own.jpg"]
+
+
+def test_a_page_of_another_program_is_not_overwritten(data: Set) -> None:
+    index = data.folder / "viz" / "index.html"
+    index.parent.mkdir()
+    index.write_text("<!doctype html><title>My site</title>")
+    with pytest.raises(UsageError, match="vlmdet did not write"):
+        data.draw()
+    assert "My site" in index.read_text()
+    index.write_text('<a href="sheet.jpg">All on one sheet</a>')  # as earlier versions wrote it
+    data.draw()
+    data.draw()
+
+
+def test_more_pictures_than_a_page_holds_are_told_and_those_with_most_errors_stay(
+    data: Set, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(viz_page, "MOST", 2)
+    result = data.draw()
+    shown = data_of(result)
+    assert (shown["pictures"]["name"], shown["left_out"]) == (["bad.jpg", "empty.jpg"], 2)
+    assert result.notes == shown["notes"]
+    assert "shows 2 of 4 pictures" in result.notes[0]
 
 
 def test_the_truth_can_be_drawn_alone(data: Set) -> None:
@@ -142,7 +158,7 @@ def test_the_truth_can_be_drawn_alone(data: Set) -> None:
     assert result.counts == {"truth": 2, "crowd": 1}
     assert [Path(panel).name for panel in result.panels][:2] == ["001-good.jpg", "002-bad.jpg"]
     assert near(result.panels[0], CAT)[70:350, 61].all()
-    assert "missed" not in Links(Path(result.index)).text
+    assert (data_of(result)["compared"], data_of(result)["report"]) == (False, None)
 
 
 def test_the_same_input_gives_the_same_bytes(data: Set) -> None:
@@ -208,10 +224,10 @@ def test_an_unreadable_picture_becomes_a_grey_panel_and_is_counted(
     spoil(data.images / "bad.jpg")
     result = data.draw()
     assert result.ledger == {"pictures": {"in": 4, "kept": 3, "dropped": {"cannot be read": 1}}}
-    assert len(result.notes) == 1
+    assert result.notes[1] == "1 picture of the page cannot be read: it shows their boxes on an empty ground."
     assert result.notes[0].startswith("Cannot be read: bad.jpg: ")
     assert reason in result.notes[0]
-    assert reason in Links(Path(result.index)).text
+    assert reason in data_of(result)["pictures"]["gone"][1]
     panel = np.asarray(Image.open(result.panels[0])).astype(int)
     assert np.ptp(panel, axis=-1).max() < 6
     assert panel.min() < 120 < panel.max()
@@ -261,7 +277,7 @@ def test_boxes_are_scaled_to_a_picture_of_another_size_and_the_caption_says_so(d
     picture(data.images, "good.jpg", (640, 480))
     result = data.draw()
     assert near(result.panels[3], CAT)[70:325, 61].all()
-    assert "the picture is 640 x 480, its annotations say 320 x 240" in Links(Path(result.index)).text
+    assert "640 x 480, its annotations say 320 x 240" in data_of(result)["pictures"]["remark"][0]
 
 
 def test_detection_json_is_a_truth_too_and_needs_no_size(data: Set) -> None:
@@ -308,15 +324,12 @@ def test_a_broken_log_is_an_error_before_anything_is_drawn(data: Set) -> None:
     assert not (data.folder / "viz").exists()
 
 
-def test_names_of_any_kind_are_escaped_on_the_page_and_plain_on_disk(tmp_path: Path) -> None:
+def test_names_of_any_kind_are_plain_on_disk(tmp_path: Path) -> None:
     name, label = "sub dir/<b>&'犬\".jpg", "<script>alert(1)</script>"
     dataset = Set(tmp_path)
     dataset.write({name: [(label, (20, 20, 100, 100))]}, {name: {"\u202e</td>": [[1, 1, 9, 9]]}}, categories=[label])
     result = dataset.draw()
-    page = Links(Path(result.index))
-    assert not {"script", "b"} & set(page.elements)
-    assert {name, label} <= set(page.text.split("\n"))
-    assert "no category of the truth: \u202e</td>" in page.text
+    assert data_of(result)["names"] == [label, "\u202e</td>"]
     assert [Path(panel).name for panel in result.panels] == ["001-b.jpg"]
 
 
@@ -326,10 +339,9 @@ def test_panels_have_plain_names_for_any_name_of_the_picture() -> None:
     assert len(panel_name(1, "x" * 300)) == 68
 
 
-def test_the_caption_of_a_picture_without_an_answer_says_so(data: Set) -> None:
+def test_a_picture_without_an_answer_is_told_from_an_empty_answer(data: Set) -> None:
     data.predictions.write_text('[{"image_path": "good.jpg", "object": {}}]')
-    text = Links(Path(data.draw().index)).text
-    assert text.count("no answer") == 3
+    assert data_of(data.draw())["pictures"]["answered"] == [1, 0, 0, 0]
 
 
 def test_real_pictures_with_perfect_predictions_have_no_errors(tiny_coco: Path, tmp_path: Path) -> None:

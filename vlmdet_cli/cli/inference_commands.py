@@ -305,10 +305,13 @@ def viz(
     split: AnsweredSplit = "",
     run: AnsweringRun = "",
     limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Number of pictures to draw.", show_default="viz.pictures")
+        int | None, typer.Option(min=1, metavar="N", help="Number of panels to draw.", show_default="viz.pictures")
     ] = None,
+    single_file: Annotated[
+        bool, typer.Option("--single-file", metavar="", help="A page that holds its pictures, to send as one file.")
+    ] = False,
 ) -> None:
-    """Draw predictions and truth, a contact sheet and the training curve.
+    """Write the report page of predictions and truth, and draw panels, a contact sheet and the training curve.
 
     Example: vlmdet viz --limit 100
     """
@@ -329,7 +332,9 @@ def viz(
             order=job.settings.order,
             protocol=job.protocol,
             curve=job.curve,
+            single_file=single_file,
             on_progress=lambda done, total: bars("draw", done, total),
+            on_picture=lambda done, total: bars("pictures", done, total),
         )
     session.output.result(result, *step_tables.viz(result))
 

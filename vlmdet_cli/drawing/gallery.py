@@ -1,6 +1,5 @@
-"""What viz shows of predictions and truth: pictures with marked boxes, their order, captions and class counts. Pure."""
+"""What viz shows of predictions and truth: pictures with marked boxes, their order and captions. Pure."""
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -8,9 +7,7 @@ import msgspec
 import numpy as np
 
 from vlmdet_cli.core.annotations import Picture
-from vlmdet_cli.drawing.lettering import GREY, Colour
 from vlmdet_cli.drawing.outline import State
-from vlmdet_cli.drawing.page import ClassRow
 from vlmdet_cli.drawing.panel import Mark, count_states
 from vlmdet_cli.metrics.matching import Bools, Floats, Match, ObjectBoxes, PredictedBoxes
 
@@ -81,10 +78,10 @@ def _marks(
 
 def worst_first(marked: Sequence[MarkedPicture]) -> list[MarkedPicture]:
     """Most errors (false and missed) first, then fewest found, then the given order."""
-    return sorted(marked, key=_worst_key)
+    return sorted(marked, key=errors_key)
 
 
-def _worst_key(marked: MarkedPicture) -> tuple[int, int]:
+def errors_key(marked: MarkedPicture) -> tuple[int, int]:
     counts = count_states(marked.marks)
     return -(counts["false"] + counts["missed"]), counts["found"]
 
@@ -106,24 +103,3 @@ def caption(marked: MarkedPicture, states: Sequence[State]) -> str:
     counts = count_states(marked.marks)
     words = [f"{counts[s]} {COUNT_NAMES.get(s, s)}" for s in states if counts[s] or s not in ("crowd", "aside")]
     return " · ".join([*words, *([] if marked.answered else ["no answer"])])
-
-
-def class_rows(
-    marked: Sequence[MarkedPicture], colours: Mapping[str, Colour], states: Sequence[State]
-) -> list[ClassRow]:
-    """The categories that occur, in the order of ``colours``, with their counts.
-
-    Labels that are no category share the last row.
-    """
-    counts = Counter((mark.label, mark.state) for picture in marked for mark in picture.marks)
-    present = {label for label, _ in counts}
-    rows = [
-        ClassRow(name, colour, tuple(counts[name, state] for state in states))
-        for name, colour in colours.items()
-        if name in present
-    ]
-    unknown = sorted(present - colours.keys())
-    if unknown:
-        name = f"no category of the truth: {unknown[0]}" + (f" and {len(unknown) - 1:,} more" if unknown[1:] else "")
-        rows.append(ClassRow(name, GREY, tuple(sum(counts[label, state] for label in unknown) for state in states)))
-    return rows

@@ -37,16 +37,6 @@ STATE_NAMES: Mapping[State, str] = {
     "crowd": "crowd (not counted)",
     "aside": "not counted (prediction)",
 }
-LINE_STYLES: Mapping[State, str] = {
-    "truth": "solid line",
-    "answer": "solid line",
-    "area": "thin line",
-    "found": "solid line",
-    "false": "dashed line",
-    "missed": "dotted line",
-    "crowd": "hatched",
-    "aside": "thin line",
-}
 
 
 def line_width(size: tuple[int, int]) -> int:

@@ -90,10 +90,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def evaluate(truth_file: Path, predictions_file: Path, settings: EvalProtocol | None = None) -> Report:
     """All measures. Raises ``DataError`` for either file, ``UsageError`` for a threshold out of 0…1."""
     settings = settings or EvalProtocol()
+    truth = ground_truth.read(truth_file)
+    return report_on(truth, read_predictions(predictions_file, truth, settings), settings)
+
+
+def report_on(truth: Truth, predictions: Predictions, settings: EvalProtocol) -> Report:
+    """All measures of predictions that are read. Raises as ``evaluate`` does."""
     if not 0 < settings.iou <= 1:
         raise UsageError(f"The IoU threshold must lie above 0 and up to 1: {settings.iou}")
-    truth = ground_truth.read(truth_file)
-    predictions = read_predictions(predictions_file, truth, settings)
     boxes = eval_boxes(truth, predictions, settings.classes, settings.duplicates)
     calibrated = _calibration(settings, predictions, _truth_hash(truth, boxes))
     predictions = msgspec.structs.replace(predictions, boxes=[])  # hundreds of thousands of records, now in columns

@@ -1,9 +1,10 @@
 """viz: draws pictures with truth and predictions, a contact sheet, the training curve, and a page that shows them all.
 
-    index.html           written last, so that all files it links to exist
+    index.html           the report page, written last, so that all files it links to exist
+    thumbs/ pictures/    the pictures of the page, see ``page_pictures``
     sheet.jpg            the first 24 panels
     curve.png            where there is a training log
-    panels/001-NAME.jpg  a panel a picture, in the order of the page
+    panels/001-NAME.jpg  a panel a picture, the worst first
 
 *Worst first* means most errors (false + missed) first, then fewest found, then the truth's order. An unreadable picture
 becomes a grey panel with the reason, and is counted. The panels of an earlier run in the same folder are removed.
@@ -29,28 +30,31 @@ from vlmdet_cli.drawing import gallery
 from vlmdet_cli.drawing.curve import Row, has_loss, read_log, training_curve
 from vlmdet_cli.drawing.gallery import MarkedPicture
 from vlmdet_cli.drawing.lettering import Colour, palette
-from vlmdet_cli.drawing.outline import LINE_STYLES, STATE_NAMES, State
-from vlmdet_cli.drawing.page import Figure, Page, render
+from vlmdet_cli.drawing.outline import State
 from vlmdet_cli.drawing.panel import draw_panel, draw_unreadable
 from vlmdet_cli.drawing.sheet import MAX_TILES, Tile, contact_sheet, tile_size
 from vlmdet_cli.errors import DataError, first_few
 from vlmdet_cli.metrics.matching import match, overlapping
 from vlmdet_cli.stages.evaluation.eval_boxes import eval_boxes
-from vlmdet_cli.stages.evaluation.evaluate import EvalProtocol, read_predictions
-from vlmdet_cli.stages.evaluation.prediction_files import Predictions
+from vlmdet_cli.stages.evaluation.evaluate import EvalProtocol, read_predictions, report_on
+from vlmdet_cli.stages.evaluation.page_data import Evaluated
+from vlmdet_cli.stages.evaluation.viz_page import INDEX, PageSettings, most, require_own_folder, write_page
 
-INDEX, SHEET, CURVE, PANELS = "index.html", "sheet.jpg", "curve.png", "panels"
+SHEET, CURVE, PANELS = "sheet.jpg", "curve.png", "panels"
 _OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 90, "subsampling": 0}, "PNG": {"optimize": True}}
 _PANEL_NAME = re.compile(r"\d{3,}-[\w.-]*\.jpg", re.ASCII)
 
 
 class VizResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Paths of the written files; boxes by state, over all pictures, drawn or not; sentences for the user."""
+    """Paths of the written files; the number of pictures of the page; boxes by state, over all pictures, drawn or not;
+    sentences for the user.
+    """
 
     index: str
     sheet: str
     curve: str | None
     panels: list[str]
+    pictures: int
     counts: dict[str, int]
     ledger: dict[str, dict[str, Any]]
     notes: list[str]
@@ -66,9 +70,12 @@ class PanelSettings(msgspec.Struct, frozen=True):
 
 
 class DrawnPanel(msgspec.Struct, frozen=True):
-    """A written panel, its tile for the sheet where it is one of the first, and why its picture is unreadable."""
+    """A written panel: its file, the picture's name, its tile for the sheet where it is one of the first, and why the
+    picture is unreadable.
+    """
 
-    figure: Figure
+    file: Path
+    name: str
     tile: Tile | None
     problem: str
 
@@ -83,21 +90,26 @@ def draw(  # noqa: PLR0913  (the command's options, by name)
     order: Literal["worst", "first"] = "worst",
     protocol: EvalProtocol | None = None,
     curve: Path | None = None,
+    single_file: bool = False,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    on_picture: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> VizResult:
-    """Draw ``limit`` pictures (0: all) into the folder ``output``; without predictions, the truth alone.
+    """Draw ``limit`` pictures (0: all) into the folder ``output``, and write the page; without predictions, of the
+    truth alone. With ``single_file`` the page needs none of the other files.
 
-    Raises ``DataError`` for files that cannot be read and for a picture's name that leaves the folder ``images``.
+    Raises ``DataError`` for files that cannot be read and for a picture's name that leaves the folder ``images``,
+    ``UsageError`` for a folder with a page of another kind.
     """
     protocol = protocol or EvalProtocol()
     annotated = read_truth(truth)
     _check(annotated, images)
+    require_own_folder(output)
     log = read_log(curve) if curve else None
-    predicted = read_predictions(predictions, annotated, protocol) if predictions else None
+    evaluated = _evaluated(annotated, predictions, protocol) if predictions else None
     marked = gallery.judge(
         annotated.pictures,
-        _matched(annotated, predicted, protocol) if predicted else None,
-        predicted.answered if predicted else (),
+        _matched(evaluated, protocol) if evaluated else None,
+        evaluated.predictions.answered if evaluated else (),
     )
     worst = order == "worst" and predictions is not None
     chosen = (gallery.worst_first(marked) if worst else marked)[: limit or None]
@@ -107,32 +119,54 @@ def draw(  # noqa: PLR0913  (the command's options, by name)
     with lock(output):
         (output / INDEX).unlink(missing_ok=True)
         drawn = list(_draw_panels(chosen, settings, on_progress))
-        _remove_other_panels(settings.panels, {Path(panel.figure.file).name for panel in drawn})
+        _remove_other_panels(settings.panels, {panel.file.name for panel in drawn})
         shown = gallery.total(chosen[:MAX_TILES])
         sheet = contact_sheet([p.tile for p in drawn if p.tile], title, {state: shown[state] for state in states})
         _save(sheet, output / SHEET, "JPEG")
         has_curve = _draw_curve(log, output / CURVE)
-        _write_page(_page(title, marked, drawn, settings, has_curve=has_curve), output / INDEX)
+        attached = {"sheet": output / SHEET} | ({"curve": output / CURVE} if has_curve else {})
+        page = write_page(
+            annotated,
+            evaluated,
+            _page_pictures(marked, most(single_file=single_file)),
+            PageSettings(
+                images=images, output=output, single_file=single_file, attached=attached, on_picture=on_picture
+            ),
+        )
     counts = gallery.total(marked)
     return VizResult(
         index=str(output / INDEX),
         sheet=str(output / SHEET),
         curve=str(output / CURVE) if has_curve else None,
-        panels=[str(output / panel.figure.file) for panel in drawn],
+        panels=[str(panel.file) for panel in drawn],
+        pictures=page.pictures,
         counts={state: counts[state] for state in states},
         ledger=_account(drawn, len(marked)).as_dict(),
         notes=[
             *_unreadable(drawn),
+            *page.notes,
             *([f"No curve, because no row has a loss: {curve}"] if curve and not has_curve else []),
         ],
     )
 
 
-def _matched(truth: Truth, predictions: Predictions, protocol: EvalProtocol) -> gallery.MatchedBoxes:
+def _evaluated(truth: Truth, predictions: Path, protocol: EvalProtocol) -> Evaluated:
+    predicted = read_predictions(predictions, truth, protocol)
+    boxes = eval_boxes(truth, predicted, protocol.classes, protocol.duplicates)
+    return Evaluated(predicted, boxes, report_on(truth, predicted, protocol))
+
+
+def _matched(evaluated: Evaluated, protocol: EvalProtocol) -> gallery.MatchedBoxes:
     """Objects and predictions with the states that ``eval`` gives them."""
-    boxes = eval_boxes(truth, predictions, protocol.classes, protocol.duplicates)
-    matched = match(overlapping(boxes.predictions, boxes.objects), protocol.iou)
-    return gallery.MatchedBoxes(boxes.names, boxes.objects, boxes.predictions, matched)
+    boxes = evaluated.boxes
+    matching = match(overlapping(boxes.predictions, boxes.objects), protocol.iou)
+    return gallery.MatchedBoxes(boxes.names, boxes.objects, boxes.predictions, matching)
+
+
+def _page_pictures(marked: Sequence[MarkedPicture], limit: int) -> list[int]:
+    """Indices of the pictures that the page shows, in the truth's order: all, or those with most errors."""
+    order = sorted(range(len(marked)), key=lambda index: gallery.errors_key(marked[index]))
+    return sorted(order[:limit])
 
 
 def _check(truth: Truth, images: Path) -> None:
@@ -174,7 +208,7 @@ def _draw_and_save(marked: MarkedPicture, number: int, settings: PanelSettings) 
     tile = None
     if number <= MAX_TILES:
         tile = Tile(_panel(image, remark, marked, settings, tile_size()), picture.image, note)
-    return DrawnPanel(Figure(f"{PANELS}/{file.name}", picture.image, note), tile, "" if image else remark)
+    return DrawnPanel(file, picture.image, tile, "" if image else remark)
 
 
 def _panel(
@@ -233,31 +267,6 @@ def _draw_curve(log: Sequence[Row] | None, path: Path) -> bool:
     return True
 
 
-def _page(
-    title: str,
-    marked: Sequence[MarkedPicture],
-    drawn: Sequence[DrawnPanel],
-    settings: PanelSettings,
-    *,
-    has_curve: bool,
-) -> Page:
-    states = settings.states
-    return Page(
-        title="Predictions and truth" if "found" in states else "Annotations",
-        facts=[title, "; ".join(f"{LINE_STYLES[state]}: {STATE_NAMES[state]}" for state in states)],
-        figures=[panel.figure for panel in drawn],
-        classes=gallery.class_rows(marked, settings.colours, states),
-        count_names=[gallery.COUNT_NAMES.get(state, state) for state in states],
-        sheet=SHEET,
-        curve=CURVE if has_curve else None,
-    )
-
-
-def _write_page(page: Page, path: Path) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_bytes(render(page).encode("utf-8", "xmlcharrefreplace"))
-
-
 def _account(drawn: Sequence[DrawnPanel], total: int) -> Ledger:
     ledger, unreadable = Ledger(), sum(bool(panel.problem) for panel in drawn)
     ledger.keep("pictures", len(drawn) - unreadable)
@@ -267,5 +276,5 @@ def _account(drawn: Sequence[DrawnPanel], total: int) -> Ledger:
 
 
 def _unreadable(drawn: Sequence[DrawnPanel]) -> list[str]:
-    problems = [f"{panel.figure.name}: {panel.problem}" for panel in drawn if panel.problem]
+    problems = [f"{panel.name}: {panel.problem}" for panel in drawn if panel.problem]
     return [f"Cannot be read: {line}" for line in first_few(problems)]

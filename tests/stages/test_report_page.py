@@ -1,0 +1,362 @@
+"""The report page in a real browser: its numbers are eval's, its controls work, and no name or answer runs.
+
+Needs Chromium with its driver and the package selenium; skipped where one is missing.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import coco_document
+from vlmdet_cli.stages.evaluation.evaluate import EvalProtocol, Report, evaluate
+from vlmdet_cli.stages.evaluation.viz import draw
+
+SIZE, CLASSES = (200, 150), ("cat", "dog", "red bus")
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+)  # fmt: skip
+
+
+class Browser:
+    """A page in Chromium."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    def open(self, page: Path, address: str = "") -> None:
+        self.driver.get("about:blank")
+        self.driver.get(page.as_uri() + address)
+
+    def run(self, script: str, *values: Any) -> Any:
+        return self.driver.execute_script(script, *values)
+
+    def all(self, selector: str) -> list[Any]:
+        return list(self.driver.find_elements("css selector", selector))
+
+    def texts(self, selector: str) -> list[str]:
+        return [str(element.text) for element in self.all(selector)]
+
+    def choose(self, name: str, value: str) -> None:
+        """Set a control of the page, as a person does."""
+        self.run(
+            "const node = document.querySelector(`[name='${arguments[0]}']`); node.value = arguments[1];"
+            "for (const kind of ['input', 'change']) node.dispatchEvent(new Event(kind, {bubbles: true}))",
+            name,
+            value,
+        )
+
+    def press(self, key: str) -> None:
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        ActionChains(self.driver).send_keys(key).perform()
+
+    def until(self, script: str) -> Any:
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        return WebDriverWait(self.driver, 10).until(lambda _driver: self.run(f"return {script}"))
+
+    def width(self, pixels: int, *, dark: bool = False) -> None:
+        metrics = {"width": pixels, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+
+    def complaints(self) -> list[str]:
+        """What the console holds since the last call."""
+        return [str(entry["message"]) for entry in self.driver.get_log("browser")]
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    pytest.importorskip("selenium", reason="the package selenium is not installed")
+    programs = [next(filter(None, map(shutil.which, names)), None) for names in
+                (("chromium", "chromium-browser", "google-chrome"), ("chromedriver",))]  # fmt: skip
+    if not all(programs):
+        pytest.skip("no Chromium with chromedriver on this machine")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    options.binary_location = str(programs[0])
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(programs[1])))
+    yield Browser(driver)
+    driver.quit()
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """The browser at its usual width; a test fails if its page complains."""
+    chromium.complaints()
+    chromium.width(1280)
+    yield chromium
+    assert chromium.complaints() == []
+
+
+class Set:
+    """A data set of random boxes, its predictions as COCO results with scores, and its page."""
+
+    def __init__(self, folder: Path, pictures: int, seed: int = 0) -> None:
+        self.folder, rng = folder, np.random.default_rng(seed)
+        self.truth, self.predictions = folder / "truth.json", folder / "results.json"
+        names = [f"picture {number}.jpg" for number in range(pictures)]
+        boxes = {name: [self._object(rng) for _ in range(rng.integers(0, 6))] for name in names}
+        document = coco_document(boxes, size=SIZE, categories=CLASSES)
+        document["images"][0]["exhaustive_categories"] = ["cat"]
+        document["ignored"] = [
+            {"id": 9000 + image["id"], "image_id": image["id"], "category_id": 1, "bbox": self._box(rng), "area": 25,
+             "iscrowd": 0, "category": "cat", "reason": "too small"}
+            for image in document["images"][::3]
+        ]  # fmt: skip
+        for image in document["images"]:
+            path = folder / "images" / image["file_name"]
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", SIZE, (90, 120, 60)).save(path)
+        self.truth.write_text(json.dumps(document))
+        self.results = [
+            row for known in (*document["annotations"], *document["ignored"]) for row in self._near(known, rng)
+        ]
+        self.predictions.write_text(json.dumps(self.results))
+
+    @staticmethod
+    def _box(rng: np.random.Generator) -> list[float]:
+        left, top = rng.integers(0, 120), rng.integers(0, 90)
+        return [float(left), float(top), float(rng.integers(8, 80)), float(rng.integers(8, 60))]
+
+    def _object(self, rng: np.random.Generator) -> tuple[str, Any]:
+        label = str(rng.choice(CLASSES))
+        return (f"crowd:{label}" if rng.random() < 0.1 else label), tuple(self._box(rng))
+
+    def _near(self, known: dict[str, Any], rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+        """Up to three boxes near an annotated one, some of another class."""
+        for _ in range(rng.integers(0, 4)):
+            shift = rng.integers(-12, 13, size=4)
+            box = [float(value) for value in np.maximum(np.array(known["bbox"]) + shift, [0, 0, 2, 2])]
+            category = int(rng.integers(1, 4)) if rng.random() < 0.3 else known["category_id"]
+            score = round(float(rng.random()), 3)
+            yield {"image_id": known["image_id"], "category_id": category, "bbox": box, "score": score}
+
+    def page(self, **options: Any) -> Path:
+        return Path(
+            draw(self.truth, self.predictions, self.folder / "images", self.folder / "viz", limit=1, **options).index
+        )
+
+    def report(self, iou: float = 0.5, score: float = 0.0) -> Report:
+        kept = self.folder / f"kept-{score}.json"
+        kept.write_text(json.dumps([row for row in self.results if row["score"] >= score]))
+        return evaluate(self.truth, kept, EvalProtocol(iou=iou, duplicates="remove"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Set:
+    return Set(tmp_path_factory.mktemp("set"), 40)
+
+
+@pytest.fixture(scope="module")
+def page(data: Set) -> Path:
+    return data.page(protocol=EvalProtocol(duplicates="remove"))
+
+
+SELECTORS = {"F1": "f1", "Precision": "precision", "Recall": "recall", "Mean IoU": "mean_iou"}
+
+
+def headline(browser: Browser) -> dict[str, float]:
+    tiles = browser.run(
+        "return [...document.querySelectorAll('.tile')].map((tile) => "
+        "[tile.dataset.measure, tile.querySelector('.big').dataset.value])"
+    )
+    return {SELECTORS[name]: float(value) for name, value in tiles}
+
+
+@pytest.mark.parametrize(("iou", "score"), [(0.5, 0.0), (0.75, 0.0), (0.3, 0.0), (0.5, 0.6), (0.65, 0.25)])
+def test_the_numbers_are_those_of_eval_at_every_threshold(
+    browser: Browser, data: Set, page: Path, iou: float, score: float
+) -> None:
+    report = data.report(iou, score)
+    browser.open(page)
+    browser.choose("iou", str(iou))
+    browser.choose("score", str(score))
+    assert headline(browser) == pytest.approx({name: report.overall[name] for name in SELECTORS.values()}, abs=1e-12)
+    counts = browser.texts("#counts")[0]
+    overall = report.overall
+    assert counts.startswith(
+        f"{overall['tp']} found, {overall['fp']} false, {overall['fn']} missed, {overall['ignored']} not counted"
+    )
+    shown = {row.split("\n")[0]: row for row in browser.texts(".classes tbody tr")}
+    for name in CLASSES:
+        own = report.per_class[name]
+        cells = browser.run(
+            "return [...document.querySelectorAll('.classes tbody tr')].find((row) => "
+            "row.cells[0].textContent === arguments[0]).innerText.split(/\\s*[\\t\\n]\\s*/)", name)  # fmt: skip
+        assert [str(own[key]) for key in ("tp", "fp", "fn")] == cells[-4:-1], shown
+    sizes = browser.run("return [...document.querySelectorAll('section[aria-label=Sizes] tbody tr')].map((row) => "
+                        "[...row.cells].slice(-3).map((cell) => Number(cell.textContent)))")  # fmt: skip
+    assert sizes == [[size[key] for key in ("tp", "fp", "fn")] for size in report.sizes.values()]
+
+
+def test_the_report_stands_in_the_page_with_its_intervals(browser: Browser, data: Set, page: Path) -> None:
+    low, high = data.report().intervals["f1"]
+    browser.open(page)
+    assert f"{100 * low:.1f} % to {100 * high:.1f} %" in browser.texts(".tile")[0]
+    assert {"Detection", "Classes, the worst first", "Sizes", "Confusion", "Curves", "Counts"} <= set(
+        browser.texts("h2")
+    )
+
+
+def test_the_confusion_adds_up_and_a_cell_leads_to_its_pictures(browser: Browser, data: Set, page: Path) -> None:
+    browser.open(page)
+    rows = browser.run(
+        "return [...document.querySelectorAll('.confusion tbody tr')].map((row) => "
+        "[...row.cells].slice(1).map((cell) => Number(cell.textContent.replace('·', '0'))))"
+    )
+    report = data.report()
+    by_class = [report.per_class[name] for name in CLASSES]
+    assert [sum(row) for row in rows[:3]] == [own["tp"] + own["fn"] for own in by_class]
+    assert [sum(row[column] for row in rows) for column in range(3)] == [own["tp"] + own["fp"] for own in by_class]
+    browser.run("document.querySelector('.confusion .heat button').click()")
+    assert "kind=wrong" in browser.driver.current_url
+    assert browser.all(".card")
+    browser.driver.back()
+    browser.until("document.querySelector('.confusion') !== null")
+
+
+def test_filters_sort_and_search_choose_pictures_and_have_an_address(browser: Browser, data: Set, page: Path) -> None:
+    browser.open(page, "#view=pictures")
+    assert browser.texts("#shown") == ["40 of 40 pictures"]
+    browser.choose("kind", "missed")
+    missed = sum(count > 0 for count in data.report().pictures["fn"])
+    assert browser.texts("#shown") == [f"{missed} of 40 pictures"]
+    browser.choose("class", "dog")
+    assert 0 < int(browser.texts("#shown")[0].split()[0]) < missed
+    browser.choose("sort", "name")
+    names = browser.texts(".card .name")
+    assert names == sorted(names, key=lambda name: int(name.split()[1].removesuffix(".jpg")))
+    address = browser.driver.current_url.partition("#")[2]
+    assert address == "view=pictures&class=dog&kind=missed&sort=name"
+    browser.open(page, "#" + address)
+    assert browser.texts(".card .name") == names
+    browser.choose("q", names[-1].upper())
+    assert browser.texts(".card .name") == [names[-1]]
+    browser.run("[...document.querySelectorAll('.filters button')].find((b) => b.textContent === 'Reset').click()")
+    assert browser.texts("#shown") == ["40 of 40 pictures"]
+
+
+@pytest.mark.parametrize("kind", ["found", "false", "wrong", "duplicate", "poor", "nothing", "aside", "crowd"])
+def test_every_kind_has_pictures_and_fewer_than_all(browser: Browser, page: Path, kind: str) -> None:
+    browser.open(page, f"#view=pictures&kind={kind}")
+    assert 0 < int(browser.texts("#shown")[0].split()[0]) < 40
+
+
+def test_marks_can_be_switched_off_and_are_told_apart_without_colour(browser: Browser, page: Path) -> None:
+    browser.open(page, "#view=pictures&kind=false")
+    styles = {
+        state: browser.run(
+            "return getComputedStyle(document.querySelector(`.mark.${arguments[0]} .edge`)).strokeDasharray", state
+        )
+        for state in ("found", "false", "missed")
+    }
+    assert len(set(styles.values())) == 3
+    browser.run("document.querySelector('.layers input[name=false]').click()")
+    assert not browser.all(".card .mark.false")
+    assert "hide=" in browser.driver.current_url
+
+
+def test_the_large_view_is_walked_by_keys_and_has_an_address(browser: Browser, page: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.open(page, "#view=pictures&sort=name&picture=picture+3.jpg")
+    assert browser.texts("dialog h2") == ["picture 3.jpg"]
+    browser.press(Keys.ARROW_RIGHT)
+    assert browser.texts("dialog h2") == ["picture 4.jpg"]
+    browser.press("k")
+    browser.press("k")
+    assert browser.texts("dialog h2") == ["picture 2.jpg"]
+    browser.until("location.hash.includes('picture=picture+2.jpg')")
+    browser.press(Keys.ESCAPE)
+    browser.until("!document.getElementById('large').open")
+    assert "picture=" not in browser.driver.current_url
+    browser.press("/")
+    assert browser.run("return document.activeElement.name") == "q"
+
+
+def test_nothing_of_names_labels_and_answers_runs(browser: Browser, tmp_path: Path) -> None:
+    run = "document.title='run'"
+    name, label = f'<img src=x onerror={run}>&amp;".jpg', f"</script><script>{run}</script>"
+    text = f"<svg onload={run}>" + label
+    image = tmp_path / "images" / name
+    image.parent.mkdir()
+    Image.new("RGB", SIZE).save(image)
+    document = coco_document({name: [(label, (10, 10, 50, 50))]}, size=SIZE, categories=[label])
+    (tmp_path / "truth.json").write_text(json.dumps(document))
+    row = {"image": name, "image_id": 1, "size": SIZE, "prompt": f"<image>{text}", "text": text, "dialect": "qwen2_vl"}
+    (tmp_path / "answers.jsonl").write_text(json.dumps(row) + "\n")
+    index = Path(draw(tmp_path / "truth.json", tmp_path / "answers.jsonl", image.parent, tmp_path / "viz").index)
+    for view in ("summary", "pictures"):
+        browser.open(index, f"#view={view}")
+        browser.run("document.querySelector('[data-view=pictures]').click(); document.querySelector('.card').click()")
+        assert browser.texts("dialog h2") == [name]
+        assert browser.texts("pre.answer") == [text]
+        assert any(label in line for line in browser.texts(".boxes li"))
+        assert browser.driver.title == "answers: predictions and truth"
+        assert browser.run("return document.querySelectorAll('img, script').length") == 2
+
+
+def test_a_single_file_needs_no_other(browser: Browser, data: Set, tmp_path: Path) -> None:
+    alone = tmp_path / "sent.html"
+    shutil.copy(data.page(single_file=True), alone)
+    browser.open(alone, "#view=pictures")
+    assert browser.all(".card image")
+    browser.run("return document.querySelector('.card').click()")
+    assert not browser.all("text.gone")
+
+
+def test_pictures_that_are_gone_have_a_placeholder_and_are_counted(browser: Browser, tmp_path: Path) -> None:
+    few = Set(tmp_path, 5)
+    (tmp_path / "images" / "picture 2.jpg").unlink()
+    index = few.page()
+    browser.open(index, "#view=pictures&answer=gone")
+    assert browser.texts(".card .name") == ["picture 2.jpg"]
+    assert browser.texts(".card text.gone") == ["picture gone"]
+    assert any("1 picture of the page cannot be read" in note for note in browser.texts(".warning li"))
+
+
+def test_the_truth_alone_has_a_gallery(browser: Browser, data: Set, tmp_path: Path) -> None:
+    index = Path(draw(data.truth, None, data.folder / "images", tmp_path / "viz", limit=1).index)
+    browser.open(index)
+    assert browser.texts("#shown") == ["40 of 40 pictures"]
+    assert browser.all(".mark.truth")
+    browser.choose("class", "dog")
+    assert 0 < int(browser.texts("#shown")[0].split()[0]) < 40
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280, 2560])
+def test_no_width_needs_sideways_scrolling(browser: Browser, page: Path, width: int, *, dark: bool) -> None:
+    browser.width(width, dark=dark)
+    for address in ("", "#view=pictures", "#view=pictures&picture=picture+3.jpg"):
+        browser.open(page, address)
+        assert browser.run("return document.documentElement.scrollWidth - innerWidth") <= 0
+    ground = browser.run("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(json.loads(ground.replace("rgb(", "[").replace(")", "]"))) < 200) == dark
+
+
+def test_a_long_gallery_holds_only_the_cards_near_the_window(browser: Browser, tmp_path: Path) -> None:
+    browser.open(Set(tmp_path, 400).page(), "#view=pictures")
+    assert browser.texts("#shown") == ["400 of 400 pictures"]
+    assert len(browser.all(".card")) < 60
+    browser.run("window.scrollTo(0, document.documentElement.scrollHeight / 2)")
+    browser.until(
+        "[...document.querySelectorAll('.card')].filter((card) => card.getBoundingClientRect().top >= 0 && "
+        "card.getBoundingClientRect().bottom <= innerHeight).length > 2"
+    )
+    assert len(browser.all(".card")) < 60

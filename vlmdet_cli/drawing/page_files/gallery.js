@@ -1,0 +1,93 @@
+// The gallery: filters, and a list that holds only the cards near the window, however many pictures there are.
+
+const CARD = 236, GAP = 14, IMAGE_HEIGHT = 190, CAPTION_HEIGHT = 50;
+
+function select(label, value, options, onChange) {
+  const entries = Object.entries(options).map(([key, text]) => html("option", { value: key, selected: key === value }, text));
+  return html("label", {}, label + " ", html("select", { name: label.toLowerCase(), onchange: (event) => onChange(event.target.value) }, entries));
+}
+
+function filterForm(app) {
+  const { data, state } = app, set = (key) => (value) => app.set({ [key]: value, ...(key === "class" ? { as: "" } : {}) });
+  const any = (options) => ({ "": "any", ...options });
+  const byBox = data.compared ? KINDS : { crowd: "crowd" };
+  const search = html("input", { type: "search", name: "q", value: state.q, placeholder: "name", autocomplete: "off",
+    oninput: (event) => app.set({ q: event.target.value }, { soon: true }) });
+  const health = Object.fromEntries(data.healths.filter((name) => name !== "unparsed").map((name) => [name, "answer: " + name]));
+  return html("form", { class: "filters", "aria-label": "Filters", onsubmit: (event) => event.preventDefault() },
+    html("label", {}, "Search ", search),
+    select("Class", state.class, any(Object.fromEntries(data.names.map((name) => [name, name]))), set("class")),
+    select("Kind", state.kind, any(byBox), set("kind")),
+    select("Size", state.size, any({ small: "small", medium: "medium", large: "large" }), set("size")),
+    select("Shape", state.shape, any(SHAPES), set("shape")),
+    select("Answer", state.answer, any(data.compared ? { ...ANSWERS, ...health } : { gone: ANSWERS.gone }), set("answer")),
+    select("Sort", state.sort, SORTS, set("sort")),
+    html("button", { type: "button", onclick: () => app.set(app.withoutFilters()) }, "Reset"));
+}
+
+function layerForm(app) {
+  const names = { found: "✓ found", false: "✗ false", missed: "? missed", crowd: "crowd and not counted", truth: "truth of found" };
+  const layers = app.data.compared ? LAYERS : ["truth", "crowd"];
+  return html("fieldset", { class: "layers" }, html("legend", {}, "Show"), layers.map((layer) =>
+    html("label", { class: "layer " + layer },
+      html("input", { type: "checkbox", name: layer, checked: !app.hidden().has(layer), onchange: () => app.toggle(layer) }),
+      html("span", { class: "swatch " + layer }), app.data.compared ? names[layer] : layer)));
+}
+
+function captionOf(app, p) {
+  const { data, counts } = app;
+  if (!data.compared) return plural(counts.objects[p], "object");
+  const words = [`✓ ${counts.found[p]}`, `✗ ${counts.false[p]}`, `? ${counts.missed[p]}`];
+  return words.join("  ") + (data.pictures.answered[p] ? "" : "  no answer");
+}
+
+function card(app, p) {
+  const { data } = app, [width, height] = frameOf(data, p);
+  const pixel = Math.max(width / CARD, height / IMAGE_HEIGHT);
+  const marks = marksOf(data, app.boxes, app.match, p).filter((mark) => isShown(mark, app.hidden(), ""));
+  return html("button", { type: "button", class: "card", "data-picture": p, onclick: () => app.open(p) },
+    drawing(data, p, marks, app.source(p, false), { pixel }),
+    html("span", { class: "name", title: data.pictures.name[p] }, data.pictures.name[p]),
+    html("span", { class: "counts" }, captionOf(app, p)));
+}
+
+// Cards by index of the shown pictures, put where they belong in a box as high as all rows.
+class VirtualList {
+  constructor(app) {
+    this.app = app;
+    this.cards = new Map();
+    this.box = html("div", { class: "list", "aria-label": "Pictures" });
+    this.frame = 0;
+    const redraw = () => { if (!this.frame) this.frame = requestAnimationFrame(() => { this.frame = 0; this.draw(); }); };
+    window.addEventListener("scroll", redraw, { passive: true });
+    window.addEventListener("resize", redraw);
+  }
+
+  show() {
+    this.cards.clear();
+    this.box.replaceChildren();
+    this.draw();
+  }
+
+  draw() {
+    if (!this.box.isConnected) return;
+    const { shown } = this.app, rowHeight = IMAGE_HEIGHT + CAPTION_HEIGHT + GAP;
+    const across = Math.max(1, Math.floor((this.box.clientWidth + GAP) / (CARD + GAP)));
+    this.box.style.height = Math.ceil(shown.length / across) * rowHeight + "px";
+    const top = -this.box.getBoundingClientRect().top, first = Math.max(0, Math.floor(top / rowHeight) - 1) * across;
+    const last = Math.min(shown.length, (Math.ceil((top + window.innerHeight) / rowHeight) + 1) * across);
+    for (const [index, node] of this.cards) {
+      if (index < first || index >= last) { node.remove(); this.cards.delete(index); }
+    }
+    for (let index = first; index < last; index++) {
+      let node = this.cards.get(index);
+      if (!node) {
+        node = card(this.app, shown[index]);
+        this.cards.set(index, node);
+        this.box.append(node);
+      }
+      const x = (index % across) * (CARD + GAP), y = Math.floor(index / across) * rowHeight;
+      node.style.transform = `translate(${x}px, ${y}px)`;
+    }
+  }
+}
