@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vlmdet_cli import __version__
-from vlmdet_cli.cli import data_commands, inference_commands, setup_commands, training_commands
+from vlmdet_cli.cli import data_commands, export_commands, inference_commands, setup_commands, training_commands
 from vlmdet_cli.cli.session import (
     Command,
     Debug,
@@ -54,6 +54,7 @@ MORE: dict[str, Function] = {
     "compare": inference_commands.compare,
     "parse": inference_commands.parse,
     "show": data_commands.show,
+    "export": export_commands.export,
     "doctor": setup_commands.doctor,
 }
 for name, function in STEPS.items():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vlmdet_cli.stages.data.augment import AugmentResult
     from vlmdet_cli.stages.data.prepare import PrepareResult
     from vlmdet_cli.stages.doctor import Check
+    from vlmdet_cli.stages.evaluation.export import ExportResult
     from vlmdet_cli.stages.evaluation.viz import VizResult
     from vlmdet_cli.stages.inference.forgetting import Forgetting
     from vlmdet_cli.stages.inference.infer import InferResult
@@ -212,6 +213,14 @@ def viz(result: "VizResult") -> Views:
     if result.curve:
         yield line("curve", short_path(result.curve))
     yield line("page", short_path(result.index))
+
+
+def export(result: "ExportResult") -> Views:
+    yield ledger({"": result.ledger})
+    for note in result.notes:
+        yield line("note", note)
+    for path in result.files:
+        yield line("file", short_path(path))
 
 
 def memory(result: "MemoryReport") -> Views:

@@ -6,7 +6,7 @@ runs/run-001/run.json       what was run, and its end (``run_record``)
              evaluations.jsonl, evaluations/    with train.evaluate: F1 and raw answers at each checkpoint
              v0-…/          swift's own folder: args.json, logging.jsonl, checkpoint-N/
              merged/        the model folder that ``merge`` writes
-             answers/ reports/ viz/
+             answers/ reports/ viz/ export/
 """
 
 import re
@@ -41,6 +41,9 @@ class ResultFolder(msgspec.Struct, frozen=True):
 
     def viz(self, name: str) -> Path:
         return self.folder / "viz" / name
+
+    def export(self, name: str) -> Path:
+        return self.folder / "export" / name
 
 
 class Run(ResultFolder, frozen=True):

@@ -1,6 +1,7 @@
 """The input of ``viz``: files named on the command line, or a prepared split with its answers and its run's curve."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -29,6 +30,18 @@ class VizJob(msgspec.Struct, frozen=True, kw_only=True):
     curve: Path | None
 
 
+class AnsweredFiles(NamedTuple):
+    """Answers of a project, None where there are none, and what they belong to: truth, pictures, results, protocol."""
+
+    project: Project
+    results: ResultFolder
+    name: str
+    truth: Path
+    predictions: Path | None
+    images: Path
+    protocol: EvalProtocol
+
+
 def viz_job(project: GetProject, request: EvalRequest, *, images: Path | None, output: Path | None) -> VizJob:
     """The files and settings to draw with. The project is loaded where truth or ``images`` is not named.
 
@@ -44,6 +57,20 @@ def viz_job(project: GetProject, request: EvalRequest, *, images: Path | None, o
             protocol=EvalProtocol(),
             curve=None,
         )
+    files = answered_files(project, request, images)
+    return VizJob(
+        truth=files.truth,
+        predictions=files.predictions,
+        images=files.images,
+        output=output or files.results.viz(files.name),
+        settings=files.project.config.viz,
+        protocol=files.protocol,
+        curve=_curve(files.project, files.results),
+    )
+
+
+def answered_files(project: GetProject, request: EvalRequest, images: Path | None) -> AnsweredFiles:
+    """What the project has of the answers that are meant; files that the request names take their place."""
     loaded = project()
     name = answers_name(loaded, request)
     results = results_with(loaded, name, request.run)
@@ -51,14 +78,14 @@ def viz_job(project: GetProject, request: EvalRequest, *, images: Path | None, o
     answers = results.answers(name)
     predictions = request.predictions or (answers if answers.is_file() else None)
     belongs = split_of(loaded, predictions or answers, request.split)
-    return VizJob(
+    return AnsweredFiles(
+        project=loaded,
+        results=results,
+        name=name,
         truth=request.truth or truth_of(loaded, predictions or answers, belongs),
         predictions=predictions,
         images=images or loaded.images(belongs.name),
-        output=output or results.viz(name),
-        settings=loaded.config.viz,
         protocol=eval_protocol(loaded.config.eval, rows_must_fit=not (request.truth or belongs.stated)),
-        curve=_curve(loaded, results),
     )
 
 
