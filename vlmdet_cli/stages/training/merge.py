@@ -80,7 +80,7 @@ def merge(
     swift.require()
     asked = merge_check.questions(project, sources, settings.verify if options.verify is None else options.verify)
     with lock(sources.owner.folder, ".merge.lock"):
-        require_space(sources, sources.owner.folder)
+        require_space(project, sources)
         commands, check = Merging(project, sources, asked, warn, tick).run()
     target = sources.owner.folder / "merged"
     return MergeResult(
@@ -113,8 +113,18 @@ class Merging:
         self._differing: list[str] = []
 
     def run(self) -> tuple[list[programs.Command], MergeCheck | None]:
-        for path in (*self._folder.glob(f"{WORK}*"), self._folder / DIFFERS):
+        self._clear()
+        shutil.rmtree(self._folder / DIFFERS, ignore_errors=True)
+        try:
+            return self._merged()
+        finally:
+            self._clear()
+
+    def _clear(self) -> None:
+        for path in self._folder.glob(f"{WORK}*"):
             shutil.rmtree(path, ignore_errors=True)
+
+    def _merged(self) -> tuple[list[programs.Command], MergeCheck | None]:
         with self._checker() as checker:
             commands = self._export()
             base = self._sources.base or cached_folder(self._sources.base_name)
@@ -159,10 +169,9 @@ class Merging:
         return self._work.with_name(f"{self._work.name}.{number}")
 
     def _export_one(self, checkpoint: Path, base: Path | None, output: Path, log: Path) -> programs.Command:
-        cpu = gpus.gpus() == 0
         flags: dict[str, Flag] = {
             **model_flags(self._project, checkpoint),
-            **({"torch_dtype": "float32"} if cpu else {}),
+            **({"torch_dtype": "float32"} if gpus.gpus() == 0 else {}),
             **self._project.config.merge.swift,
             **({"model": str(base)} if base else {}),
         }

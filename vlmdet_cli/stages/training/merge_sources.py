@@ -5,13 +5,13 @@ earlier training, and is merged alone. Adapters that are merged one after anothe
 of those before it.
 """
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import orjson
 
 from vlmdet_cli.core import gpus
 from vlmdet_cli.core.files import read_json
@@ -153,24 +153,28 @@ def _require_fit(project: Project, checkpoints: Sequence[Path], base: Path, *, f
         )
 
 
-def require_space(sources: MergeSources, folder: Path) -> None:
-    """Raise ``DataError`` where the disk has no room for the merged model, as far as its base tells how large it is."""
-    files = list(sources.base.glob("*.safetensors")) if sources.base else []
-    widened = 2 if gpus.gpus() == 0 and sources.base and _is_half(sources.base) else 1  # a CPU merges in float32
-    stages = min(len(sources.checkpoints), 2)  # while the next is merged, the model before it is there
-    needed = sum(path.stat().st_size for path in files) * widened * stages
+def merge_dtype(project: Project, sources: MergeSources) -> str:
+    """The dtype of the merged weights: as ``[merge.swift]`` says, float32 on a CPU, else that of the training."""
+    if given := project.config.merge.swift.get("torch_dtype"):
+        return str(given)
+    train: dict[str, Any] = sources.run.record.settings.get("train", {}) if sources.run else {}
+    return "float32" if gpus.gpus() == 0 else str(train.get("torch_dtype", "bfloat16"))
+
+
+def require_space(project: Project, sources: MergeSources) -> None:
+    """Raise ``DataError`` where the disk has no room for the merged model, as far as its base is here to tell."""
+    shapes = adapters.tensor_shapes(sources.base) if sources.base else ()
+    numbers = sum(math.prod(shape) for _, shape in shapes)
+    models = min(len(sources.checkpoints), 2)  # while the next adapter is merged, the model before it is there
+    needed = numbers * (4 if merge_dtype(project, sources) == "float32" else 2) * models
+    folder = sources.owner.folder
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(
             f"Not enough space for the merged model: {folder}",
-            why=f"It takes about {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free.",
+            why=f"It takes about {needed / 1e9:,.2g} GB, and {free / 1e9:,.2g} GB are free.",
             hint="Free some space, or remove checkpoints and merged models of runs that you do not need.",
         )
-
-
-def _is_half(model: Path) -> bool:
-    config = orjson.loads((model / "config.json").read_bytes())
-    return str(config.get("dtype") or config.get("torch_dtype")) in {"bfloat16", "float16"}
 
 
 def model_flags(project: Project, checkpoint: Path) -> dict[str, Flag]:

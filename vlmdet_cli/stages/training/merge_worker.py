@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vlmdet_cli.engines import EngineSettings, Request
+from vlmdet_cli.engines.failures import engine_errors
 from vlmdet_cli.engines.settings import TransformersOptions
 from vlmdet_cli.errors import VlmdetError
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     Logits = list[npt.NDArray[np.float32]]
 
+_HINT = "`merge_check.log` says more."
+_MEMORY_HINT = 'Lower infer.batch, or set infer.device = "cpu".'
 POSITIONS = 64  # of an answer, whose logits are compared: a large vocabulary's take 40 MB
 
 
@@ -186,7 +189,8 @@ def main() -> None:
         return  # nothing to ask
     try:
         job = msgspec.json.decode(document, type=CheckJob, dec_hook=lambda kind, value: kind(value))
-        compared = compare(job)
+        with engine_errors("one of the two models cannot be asked", _HINT, _MEMORY_HINT):
+            compared = compare(job)
     except VlmdetError as error:
         compared = Compared(error=[error.what, " ".join(error.why), error.hint])
     Path(sys.argv[1]).write_bytes(msgspec.json.encode(compared))
