@@ -160,7 +160,7 @@ def _outcome(project: Project, variant: Variant, split: str, listeners: Listener
     try:
         _prepare(project, listeners)
         _train(project, variant, listeners)
-        _merge(project, variant.name)
+        _merge(project, variant.name, listeners)
         split = split or ("val" if project.subset("val").is_file() else project.config.infer.split)
         report = _measure(project, variant.name, split, listeners)
     except VlmdetError as error:
@@ -225,10 +225,10 @@ def _set_aside(run: runs.Run) -> None:
     run.folder.rename(run.folder.with_name(f"{run.name}.{number}"))
 
 
-def _merge(project: Project, name: str) -> None:
+def _merge(project: Project, name: str, listeners: Listeners) -> None:
     run = project.run(name)
     if not (run.merged / runs.MARKER).is_file() or merged_model(run)[1]:
-        merge(project, MergeOptions(run=name))
+        merge(project, MergeOptions(run=name), warn=listeners.warn)
 
 
 def _measure(project: Project, name: str, split: str, listeners: Listeners) -> str:

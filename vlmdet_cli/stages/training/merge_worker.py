@@ -161,7 +161,6 @@ def _other_files(job: CheckJob) -> list[str]:
     parts: dict[str, Callable[[Any], Any]] = {
         "the chat template": lambda processor: processor.chat_template or processor.tokenizer.chat_template,
         "the tokenizer's vocabulary": lambda processor: processor.tokenizer.get_vocab(),
-        "the special tokens": lambda processor: processor.tokenizer.special_tokens_map,
     }
     return [name for name, part in parts.items() if part(base) != part(merged)]
 
