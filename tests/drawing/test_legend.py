@@ -32,6 +32,12 @@ def test_counts_and_the_remark_are_on_the_legend() -> None:
     assert (np.asarray(remark)[:, 400:] != GROUND).sum() > (np.asarray(base)[:, 400:] != GROUND).sum()
 
 
+def test_of_what_there_is_none_only_the_usual_states_are_named() -> None:
+    counts: dict[State, int] = {"found": 1, "missed": 0}
+    assert legend({**counts, "crowd": 0}, 900, 16).tobytes() == legend(counts, 900, 16).tobytes()
+    assert legend({"found": 1}, 900, 16).tobytes() != legend(counts, 900, 16).tobytes()
+
+
 def test_samples_of_all_compared_states_differ_in_greyscale() -> None:
     samples = [np.asarray(sample(state).convert("L"), int) for state in COMPARED]
     for first, second in itertools.combinations(samples, 2):

@@ -10,6 +10,7 @@ from vlmdet_cli.drawing.outline import STATE_NAMES, State, draw_box, hatch
 
 GROUND: Colour = (250, 250, 248)
 INK: Colour = (30, 30, 30)
+_RARE = ("crowd", "aside", "area")  # not worth a word where there are none
 _SAMPLE: Colour = (85, 85, 85)  # no category's colour
 
 
@@ -25,7 +26,9 @@ class Entry(msgspec.Struct, frozen=True):
 def legend(counts: Mapping[State, int], width: int, letter_size: int, remark: str = "") -> Image.Image:
     """An RGB image of ``width`` pixels: the states of ``counts`` with their numbers, then the remark, in rows."""
     letters = font(letter_size)
-    texts: list[tuple[State | None, str]] = [(state, f"{n:,} {STATE_NAMES[state]}") for state, n in counts.items()]
+    texts: list[tuple[State | None, str]] = [
+        (state, f"{n:,} {STATE_NAMES[state]}") for state, n in counts.items() if n or state not in _RARE
+    ]
     entries = list(_entries([*texts, *([(None, remark)] if remark else [])], width, letters))
     high = round(letters.size * 1.8)
     rows = 1 + max((entry.row for entry in entries), default=0)
