@@ -39,9 +39,9 @@ function lineChart({ title, x, y, lines, marks = [], diagonal = false, from = 0 
 }
 
 function table(heads, rows, attributes = {}) {
-  return html("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": attributes["aria-label"] || heads[0] },
+  return html("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": heads.filter(Boolean).join(", ") },
     html("table", attributes,
-      html("thead", {}, html("tr", {}, heads.map((head) => html("th", { scope: "col" }, head)))),
+      html("thead", {}, html("tr", {}, heads.map((head) => html(head ? "th" : "td", { scope: head ? "col" : null }, head)))),
       html("tbody", {}, rows.map((cells) => html("tr", {}, cells.map((cell, index) =>
-        html(index ? "td" : "th", index ? {} : { scope: "row" }, cell)))))));
+        html(index ? "td" : "th", index ? { class: cell instanceof SVGElement && "bar" } : { scope: "row" }, cell)))))));
 }

@@ -25,6 +25,14 @@ function filterForm(app) {
     html("button", { type: "button", onclick: () => app.set(app.withoutFilters()) }, "Reset"));
 }
 
+// The controls as the state has them, after an address or a button has changed it.
+function syncControls(app, root) {
+  for (const node of root.querySelectorAll(".filters select, .filters input")) {
+    if (node.value !== app.state[node.name]) node.value = app.state[node.name];
+  }
+  for (const node of root.querySelectorAll(".layers input")) node.checked = !app.hidden().has(node.name);
+}
+
 function layerForm(app) {
   const names = { found: "✓ found", false: "✗ false", missed: "? missed", crowd: "crowd and not counted", truth: "truth of found" };
   const layers = app.data.compared ? LAYERS : ["truth", "crowd"];
@@ -63,31 +71,34 @@ class VirtualList {
     window.addEventListener("resize", redraw);
   }
 
+  // Anew: the pictures, or their marks, are others.
   show() {
-    this.cards.clear();
-    this.box.replaceChildren();
-    this.draw();
+    this.draw(true);
   }
 
-  draw() {
+  // All measures of the layout are read before anything is changed.
+  draw(anew = false) {
     if (!this.box.isConnected) return;
-    const { shown } = this.app, rowHeight = IMAGE_HEIGHT + CAPTION_HEIGHT + GAP;
-    const across = Math.max(1, Math.floor((this.box.clientWidth + GAP) / (CARD + GAP)));
-    this.box.style.height = Math.ceil(shown.length / across) * rowHeight + "px";
-    const top = -this.box.getBoundingClientRect().top, first = Math.max(0, Math.floor(top / rowHeight) - 1) * across;
+    const { shown } = this.app, rowHeight = IMAGE_HEIGHT + CAPTION_HEIGHT + GAP, width = this.box.clientWidth;
+    const across = Math.max(1, Math.floor((width + GAP) / (CARD + GAP))), rows = Math.ceil(shown.length / across);
+    const top = Math.min(-this.box.getBoundingClientRect().top, rows * rowHeight);
+    const first = Math.max(0, Math.floor(top / rowHeight) - 1) * across;
     const last = Math.min(shown.length, (Math.ceil((top + window.innerHeight) / rowHeight) + 1) * across);
+    this.box.style.height = rows * rowHeight + "px";
     for (const [index, node] of this.cards) {
-      if (index < first || index >= last) { node.remove(); this.cards.delete(index); }
+      if (anew || index < first || index >= last) { node.remove(); this.cards.delete(index); }
     }
+    const added = document.createDocumentFragment();
     for (let index = first; index < last; index++) {
       let node = this.cards.get(index);
       if (!node) {
         node = card(this.app, shown[index]);
         this.cards.set(index, node);
-        this.box.append(node);
+        added.append(node);
       }
       const x = (index % across) * (CARD + GAP), y = Math.floor(index / across) * rowHeight;
       node.style.transform = `translate(${x}px, ${y}px)`;
     }
+    this.box.append(added);
   }
 }

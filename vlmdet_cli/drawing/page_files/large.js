@@ -4,7 +4,10 @@ class LargeView {
   constructor(app) {
     this.app = app;
     this.dialog = document.getElementById("large");
-    this.dialog.addEventListener("close", () => { if (app.state.picture) app.set({ picture: "" }); });
+    this.dialog.addEventListener("close", () => {
+      document.documentElement.classList.remove("covered");
+      if (app.state.picture) app.set({ picture: "" });
+    });
     this.dialog.addEventListener("click", (event) => { if (event.target === this.dialog) this.dialog.close(); });
   }
 
@@ -15,6 +18,8 @@ class LargeView {
       return;
     }
     if (!dialog.open) dialog.showModal();
+    document.documentElement.classList.add("covered");
+    const focused = document.activeElement, kept = focused?.name || focused?.getAttribute("aria-label");
     const marks = marksOf(app.data, app.boxes, app.match, p);
     const shown = marks.filter((mark) => isShown(mark, app.hidden(), ""));
     const [width, height] = frameOf(app.data, p), narrow = window.innerWidth < 800;
@@ -35,6 +40,8 @@ class LargeView {
         html("div", { class: "side", tabindex: 0, role: "region", "aria-label": "Boxes and answer" }, layerForm(app),
           app.data.pictures.remark[p] ? html("p", { class: "warning" }, app.data.pictures.remark[p]) : null,
           this.list(marks), this.answers(p))));
+    // what had the focus has it again, though it is drawn anew
+    if (kept) [...dialog.querySelectorAll("input, button")].find((node) => (node.name || node.getAttribute("aria-label")) === kept)?.focus();
   }
 
   list(marks) {

@@ -130,28 +130,26 @@ class App {
       button.setAttribute("aria-current", button.dataset.view === state.view ? "page" : "false");
     }
     if (changed("view") || (state.view === "summary" && rematched)) this.drawView();
-    if (state.view === "pictures" && !changed("view") && (filtered || changed("hide"))) this.drawList(changed(...filters.filter((key) => key !== "q")));
+    if (state.view === "pictures" && !changed("view") && (filtered || changed("hide"))) this.drawList();
     if (rematched || filtered || changed("picture", "hide")) this.large.show();
   }
 
   drawView() {
-    if (this.state.view === "summary") {
-      const top = window.scrollY;
-      this.main.replaceChildren(...summaryView(this));
-      window.scrollTo(0, top);
-      return;
+    const isSummary = this.state.view === "summary", top = window.scrollY;
+    this.main.classList.toggle("wide", !isSummary);
+    if (isSummary) this.main.replaceChildren(...summaryView(this));
+    else {
+      const shown = html("p", { id: "shown", role: "status" });
+      this.main.replaceChildren(html("div", { class: "tools" }, filterForm(this), layerForm(this), shown), this.list.box);
+      this.drawList();
     }
-    this.main.replaceChildren(html("div", { class: "tools" }), this.list.box);
-    this.drawList(true);
-    window.scrollTo(0, 0);
+    window.scrollTo(0, isSummary ? top : 0);
   }
 
-  drawList(withForm) {
-    const tools = this.main.querySelector(".tools"), counted = html("p", { id: "shown", role: "status" },
-      `${number(this.shown.length)} of ${plural(this.boxes.pictures, "picture")}`);
-    if (withForm || !tools.firstChild) tools.replaceChildren(filterForm(this), layerForm(this), counted);
-    else document.getElementById("shown").replaceWith(counted);
+  drawList() {
     this.list.show();
+    syncControls(this, this.main);
+    document.getElementById("shown").textContent = `${number(this.shown.length)} of ${plural(this.boxes.pictures, "picture")}`;
   }
 
   // The page's own numbers must be the report's where nothing is changed.
