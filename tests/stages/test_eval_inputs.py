@@ -209,3 +209,36 @@ def test_runs_and_models_beside_them_are_compared_by_name(cli: Cli) -> None:
     done = cli("compare", "run-001", "run-002", "--name", "val")
     assert done.exit_code == 2
     assert "It has: test." in done.stderr
+
+
+@pytest.mark.usefixtures("asked")
+def test_viz_compares_two_runs_on_the_pictures_of_one_split(cli: Cli) -> None:
+    prepare(cli)
+    for run in ("run-001", "run-002"):
+        trained_run(Path("out"), run)
+        infer(cli, "--run", run)
+    drawn = cli("viz", "run-001", "run-002", "--json")
+    assert drawn.exit_code == 0, drawn.stderr
+    index = Path(json.loads(drawn.stdout)["index"])
+    assert index.parent == Path("out/runs/run-002/viz/test-run-001").resolve()
+    assert '"runs":["run-001","run-002"]' in index.read_text()
+
+
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["run-001"], "Two runs are compared, not 1"),
+        (["run-001", "run-003"], "run-003"),
+        (["run-001", "run-002"], "No answers of run-002"),
+        (["run-001", "run-002", "--run", "run-001"], "Runs are named, and files or --run too"),
+    ],
+)
+def test_viz_of_two_runs_says_what_is_not_there(cli: Cli, arguments: list[str], error: str) -> None:
+    prepare(cli)
+    for run in ("run-001", "run-002"):
+        trained_run(Path("out"), run)
+    infer(cli, "--run", "run-001")
+    drawn = cli("viz", *arguments)
+    assert drawn.exit_code == 2
+    assert error in drawn.stderr

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import coco_document
+from vlmdet_cli.errors import UsageError
 from vlmdet_cli.stages.evaluation.evaluate import EvalProtocol, Report, evaluate
-from vlmdet_cli.stages.evaluation.viz import draw
+from vlmdet_cli.stages.evaluation.viz import OtherAnswers, draw
 
 SIZE, CLASSES = (200, 150), ("cat", "dog", "red bus")
 FLAGS = (
@@ -337,6 +338,46 @@ def test_the_truth_alone_has_a_gallery(browser: Browser, data: Set, tmp_path: Pa
     assert browser.all(".mark.truth")
     browser.choose("class", "dog")
     assert 0 < int(browser.texts("#shown")[0].split()[0]) < 40
+
+
+def test_two_models_are_compared_picture_by_picture(browser: Browser, data: Set, tmp_path: Path) -> None:
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps([{**row, "bbox": [0, 0, 9, 9]} for row in data.results[::3]] + data.results[1::3]))
+    reports = [evaluate(data.truth, path).pictures for path in (earlier, data.predictions)]
+    before, after = ([fp + fn for fp, fn in zip(report["fp"], report["fn"], strict=True)] for report in reports)
+    changes = [old - new for old, new in zip(before, after, strict=True)]
+    other = OtherAnswers(earlier, ("run-001", "run-002"))
+    options: dict[str, Any] = {"limit": 1, "other": other}
+    index = Path(draw(data.truth, data.predictions, data.folder / "images", tmp_path / "viz", **options).index)
+    browser.open(index)
+    counts = browser.run(
+        "return [...document.querySelector('section[aria-label=\"run-002 against run-001\"] tbody').rows].map((row) => "
+        "Number(row.cells[2].textContent))"
+    )
+    assert counts == [sum(change > 0 for change in changes), sum(change < 0 for change in changes), changes.count(0)]
+    assert 0 < counts[0] < 40
+    browser.open(index, "#view=pictures&change=worse&sort=worse")
+    assert browser.texts("#shown") == [f"{counts[1]} of 40 pictures"]
+    assert browser.texts(".card .name")[0] == f"picture {changes.index(min(changes))}.jpg"
+    marks = "return [...document.querySelectorAll('.card')].map((card) => card.querySelectorAll('.mark').length)"
+    of_later = browser.run(marks)
+    browser.choose("side", "before")
+    assert browser.run(marks) != of_later
+    assert "side=before" in browser.driver.current_url
+
+
+def test_answers_under_another_protocol_are_not_compared(data: Set, tmp_path: Path) -> None:
+    unscored = tmp_path / "unscored.json"
+    unscored.write_text(json.dumps([{key: row[key] for key in row if key != "score"} for row in data.results]))
+    with pytest.raises(UsageError, match="different protocols"):
+        draw(
+            data.truth,
+            data.predictions,
+            data.folder / "images",
+            tmp_path / "viz",
+            other=OtherAnswers(unscored, ("a", "b")),
+        )
+    assert not (tmp_path / "viz").exists()
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

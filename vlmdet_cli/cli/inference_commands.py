@@ -297,6 +297,12 @@ def evaluate(
 
 def viz(
     context: typer.Context,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN RUN", help="Two runs, or names of answers, to compare.", autocompletion=completion.runs
+        ),
+    ] = None,
     truth: Annotated[Path | None, typer.Option(metavar="FILE", help="Ground truth: COCO or detection JSON.")] = None,
     predictions: Annotated[Path | None, typer.Option(metavar="FILE", help="The same files as for eval.")] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the pictures.")] = None,
@@ -314,6 +320,7 @@ def viz(
     """Write the report page of predictions and truth, and draw panels, a contact sheet and the training curve.
 
     Example: vlmdet viz --limit 100
+    Two runs, picture by picture: vlmdet viz run-001 run-002
     """
     from vlmdet_cli.stages.evaluation import viz as stage
     from vlmdet_cli.stages.evaluation import viz_inputs
@@ -321,7 +328,10 @@ def viz(
 
     session: Session = context.obj
     request = EvalRequest(truth=truth, predictions=predictions, name=name, split=split, run=run)
-    job = viz_inputs.viz_job(session.project, request, images=images, output=output)
+    if runs:
+        job = viz_inputs.comparison_job(session.project, runs, request, output)
+    else:
+        job = viz_inputs.viz_job(session.project, request, images=images, output=output)
     with session.output.progress() as bars:
         result = stage.draw(
             job.truth,
@@ -333,6 +343,7 @@ def viz(
             protocol=job.protocol,
             curve=job.curve,
             single_file=single_file,
+            other=job.other,
             on_progress=lambda done, total: bars("draw", done, total),
             on_picture=lambda done, total: bars("pictures", done, total),
         )

@@ -13,6 +13,8 @@ The data, by column; boxes are xyxy in pixels, those of a picture lie together:
                  "area": […]},
      "predictions": {"picture", "label", "box", "score": […], "searched": [1, …]},
      "images": {"large": [1 where pictures/ has a larger file than thumbs/, …], "embedded": [data URL, …] or null},
+     "runs": [earlier, later] and "other": {"predictions", "report", "answers", "answered"} of the earlier,
+                  where two are compared,
      "report": the report of ``eval`` or null, "curve": address or null, "left_out": pictures, "notes": [sentence, …]}
 """
 

@@ -2,9 +2,9 @@
 
 const CARD = 236, GAP = 14, IMAGE_HEIGHT = 190, CAPTION_HEIGHT = 50;
 
-function select(label, value, options, onChange) {
+function select(label, value, options, onChange, name = label.toLowerCase()) {
   const entries = Object.entries(options).map(([key, text]) => html("option", { value: key, selected: key === value }, text));
-  return html("label", {}, label + " ", html("select", { name: label.toLowerCase(), onchange: (event) => onChange(event.target.value) }, entries));
+  return html("label", {}, label + " ", html("select", { name, onchange: (event) => onChange(event.target.value) }, entries));
 }
 
 function filterForm(app) {
@@ -21,7 +21,8 @@ function filterForm(app) {
     select("Size", state.size, any({ small: "small", medium: "medium", large: "large" }), set("size")),
     select("Shape", state.shape, any(SHAPES), set("shape")),
     select("Answer", state.answer, any(data.compared ? { ...ANSWERS, ...health } : { gone: ANSWERS.gone }), set("answer")),
-    select("Sort", state.sort, SORTS, set("sort")),
+    data.other ? select("Change", state.change, any(CHANGES), set("change")) : null,
+    select("Sort", state.sort, data.other ? { ...SORTS, ...CHANGE_SORTS } : SORTS, set("sort")),
     html("button", { type: "button", onclick: () => app.set(app.withoutFilters()) }, "Reset"));
 }
 
@@ -31,6 +32,13 @@ function syncControls(app, root) {
     if (node.value !== app.state[node.name]) node.value = app.state[node.name];
   }
   for (const node of root.querySelectorAll(".layers input")) node.checked = !app.hidden().has(node.name);
+}
+
+// Whose marks are shown, where two are compared.
+function sideForm(app) {
+  if (!app.data.other) return null;
+  const [before, after] = app.data.runs;
+  return html("div", { class: "filters" }, select("Marks of", app.state.side, { "": after, before }, (side) => app.set({ side }), "side"));
 }
 
 function layerForm(app) {
@@ -45,14 +53,16 @@ function layerForm(app) {
 function captionOf(app, p) {
   const { data, counts } = app;
   if (!data.compared) return plural(counts.objects[p], "object");
-  const words = [`✓ ${counts.found[p]}`, `✗ ${counts.false[p]}`, `? ${counts.missed[p]}`];
+  const signs = { found: "✓", false: "✗", missed: "?" }, before = app.other?.counts;
+  const words = Object.entries(signs).map(([key, sign]) => `${sign} ` +
+    (before && before[key][p] !== counts[key][p] ? `${before[key][p]}→${counts[key][p]}` : counts[key][p]));
   return words.join("  ") + (data.pictures.answered[p] ? "" : "  no answer");
 }
 
 function card(app, p) {
   const { data } = app, [width, height] = frameOf(data, p);
   const pixel = Math.max(width / CARD, height / IMAGE_HEIGHT);
-  const marks = marksOf(data, app.boxes, app.match, p).filter((mark) => isShown(mark, app.hidden(), ""));
+  const { boxes, match } = app.side(), marks = marksOf(data, boxes, match, p).filter((mark) => isShown(mark, app.hidden(), ""));
   return html("button", { type: "button", class: "card", "data-picture": p, onclick: () => app.open(p) },
     drawing(data, p, marks, app.source(p, false), { pixel }),
     html("span", { class: "name", title: data.pictures.name[p] }, data.pictures.name[p]),

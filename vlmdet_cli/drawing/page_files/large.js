@@ -20,7 +20,7 @@ class LargeView {
     if (!dialog.open) dialog.showModal();
     document.documentElement.classList.add("covered");
     const focused = document.activeElement, kept = focused?.name || focused?.getAttribute("aria-label");
-    const marks = marksOf(app.data, app.boxes, app.match, p);
+    const { boxes, match } = app.side(), marks = marksOf(app.data, boxes, match, p);
     const shown = marks.filter((mark) => isShown(mark, app.hidden(), ""));
     const [width, height] = frameOf(app.data, p), narrow = window.innerWidth < 800;
     const wide = narrow ? window.innerWidth - 40 : window.innerWidth - 460, high = window.innerHeight * (narrow ? 0.5 : 0.86);
@@ -37,11 +37,11 @@ class LargeView {
         html("span", { class: "soft" }, index < 0 ? "" : `${number(index + 1)} of ${number(app.shown.length)}`),
         html("button", { type: "button", "aria-label": "Close (Esc)", onclick: () => dialog.close() }, "✕")),
       html("div", { class: "sides" }, html("div", { class: "stage" }, image),
-        html("div", { class: "side", tabindex: 0, role: "region", "aria-label": "Boxes and answer" }, layerForm(app),
+        html("div", { class: "side", tabindex: 0, role: "region", "aria-label": "Boxes and answer" }, sideForm(app), layerForm(app),
           app.data.pictures.remark[p] ? html("p", { class: "warning" }, app.data.pictures.remark[p]) : null,
           this.list(marks), this.answers(p))));
     // what had the focus has it again, though it is drawn anew
-    if (kept) [...dialog.querySelectorAll("input, button")].find((node) => (node.name || node.getAttribute("aria-label")) === kept)?.focus();
+    if (kept) [...dialog.querySelectorAll("input, select, button")].find((node) => (node.name || node.getAttribute("aria-label")) === kept)?.focus();
   }
 
   list(marks) {
@@ -52,9 +52,9 @@ class LargeView {
   }
 
   answers(p) {
-    const answers = this.app.data.pictures.answers[p];
+    const source = this.app.state.side ? this.app.data.other : this.app.data.pictures, answers = source.answers[p];
     if (!this.app.data.compared) return [];
-    if (!answers.length) return [html("p", { class: "soft" }, this.app.data.pictures.answered[p] ? "" : "There is no answer.")];
+    if (!answers.length) return [html("p", { class: "soft" }, source.answered[p] ? "" : "There is no answer.")];
     return answers.map((answer) => [
       html("h3", {}, "Answer ", html("span", { class: "soft" }, `${answer.health}, finished by ${answer.finish}`)),
       html("p", { class: "prompt" }, answer.prompt), html("pre", { class: "answer" }, answer.text || "(nothing)"),

@@ -10,6 +10,8 @@ class App {
     const compare = new Intl.Collator("en", { numeric: true }).compare;
     [...data.rank.keys()].sort((a, b) => compare(data.pictures.name[a], data.pictures.name[b])).forEach((p, rank) => { data.rank[p] = rank; });
     this.boxes = readBoxes(data);
+    this.other = data.other ? { boxes: readBoxes({ ...data, predictions: data.other.predictions }) } : null;
+    this.change = new Int32Array(this.boxes.pictures);
     this.initial = defaults(data);
     this.state = readAddress(location.hash, this.initial);
     this.main = document.querySelector("main");
@@ -30,8 +32,8 @@ class App {
   }
 
   withoutFilters() {
-    const { class: label, kind, as, size, shape, answer, q, picture } = this.initial;
-    return { class: label, kind, as, size, shape, answer, q, picture };
+    const { class: label, kind, as, size, shape, answer, change, q, picture } = this.initial;
+    return { class: label, kind, as, size, shape, answer, change, q, picture };
   }
 
   hidden() {
@@ -61,6 +63,23 @@ class App {
     this.state = readAddress(location.hash, this.initial);
     this.controls();
     this.render(before);
+  }
+
+  // The boxes and the matching whose marks are shown.
+  side() {
+    return this.state.side === "before" && this.other ? this.other : this;
+  }
+
+  rematch() {
+    const { iou, score } = this.state, least = score > this.initial.score ? score : -Infinity;
+    for (const side of [this, this.other].filter(Boolean)) {
+      side.match = matchBoxes(side.boxes, iou, least);
+      side.measures = measure(side.boxes, side.match, this.data.names);
+      side.counts = countPictures(side.boxes, side.match);
+    }
+    if (!this.other) return;
+    const [before, after] = [this.other.counts, this.counts];
+    this.change = this.change.map((_, p) => before.false[p] + before.missed[p] - after.false[p] - after.missed[p]);
   }
 
   open(p) {
@@ -119,19 +138,18 @@ class App {
   render(before) {
     const { state } = this, changed = (...keys) => keys.some((key) => state[key] !== before[key]);
     const rematched = changed("iou", "score");
-    if (rematched) {
-      this.match = matchBoxes(this.boxes, state.iou, state.score > this.initial.score ? state.score : -Infinity);
-      this.measures = measure(this.boxes, this.match, this.data.names);
-      this.counts = countPictures(this.boxes, this.match);
+    if (rematched) this.rematch();
+    const filters = ["class", "kind", "as", "size", "shape", "answer", "change", "q", "sort"], filtered = rematched || changed(...filters);
+    if (filtered) {
+      const chosen = filterPictures(this.data, this.boxes, this.match, this.change, state);
+      this.shown = sortPictures(chosen, this.data, this.counts, this.change, state.sort);
     }
-    const filters = ["class", "kind", "as", "size", "shape", "answer", "q", "sort"], filtered = rematched || changed(...filters);
-    if (filtered) this.shown = sortPictures(filterPictures(this.data, this.boxes, this.match, state), this.data, this.counts, state.sort);
     for (const button of document.querySelectorAll("nav button")) {
       button.setAttribute("aria-current", button.dataset.view === state.view ? "page" : "false");
     }
     if (changed("view") || (state.view === "summary" && rematched)) this.drawView();
-    if (state.view === "pictures" && !changed("view") && (filtered || changed("hide"))) this.drawList();
-    if (rematched || filtered || changed("picture", "hide")) this.large.show();
+    if (state.view === "pictures" && !changed("view") && (filtered || changed("hide", "side"))) this.drawList();
+    if (rematched || filtered || changed("picture", "hide", "side")) this.large.show();
   }
 
   drawView() {
@@ -140,7 +158,7 @@ class App {
     if (isSummary) this.main.replaceChildren(...summaryView(this));
     else {
       const shown = html("p", { id: "shown", role: "status" });
-      this.main.replaceChildren(html("div", { class: "tools" }, filterForm(this), layerForm(this), shown), this.list.box);
+      this.main.replaceChildren(html("div", { class: "tools" }, filterForm(this), sideForm(this) || "", layerForm(this), shown), this.list.box);
       this.drawList();
     }
     window.scrollTo(0, isSummary ? top : 0);

@@ -34,6 +34,11 @@ function objectIs(kind, objects, match, j) {
   }
 }
 
+// By its number of errors; with fewer it has got better.
+function changeIs(wanted, change) {
+  return !wanted || wanted === (change > 0 ? "better" : change < 0 ? "worse" : "same");
+}
+
 function answerIs(wanted, data, p) {
   const answers = data.pictures.answers[p];
   switch (wanted) {
@@ -47,7 +52,7 @@ function answerIs(wanted, data, p) {
 }
 
 // Indices of the pictures that have a box, and an answer, as the state asks for.
-function filterPictures(data, boxes, match, state) {
+function filterPictures(data, boxes, match, change, state) {
   const { objects, predictions } = boxes, words = state.q.toLowerCase(), label = data.names.indexOf(state.class);
   const as = data.names.indexOf(state.as), byBox = state.class || state.kind || state.size || state.shape || state.as;
   const fits = (own, area, box, i) => (!state.class || own === label) && (!state.size || sizeOf(area) === state.size) &&
@@ -71,7 +76,7 @@ function filterPictures(data, boxes, match, state) {
   };
   const shown = [];
   for (let p = 0; p < boxes.pictures; p++) {
-    if (words && !data.lowerNames[p].includes(words)) continue;
+    if ((words && !data.lowerNames[p].includes(words)) || !changeIs(state.change, change[p])) continue;
     if (answerIs(state.answer, data, p) && (!byBox || hasPrediction(p) || hasObject(p))) shown.push(p);
   }
   return shown;
@@ -94,10 +99,11 @@ function countPictures({ pictures, objects, predictions }, match) {
   return counts;
 }
 
-function sortPictures(shown, data, counts, sort) {
+function sortPictures(shown, data, counts, change, sort) {
   const keys = {
     errors: (p) => -(counts.false[p] + counts.missed[p]) * 1e6 + counts.found[p],
     missed: (p) => -counts.missed[p], false: (p) => -counts.false[p], objects: (p) => -counts.objects[p],
+    better: (p) => -change[p], worse: (p) => change[p],
     iou: (p) => (counts.found[p] ? counts.iou[p] / counts.found[p] : 2), given: (p) => p, name: (p) => data.rank[p],
   };
   const key = Float64Array.from({ length: data.pictures.name.length }, (_, p) => keys[sort](p));

@@ -6,17 +6,19 @@ const KINDS = {
 };
 const ANSWERS = { unparsed: "unparsed answer", problem: "answer with problems", none: "no answer", gone: "picture gone" };
 const SHAPES = { tall: "tall (over 1 : 2)", even: "even", wide: "wide (over 2 : 1)" };
+const CHANGES = { better: "got better", worse: "got worse", same: "as many errors" };
 const SORTS = {
   errors: "most errors", missed: "most missed", false: "most false", objects: "most objects", iou: "lowest mean IoU",
   name: "name", given: "order of the truth",
 };
+const CHANGE_SORTS = { better: "got better most", worse: "got worse most" };
 const LAYERS = ["found", "false", "missed", "crowd", "truth"];
 
 function defaults(data) {
   return {
     view: data.compared ? "summary" : "pictures", iou: data.iou, score: data.score_range[0], class: "", kind: "", as: "", size: "",
     shape: "", answer: "", sort: data.compared ? "errors" : "given", q: "", hide: data.compared ? "truth" : "",
-    picture: "",
+    picture: "", change: "", side: "",
   };
 }
 
@@ -28,7 +30,7 @@ function readAddress(address, initial) {
   }
   if (!(state.iou > 0 && state.iou <= 1)) state.iou = initial.iou;
   if (!Number.isFinite(state.score)) state.score = initial.score;
-  if (!(state.sort in SORTS)) state.sort = initial.sort;
+  if (!(state.sort in SORTS || state.sort in CHANGE_SORTS)) state.sort = initial.sort;
   if (!["summary", "pictures"].includes(state.view)) state.view = initial.view;
   return state;
 }

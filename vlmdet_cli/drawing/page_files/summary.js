@@ -1,18 +1,21 @@
 // The summary: what the report says, and what follows from the thresholds in the page.
 
-function tile(name, value, interval, first) {
+function tile(name, value, interval, first, before) {
+  const difference = before === undefined || before === null || value === null ? null
+    : html("p", { class: "change" }, `${value >= before ? "+" : "−"}${(100 * Math.abs(value - before)).toFixed(1)} points, from ${percent(before)}`);
   const ends = interval ? `${percent(interval[0])} to ${percent(interval[1])}` : first !== null && first !== value
     ? "at the report's thresholds " + percent(first) : "";
   return html("div", { class: "tile", "data-measure": name }, html("h3", {}, name),
     html("p", { class: "big", "data-value": value === null ? "" : value }, percent(value)), bar(value, interval, `${name} ${percent(value)}`),
-    html("p", { class: "soft" }, ends));
+    difference, html("p", { class: "soft" }, ends));
 }
 
 function headline(app) {
   const { report } = app.data, own = app.measures.overall, initial = app.isInitial(), level = report.intervals.level;
   const names = { f1: "F1", precision: "Precision", recall: "Recall", mean_iou: "Mean IoU" };
   const tiles = Object.entries(names).map(([key, name]) =>
-    tile(name, own[key], initial ? report.intervals[key] : null, report.overall[key]));
+    tile(name, own[key], initial ? report.intervals[key] : null, report.overall[key],
+      app.other?.measures.overall[key]));
   const counts = `${number(own.tp)} found, ${number(own.fp)} false, ${number(own.fn)} missed` +
     (own.ignored ? `, ${number(own.ignored)} not counted` : "");
   const words = [counts, plural(report.protocol.pictures, "picture"), plural(report.protocol.objects, "object")];
@@ -22,6 +25,22 @@ function headline(app) {
   return section("Detection", html("div", { class: "tiles" }, tiles), html("p", { id: "counts" }, words.join(" · ")),
     html("p", { class: "soft" }, initial ? `Bars with ${percent(level)} intervals over pictures.`
       : "Other thresholds than the report's: intervals, AP and curves below are the report's."));
+}
+
+function comparison(app) {
+  if (!app.other) return null;
+  const [before, after] = app.data.runs, counts = { better: 0, worse: 0, same: 0 };
+  for (const change of app.change) counts[change > 0 ? "better" : change < 0 ? "worse" : "same"]++;
+  const rows = Object.entries(CHANGES).map(([key, words]) => [link(app, words, { change: key, sort: key === "same" ? "errors" : key }),
+    bar(counts[key] / Math.max(1, app.boxes.pictures), null, `${words} ${counts[key]}`), number(counts[key])]);
+  const classes = app.measures.perClass.map((score, label) => ({ label, objects: score.tp + score.fn, now: score.f1,
+    was: app.other.measures.perClass[label].f1 })).filter(({ objects }) => objects);
+  classes.sort((a, b) => a.now - a.was - b.now + b.was || a.label - b.label);
+  const row = ({ label, now, was }) => [link(app, app.data.names[label], { class: app.data.names[label] }), percent(was), percent(now),
+    (now >= was ? "+" : "−") + (100 * Math.abs(now - was)).toFixed(1)];
+  return section(`${after} against ${before}`, html("div", { class: "halves" }, table(["pictures", "", "number"], rows),
+    limited(classes, (some) => table(["class", `F1 of ${before}`, `F1 of ${after}`, "points"], some.map(row)))),
+    html("p", { class: "soft" }, `A picture has got better where ${after} has fewer false and missed boxes. The rest of the page is of ${after}.`));
 }
 
 function section(title, ...children) {
@@ -169,7 +188,7 @@ function protocol(app) {
 
 function summaryView(app) {
   const { data } = app, training = data.curve ? section("Training", html("img", { src: data.curve, alt: "Training curve" })) : null;
-  return [headline(app), errorBars(app), classTable(app), html("div", { class: "halves" }, sizeTable(app), counting(app)),
+  return [headline(app), comparison(app), errorBars(app), classTable(app), html("div", { class: "halves" }, sizeTable(app), counting(app)),
     confusion(app), curves(app), answerHealth(app), questions(app), training, protocol(app),
     data.sheet ? html("p", {}, html("a", { href: data.sheet }, "Drawn panels on one sheet")) : null].filter(Boolean);
 }

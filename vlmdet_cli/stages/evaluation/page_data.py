@@ -10,7 +10,7 @@ import numpy as np
 
 from vlmdet_cli.core.answers import Answer, ParsedDetections
 from vlmdet_cli.data.ground_truth import Truth
-from vlmdet_cli.metrics.matching import Ints, ObjectBoxes
+from vlmdet_cli.metrics.matching import Floats, Ints, ObjectBoxes
 from vlmdet_cli.stages.evaluation.eval_boxes import EvalBoxes, object_columns
 from vlmdet_cli.stages.evaluation.evaluate import Report
 from vlmdet_cli.stages.evaluation.prediction_files import Predictions, locate
@@ -24,17 +24,64 @@ class Evaluated(NamedTuple):
     report: Report
 
 
-def page_data(truth: Truth, evaluated: Evaluated | None, chosen: Sequence[int]) -> dict[str, Any]:
-    """All but ``images``, of the pictures whose indices are ``chosen``; without predictions, the truth alone."""
-    names, objects, areas = _objects(truth, evaluated)
+class Compared(NamedTuple):
+    """Two evaluations on the same truth, the earlier first, and what a reader calls them."""
+
+    names: tuple[str, str]
+    before: Evaluated
+    after: Evaluated
+
+
+def page_data(
+    truth: Truth, evaluated: Evaluated | None, chosen: Sequence[int], compared: Compared | None = None
+) -> dict[str, Any]:
+    """All but ``images``, of the pictures whose indices are ``chosen``; without predictions, the truth alone.
+
+    ``compared`` is with ``evaluated`` as its later one.
+    """
     position = np.full(len(truth.data.images), -1, dtype=np.int64)
     position[list(chosen)] = np.arange(len(chosen))
+    data = _data(truth, evaluated, chosen, position)
+    return data | (_comparison(truth, compared, chosen, position, data["names"]) if compared else {})
+
+
+def _comparison(
+    truth: Truth, compared: Compared, chosen: Sequence[int], position: Ints, names: Sequence[str]
+) -> dict[str, Any]:
+    """The earlier evaluation as ``other``; its classes are numbered as in ``names``, which gets those it alone has."""
+    before = compared.before
+    joint = list(dict.fromkeys([*names, *before.boxes.names]))
+    number = np.array([joint.index(name) for name in before.boxes.names], dtype=np.int64)
+    predictions = before.boxes.predictions
+    renamed = before.boxes.predictions._replace(label=number[predictions.label])
+    renumbered = before._replace(boxes=msgspec.structs.replace(before.boxes, predictions=renamed))
+    pictures = _pictures(truth, before, chosen)
+    scores = np.concatenate([before.boxes.scores, compared.after.boxes.scores])
+    return {
+        "names": joint,
+        "runs": list(compared.names),
+        "score_range": _score_range(scores),
+        "other": {
+            "predictions": _prediction_columns(renumbered, position),
+            "report": _report(before.report),
+            "answers": pictures["answers"],
+            "answered": pictures["answered"],
+        },
+    }
+
+
+def _score_range(scores: Floats) -> list[float]:
+    return [float(np.floor(scores.min(initial=0))), float(np.ceil(scores.max(initial=1)))]
+
+
+def _data(truth: Truth, evaluated: Evaluated | None, chosen: Sequence[int], position: Ints) -> dict[str, Any]:
+    names, objects, areas = _objects(truth, evaluated)
     scores = evaluated.boxes.scores if evaluated else np.zeros(0)
     report = _report(evaluated.report) if evaluated else None
     return {
         "compared": evaluated is not None,
         "scored": evaluated is not None and evaluated.predictions.score_source != "constant",
-        "score_range": [float(np.floor(scores.min(initial=0))), float(np.ceil(scores.max(initial=1)))],
+        "score_range": _score_range(scores),
         "iou": report["protocol"]["iou"] if report else 0.5,
         "names": names,
         "pictures": _pictures(truth, evaluated, chosen),

@@ -35,9 +35,10 @@ from vlmdet_cli.drawing.panel import draw_panel, draw_unreadable
 from vlmdet_cli.drawing.sheet import MAX_TILES, Tile, contact_sheet, tile_size
 from vlmdet_cli.errors import DataError, first_few
 from vlmdet_cli.metrics.matching import match, overlapping
+from vlmdet_cli.stages.evaluation.compare import require_same_protocol
 from vlmdet_cli.stages.evaluation.eval_boxes import eval_boxes
 from vlmdet_cli.stages.evaluation.evaluate import EvalProtocol, read_predictions, report_on
-from vlmdet_cli.stages.evaluation.page_data import Evaluated
+from vlmdet_cli.stages.evaluation.page_data import Compared, Evaluated
 from vlmdet_cli.stages.evaluation.viz_page import INDEX, PageSettings, most, require_own_folder, write_page
 
 SHEET, CURVE, PANELS = "sheet.jpg", "curve.png", "panels"
@@ -58,6 +59,13 @@ class VizResult(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int]
     ledger: dict[str, dict[str, Any]]
     notes: list[str]
+
+
+class OtherAnswers(msgspec.Struct, frozen=True):
+    """The earlier model's answers to the same pictures, and the names of both models, the earlier first."""
+
+    predictions: Path
+    names: tuple[str, str]
 
 
 class PanelSettings(msgspec.Struct, frozen=True):
@@ -91,14 +99,16 @@ def draw(  # noqa: PLR0913  (the command's options, by name)
     protocol: EvalProtocol | None = None,
     curve: Path | None = None,
     single_file: bool = False,
+    other: OtherAnswers | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     on_picture: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> VizResult:
     """Draw ``limit`` pictures (0: all) into the folder ``output``, and write the page; without predictions, of the
-    truth alone. With ``single_file`` the page needs none of the other files.
+    truth alone. With ``single_file`` the page needs none of the other files; with ``other`` it compares them with what
+    an earlier model answered.
 
     Raises ``DataError`` for files that cannot be read and for a picture's name that leaves the folder ``images``,
-    ``UsageError`` for a folder with a page of another kind.
+    ``UsageError`` for a folder with a page of another kind, and for answers that cannot be compared.
     """
     protocol = protocol or EvalProtocol()
     annotated = read_truth(truth)
@@ -106,6 +116,7 @@ def draw(  # noqa: PLR0913  (the command's options, by name)
     require_own_folder(output)
     log = read_log(curve) if curve else None
     evaluated = _evaluated(annotated, predictions, protocol) if predictions else None
+    compared = _compared(annotated, other, evaluated, protocol) if other and evaluated else None
     marked = gallery.judge(
         annotated.pictures,
         _matched(evaluated, protocol) if evaluated else None,
@@ -130,7 +141,12 @@ def draw(  # noqa: PLR0913  (the command's options, by name)
             evaluated,
             _page_pictures(marked, most(single_file=single_file)),
             PageSettings(
-                images=images, output=output, single_file=single_file, attached=attached, on_picture=on_picture
+                images=images,
+                output=output,
+                single_file=single_file,
+                attached=attached,
+                compared=compared,
+                on_picture=on_picture,
             ),
         )
     counts = gallery.total(marked)
@@ -154,6 +170,12 @@ def _evaluated(truth: Truth, predictions: Path, protocol: EvalProtocol) -> Evalu
     predicted = read_predictions(predictions, truth, protocol)
     boxes = eval_boxes(truth, predicted, protocol.classes, protocol.duplicates)
     return Evaluated(predicted, boxes, report_on(truth, predicted, protocol))
+
+
+def _compared(truth: Truth, other: OtherAnswers, after: Evaluated, protocol: EvalProtocol) -> Compared:
+    before = _evaluated(truth, other.predictions, protocol)
+    require_same_protocol(other.names, [before.report, after.report])
+    return Compared(other.names, before, after)
 
 
 def _matched(evaluated: Evaluated, protocol: EvalProtocol) -> gallery.MatchedBoxes:

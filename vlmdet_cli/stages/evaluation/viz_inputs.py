@@ -1,10 +1,12 @@
 """The input of ``viz``: files named on the command line, or a prepared split with its answers and its run's curve."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import GetProject, Project, Viz, runs
 from vlmdet_cli.project.runs import ResultFolder, Run
 from vlmdet_cli.stages.evaluation.eval_inputs import (
@@ -16,6 +18,7 @@ from vlmdet_cli.stages.evaluation.eval_inputs import (
     truth_of,
 )
 from vlmdet_cli.stages.evaluation.evaluate import EvalProtocol
+from vlmdet_cli.stages.evaluation.viz import OtherAnswers
 
 
 class VizJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +31,7 @@ class VizJob(msgspec.Struct, frozen=True, kw_only=True):
     settings: Viz
     protocol: EvalProtocol
     curve: Path | None
+    other: OtherAnswers | None = None
 
 
 class AnsweredFiles(NamedTuple):
@@ -87,6 +91,47 @@ def answered_files(project: GetProject, request: EvalRequest, images: Path | Non
         images=images or loaded.images(belongs.name),
         protocol=eval_protocol(loaded.config.eval, rows_must_fit=not (request.truth or belongs.stated)),
     )
+
+
+def comparison_job(project: GetProject, models: Sequence[str], request: EvalRequest, output: Path | None) -> VizJob:
+    """As ``viz_job``, of the second of two models, compared with the first; each is a run's name, or the name of
+    answers of a model that is no run.
+
+    Raises ``UsageError`` for another number of models, for files that are named, and for answers that are not there.
+    """
+    if len(models) != 2:
+        raise UsageError(
+            f"Two runs are compared, not {len(models)}",
+            hint="vlmdet viz run-001 run-002; without names: the latest run.",
+        )
+    if request.truth or request.predictions or request.run:
+        raise UsageError("Runs are named, and files or --run too", hint="Leave out --truth, --predictions and --run.")
+    loaded = project()
+    before, after = (_answers_of(loaded, model, request) for model in models)
+    own = EvalRequest(predictions=after.path, name=after.path.stem, split=request.split, run=after.run)
+    output = output or after.results.viz(f"{after.path.stem}-{before.model}")
+    job = viz_job(project, own, images=None, output=output)
+    return msgspec.structs.replace(job, other=OtherAnswers(before.path, (before.model, after.model)))
+
+
+class _ModelAnswers(NamedTuple):
+    """The answers of a model by its name; ``run`` is empty where it is no run."""
+
+    model: str
+    run: str
+    results: ResultFolder
+    path: Path
+
+
+def _answers_of(project: Project, model: str, request: EvalRequest) -> _ModelAnswers:
+    is_run = model in {run.name for run in runs.runs(project.runs)}
+    if not is_run and project.results.answers(model).is_file():
+        return _ModelAnswers(model, "", project.results, project.results.answers(model))
+    run = project.run(model)  # raises where there is none
+    path = run.answers(answers_name(project, request))
+    if not path.is_file():
+        raise UsageError(f"No answers of {model}: {path}", hint=f"Run `vlmdet infer --run {model}` first.")
+    return _ModelAnswers(model, model, run, path)
 
 
 def _curve(project: Project, results: ResultFolder) -> Path | None:

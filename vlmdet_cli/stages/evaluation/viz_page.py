@@ -10,7 +10,7 @@ from vlmdet_cli.core.files import whole_file
 from vlmdet_cli.data.ground_truth import Truth
 from vlmdet_cli.drawing import page
 from vlmdet_cli.errors import UsageError, counted
-from vlmdet_cli.stages.evaluation.page_data import Evaluated, page_data
+from vlmdet_cli.stages.evaluation.page_data import Compared, Evaluated, page_data
 from vlmdet_cli.stages.evaluation.page_pictures import columns, data_url, write_images
 
 INDEX = "index.html"
@@ -20,13 +20,14 @@ _EARLIER_MARK = 'href="sheet.jpg"'  # of pages of versions that wrote no mark
 
 class PageSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the pictures lie and where the page goes. ``single_file``: with all pictures inside. ``attached``: files
-    beside the page that it shows or links to, by name, such as ``curve``.
+    beside the page that it shows or links to, by name, such as ``curve``. ``compared``: with what an earlier model did.
     """
 
     images: Path
     output: Path
     single_file: bool = False
     attached: dict[str, Path]
+    compared: Compared | None = None
     on_picture: Callable[[int, int], None] = lambda _done, _total: None
 
 
@@ -65,7 +66,7 @@ def write_page(truth: Truth, evaluated: Evaluated | None, chosen: Sequence[int],
         embed=settings.single_file,
         on_picture=lambda done: settings.on_picture(done, len(sources)),
     )
-    data = page_data(truth, evaluated, chosen)
+    data = page_data(truth, evaluated, chosen, settings.compared)
     own = columns(images, data["pictures"]["size"], embed=settings.single_file)
     data["images"] = own.pop("images")
     data["pictures"] |= own
@@ -73,9 +74,15 @@ def write_page(truth: Truth, evaluated: Evaluated | None, chosen: Sequence[int],
     notes = _notes(len(chosen), len(truth.data.images), gone)
     data["notes"] += notes
     data |= {name: _address(path, settings) for name, path in settings.attached.items()}
-    title = f"{evaluated.predictions.path.stem}: predictions and truth" if evaluated else "Annotations"
-    _write(page.render(title, data), settings.output / INDEX)
+    _write(page.render(_title(evaluated, settings.compared), data), settings.output / INDEX)
     return PageResult(len(chosen), gone, notes)
+
+
+def _title(evaluated: Evaluated | None, compared: Compared | None) -> str:
+    if evaluated is None:
+        return "Annotations"
+    split = evaluated.predictions.path.stem
+    return f"{split}: {' and '.join(compared.names)}" if compared else f"{split}: predictions and truth"
 
 
 def _notes(shown: int, total: int, gone: int) -> list[str]:
