@@ -14,6 +14,7 @@ from vlmdet_cli.drawing.lettering import GREY, PALETTE, contrast, fit, font, ink
 from vlmdet_cli.drawing.outline import State, line_width, strokes
 from vlmdet_cli.drawing.panel import Mark, draw_panel, draw_unreadable, panel_size
 from vlmdet_cli.drawing.sheet import Tile, contact_sheet, tile_size
+from vlmdet_cli.errors import UsageError
 
 RELAXED = settings(max_examples=40, deadline=None)  # drawing takes its time on a busy machine
 COLOURS = palette(["cat", "dog"])
@@ -207,6 +208,29 @@ def test_text_is_cut_to_its_width(text: str, width: int) -> None:
     letters = font(12)
     assert letters.getlength(fit(text, letters, width)) <= width
     assert all(letters.getlength(line) <= width for line in wrap(text, letters, width))
+
+
+def test_a_named_font_writes_the_scripts_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    monkeypatch.setenv("VLMDET_FONT", f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf")
+    assert printable("собака café κύων") == "собака café κύων"
+    assert printable("a\n\u202e犬") == "a\\n\\u202e\\u72ac"
+    marks = [Mark("собака", (10, 10, 90, 90), "truth")]
+    own = draw_panel(plain(100, 100), marks, COLOURS)
+    monkeypatch.delenv("VLMDET_FONT")
+    assert own.tobytes() != draw_panel(plain(100, 100), marks, COLOURS).tobytes()
+
+
+def test_a_named_font_that_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLMDET_FONT", __file__)
+    with pytest.raises(UsageError, match="Cannot read the font"):
+        draw_panel(plain(100, 100), [Mark("cat", (10, 10, 90, 90), "truth")], COLOURS)
+
+
+def test_letters_on_the_sheet_are_ten_pixels_or_more_on_a_screen_of_1280() -> None:
+    sheet = contact_sheet([Tile(plain(*tile_size()), "a.jpg", "")] * 24, "", {"found": 1})
+    assert panel.letter_size(tile_size()) * 1280 / sheet.width >= 10
+    assert panel.letter_size(panel_size((112, 112))) >= 16
 
 
 def test_an_unreadable_picture_is_a_grey_panel_with_the_reason_on_it() -> None:

@@ -77,6 +77,8 @@ def xml_text(text: str) -> str:
 
 def in_xml(text: str) -> str:
     """The text with U+FFFD for the characters that XML does not have. A label must be the same in all files."""
+    if text.isprintable():  # nearly all are
+        return text
     return "".join(char if _is_in_xml(char) else "\ufffd" for char in text)
 
 
