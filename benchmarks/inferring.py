@@ -23,7 +23,7 @@ from benchmarks.timing import Cost, Pair, median, process, vlmdet
 from vlmdet_cli.demo import HERE
 from vlmdet_cli.demo.worlds import STREET, write_coco
 
-BATCH, SWIFT_BATCHES, MAX_TOKENS, MAX_PIXELS = 128, (64, 128), 256, 112 * 112
+BATCH, SWIFT_BATCHES, MAX_TOKENS, MAX_PIXELS = 128, (64, 128), 256, 168 * 168
 TURNS = 4
 ROWS_A_PICTURE = 5  # a detection row and four questions
 

@@ -30,7 +30,7 @@ from vlmdet_cli.models.family import IMAGE_TAG
 from vlmdet_cli.models.qwen2_vl import QWEN2_VL
 
 PYTHON = os.environ.get("VLMDET_VLLM_PYTHON", str(Path(".vllm-venv/bin/python").absolute()))
-AT_ONCE, MAX_TOKENS, MAX_PIXELS, TURNS = 64, 256, 112 * 112, 3
+AT_ONCE, MAX_TOKENS, MAX_PIXELS, TURNS = 64, 256, 168 * 168, 3
 NOTHING_KEPT = ("--no-enable-prefix-caching", "--mm-processor-cache-gb", "0")
 BENCH = (
     "import sys; from vllm.benchmarks.serve import add_cli_args, main;"

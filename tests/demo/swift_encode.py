@@ -17,7 +17,7 @@ def main(model: str) -> None:
 
     runpy.run_path(str(Path(model).parent / "plugin.py"))
     processor = get_processor(model, model_type="qwen2_vl")
-    template = get_template(processor, template_type="vlmdet_demo", max_length=2048, max_pixels=112 * 112)
+    template = get_template(processor, template_type="vlmdet_demo", max_length=2048, max_pixels=168 * 168)
 
     def encode(row: dict[str, Any], mode: str) -> Any:
         template.set_mode(mode)

@@ -40,7 +40,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [
         str(Path(sys.executable).parent / "swift"), "deploy", "--infer_backend", "transformers", "--model", str(MODEL),
         "--model_type", "qwen2_vl", "--template", "vlmdet_demo", "--external_plugins", str(HERE / "plugin.py"),
-        "--torch_dtype", "float32", "--max_pixels", str(112 * 112), "--host", "127.0.0.1", "--port", str(port),
+        "--torch_dtype", "float32", "--max_pixels", str(168 * 168), "--host", "127.0.0.1", "--port", str(port),
         "--verbose", "false",
     ]  # fmt: skip
     with (folder / "log").open("wb") as log:
@@ -75,7 +75,7 @@ def requests(tmp_path_factory: pytest.TempPathFactory) -> list[Request]:
 
 
 def settings(options: Any, **values: Any) -> EngineSettings:
-    plain = {"model": MODEL, "family": QWEN2_VL, "max_pixels": 112 * 112, "device": "cpu", "scores": True}
+    plain = {"model": MODEL, "family": QWEN2_VL, "max_pixels": 168 * 168, "device": "cpu", "scores": True}
     return EngineSettings(**{**plain, **values}, options=options)
 
 

@@ -44,7 +44,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def settings(**values: Any) -> EngineSettings:
     plain = {"model": MODEL, "family": QWEN2_VL, "options": TransformersOptions(), "batch": 4, "device": "cpu",
-             "max_pixels": 112 * 112}  # fmt: skip
+             "max_pixels": 168 * 168}  # fmt: skip
     return EngineSettings(**{**plain, **values})
 
 

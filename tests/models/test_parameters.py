@@ -14,12 +14,12 @@ from vlmdet_cli.models.parameters import Stack, model_size, part_of
 
 def test_the_demos_sizes_are_read_from_its_files_without_torch() -> None:
     size = model_size(HERE / "model")
-    assert size.language == Stack(layers=4, hidden=128, intermediate=352, heads=4)
-    assert size.vision == Stack(layers=3, hidden=128, intermediate=384, heads=4)
-    assert (size.vocabulary, size.patches_per_token) == (496, 4)
-    # what swift says of this model with LoRA of rank 32 on everything: "2.3025M Params (0.5243M Trainable …)"
+    assert size.language == Stack(layers=4, hidden=160, intermediate=448, heads=5)
+    assert size.vision == Stack(layers=4, hidden=128, intermediate=384, heads=4)
+    assert (size.vocabulary, size.patches_per_token) == (506, 4)
+    # what swift says of this model with LoRA of rank 32 on everything: "3.1921M Params (0.6810M Trainable …)"
     lora = 32 * sum(part.linear_sides for part in size.parts.values())
-    assert (lora, lora + size.parameters) == (524_288, 2_302_464)
+    assert (lora, lora + size.parameters) == (680_960, 3_192_064)
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,20 @@ def _outline(shape: str, width: int, height: int) -> list[tuple[float, float]]:
         return [(right / 2, 0), (right, bottom), (0, bottom)]
     if shape == "diamond":
         return [(right / 2, 0), (right, bottom / 2), (right / 2, bottom), (0, bottom / 2)]
+    if shape == "cross":
+        left, middle, low, end = 0.33 * right, 0.67 * right, 0.33 * bottom, 0.67 * bottom
+        return [(left, 0), (middle, 0), (middle, low), (right, low), (right, end), (middle, end),
+                (middle, bottom), (left, bottom), (left, end), (0, end), (0, low), (left, low)]  # fmt: skip
+    if shape == "arch":
+        curve = [(right * (0.5 - 0.5 * cos(a * pi / 24)), bottom * (0.5 - 0.5 * sin(a * pi / 24))) for a in range(25)]
+        return [*curve, (right, bottom), (0, bottom)]
     return [(0, 0), (right, 0), (right, bottom), (0, bottom)]
 
 
 def textured_shape(texture: str, shape: str) -> DrawObject:
-    """A disk, square, triangle or diamond, plain, striped or dotted, in two colours that differ clearly."""
+    """A shape of ``_outline``, plain, striped, dotted or framed, in two colours that differ clearly. A framed shape has
+    an inner part of the same form, and often a third colour in its middle.
+    """
 
     def draw(canvas: ImageDraw.ImageDraw, width: int, height: int, rng: Rng) -> None:
         first, second = _random_colour(rng), _random_colour(rng)
@@ -53,6 +62,8 @@ def textured_shape(texture: str, shape: str) -> DrawObject:
         ImageDraw.Draw(mask).polygon(_outline(shape, width, height), fill=255)
         paint = Image.new("RGB", (width, height), first)
         _draw_texture(ImageDraw.Draw(paint), texture, width, height, second)
+        if texture == "framed":
+            _draw_inner_parts(ImageDraw.Draw(paint), shape, width, height, (second, _random_colour(rng)), rng)
         canvas._image.paste(paint, (0, 0), mask)  # the tile that ``canvas`` draws on
 
     return draw
@@ -69,6 +80,19 @@ def _draw_texture(canvas: ImageDraw.ImageDraw, texture: str, width: int, height:
         for x in range(step // 2, width + step, step):
             for y in range(step // 2, height + step, step):
                 canvas.ellipse([x - step * 0.3, y - step * 0.3, x + step * 0.3, y + step * 0.3], fill=colour)
+
+
+def _draw_inner_parts(
+    canvas: ImageDraw.ImageDraw, shape: str, width: int, height: int, colours: tuple[Colour, Colour], rng: Rng
+) -> None:
+    """The same outline about its centre, smaller, and inside it, in two of three cases, a small disk."""
+    share = float(rng.uniform(0.5, 0.72))
+    left, top = width * (1 - share) / 2, height * (1 - share) * (0.62 if shape == "triangle" else 0.5)
+    inner = _outline(shape, round(width * share), round(height * share))
+    canvas.polygon([(left + x, top + y) for x, y in inner], fill=colours[0])
+    if rng.random() < 2 / 3:
+        x, y, radius = left + width * share / 2, top + height * share * 0.55, 0.15 * share * min(width, height)
+        canvas.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colours[1])
 
 
 def traffic_light(canvas: ImageDraw.ImageDraw, width: int, height: int, rng: Rng) -> None:

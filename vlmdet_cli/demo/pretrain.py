@@ -1,44 +1,52 @@
 """Pretrain the tiny model on the world of shapes: ``python -m vlmdet_cli.demo.pretrain --output DIR``.
 
-It starts from random weights and takes about an hour on two CPU cores. The loss is that of the answer's next token,
-plus that of a linear probe on the picture's tokens half-way through the layers, which predicts the class and the box of
-the object in each cell. Rotary positions are relative: without the probe the model takes hours to learn where in the
-picture a token is. The last stage goes without the probe.
+It starts from random weights and takes a little over an hour on one CPU core. The loss is that of the answers' next
+tokens, plus those of two linear probes, on the vision tower's tokens and on the picture's tokens half-way through the
+layers. They predict the class and the box of the object in each cell: the one relative to the cell, the other in the
+picture. Rotary positions are relative: without the probes the model takes hours to learn where in the picture a token
+is. It begins with the probes alone, and ends without them.
 
-Pictures come from a pool that is drawn once, and are mirrored at random. The output folder gets the model and
-``pretraining.jsonl``: the losses every 50 steps, and precision, recall and F1 at IoU 0.5 on pictures outside the pool.
+Pictures come from a pool that is drawn once, and are mirrored and coloured at random. The output folder gets the model
+and ``pretraining.jsonl``: the losses every 50 steps, and measures on pictures outside the pool: precision, recall and
+F1 at IoU 0.5 of detection, and the accuracy of each kind of question.
 """
 
 import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vlmdet_cli.core.answers import Answer
 from vlmdet_cli.core.boxes import pairwise_iou
-from vlmdet_cli.demo import tiny
+from vlmdet_cli.data.dataset import from_pictures
+from vlmdet_cli.demo import packed_forward, tiny
 from vlmdet_cli.demo.pretraining_rows import (
-    BATCH,
+    CELLS,
     IMAGE_TOKENS,
-    SIDE,
-    STAGES,
+    KINDS,
+    NAMES,
+    Batch,
     DrawnPicture,
-    Row,
     Rows,
     draw_pool,
-    probe_target,
 )
-from vlmdet_cli.demo.worlds import SHAPES, SIZE
+from vlmdet_cli.demo.worlds import SIZE
+from vlmdet_cli.metrics.tasks import tasks
 from vlmdet_cli.models import dialects
+from vlmdet_cli.prompts import questions
+from vlmdet_cli.prompts.base import NoQuestion
 
-PEAK_RATE, WARM_UP_STEPS = 1.2e-3, 300
-PROBED_LAYER, PROBE_WEIGHT = 2, 0.5
-BOX_LOSS_WEIGHT = 5  # of the probe
-LOG_STEPS, SCORE_STEPS = 50, 250
-SCORED_PICTURES = 60  # at the end of a stage
+PEAK_RATE, WARM_UP_STEPS = 2e-3, 200
+LOOK_SHARE, LOOK_BATCH, BATCH = 0.12, 64, 16  # of the time without questions; pictures a step there and later
+PROBED_LAYER, PROBE_WEIGHT, PROBE_SHARE = 2, 0.5, 0.8  # the probes have a loss in this share of the time
+BOX_LOSS_WEIGHT = 5  # of the probes
+LOG_STEPS = 50
+SCORES, SCORED_PICTURES = 8, 60  # measures while training, and their pictures
 
 
 class Log:
@@ -46,6 +54,9 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w")
+        self.start()
+
+    def start(self) -> None:
         self._started = time.monotonic()
 
     def seconds(self) -> float:
@@ -60,154 +71,204 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description="Pretrain the demo's tiny Qwen2-VL on the world of shapes.")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=55, help="training time, without drawing the pool")
-    parser.add_argument("--pictures", type=int, default=30_000, help="pictures in the pool")
+    parser.add_argument("--minutes", type=float, default=62, help="training time, without drawing the pool")
+    parser.add_argument("--pictures", type=int, default=24_000, help="pictures in the pool")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model", type=Path, help="continue from the weights in this folder")
-    parser.add_argument("--stage", type=int, default=0, help="the stage to begin with")
-    parser.add_argument("--rate", type=float, default=PEAK_RATE, help="peak learning rate")
     pretrain(parser.parse_args())
 
 
 def pretrain(options: argparse.Namespace) -> None:
-    """Draw the pictures, train through the stages, write the model and its measures."""
+    """Draw the pictures, train, write the model and its measures."""
     import torch
 
     torch.manual_seed(options.seed)
     tokenizer = tiny.build_tokenizer()
     processor, model = tiny.build_processor(tokenizer), tiny.build_model(tokenizer)
-    if options.model:
-        model = type(model).from_pretrained(options.model, dtype=torch.float32)
     held_out, street = draw_pool("shapes", options.seed + 1, 500), draw_pool("street", options.seed + 2, 250)
     rows = Rows(draw_pool("shapes", options.seed + 3, options.pictures), tokenizer, options.seed)
-    rows.stage = options.stage
     options.output.mkdir(parents=True, exist_ok=True)
     log = Log(options.output / "pretraining.jsonl")
     log.write(
-        parameters=tiny.count_parameters(model), vocabulary=len(tokenizer), batch=BATCH, pictures=options.pictures
-    )
-    optimize(model, tokenizer, rows, held_out, log, float(options.minutes) * 60, options.rate)
+        parameters=tiny.count_parameters(model), vocabulary=len(tokenizer), minutes=options.minutes,
+        pictures=options.pictures, seed=options.seed, threads=torch.get_num_threads(),
+    )  # fmt: skip
+
+    def measure(step: int) -> None:
+        log.write(step=step, world="shapes", **score(model, tokenizer, held_out[:SCORED_PICTURES]))
+        tiny.save(model, processor, options.output)
+
+    step = optimize(model, rows, log, options.minutes * 60, measure)
     tiny.save(model, processor, options.output)
-    log.write(world="shapes", final=True, **score(model, tokenizer, held_out))
-    log.write(world="street", final=True, **score(model, tokenizer, street))
+    log.write(step=step, world="shapes", final=True, **score(model, tokenizer, held_out))
+    log.write(step=step, world="street", final=True, **score(model, tokenizer, street))
 
 
-def optimize(
-    model: Any, tokenizer: Any, rows: Rows, held_out: list[DrawnPicture], log: Log, seconds: float, peak_rate: float
-) -> None:
-    """Train through the stages for ``seconds``."""
+def optimize(model: Any, rows: Rows, log: Log, seconds: float, measure: Callable[[int], None]) -> int:
+    """Train for ``seconds``; the number of steps. ``measure`` is called several times, with the step."""
     import torch
 
-    probe = torch.nn.Linear(tiny.HIDDEN, 1 + len(SHAPES.categories) + 4)
-    weights = [*model.parameters(), *probe.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=peak_rate, betas=(0.9, 0.98), weight_decay=0.02)
-    pad, history = tokenizer.convert_tokens_to_ids("<|endoftext|>"), list[tuple[float, float]]()
-    for step, batch in enumerate(rows, 1):
-        elapsed = log.seconds() / seconds
-        if elapsed >= 1:
-            return
+    probes = [torch.nn.Linear(tiny.HIDDEN, 2 * (1 + len(NAMES) + 4)) for _ in range(2)]
+    weights = [*model.parameters(), *(p for probe in probes for p in probe.parameters())]
+    optimizer = torch.optim.AdamW(weights, lr=0.0, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    losses = Losses(model, probes, rows.first)
+    looking, asking = rows.batches(LOOK_BATCH, with_questions=False), rows.batches(BATCH, with_questions=True)
+    for batches in (looking, asking):
+        sum(losses(next(batches))).backward()  # compiles
+    optimizer.zero_grad(set_to_none=True)
+    step, history, scores = 0, list[tuple[float, float]](), 0
+    log.start()
+    while (elapsed := log.seconds() / seconds) < 1:
+        step += 1
         for group in optimizer.param_groups:
-            group["lr"] = peak_rate * rate_factor(elapsed, step)
-        answer_loss, probe_loss = losses(model, probe, batch, pad)
-        (answer_loss + (PROBE_WEIGHT if rows.stage < len(STAGES) - 1 else 0) * probe_loss).backward()
+            group["lr"] = PEAK_RATE * rate_factor(elapsed, step)
+        answer_loss, probe_loss = losses(next(looking if elapsed < LOOK_SHARE else asking))
+        (answer_loss + (PROBE_WEIGHT if elapsed < PROBE_SHARE else 0) * probe_loss).backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         history.append((answer_loss.item(), probe_loss.item()))
         if step % LOG_STEPS == 0:
             answer, cell = np.mean(history[-LOG_STEPS:], axis=0).round(4).tolist()
-            log.write(step=step, stage=rows.stage, loss=answer, probe=cell)
-        if step % SCORE_STEPS == 0:
-            rows.stage += _stage_is_done(model, tokenizer, rows.stage, held_out, elapsed, log, step)
+            log.write(step=step, loss=answer, probe=cell)
+        if (elapsed - LOOK_SHARE) / (1 - LOOK_SHARE) * SCORES >= scores + 1:
+            scores += 1
+            measure(step)
+    return step
 
 
 def rate_factor(elapsed: float, step: int) -> float:
-    """The share of the peak learning rate: a short warm-up, then a cosine down to a fiftieth; ``elapsed`` is the share
+    """The share of the peak learning rate: a short warm-up, then a cosine down to a hundredth; ``elapsed`` is the share
     of the time.
     """
     cosine = (1 + math.cos(math.pi * min(elapsed, 1.0))) / 2
-    return min(1.0, (step + 1) / WARM_UP_STEPS) * (0.02 + 0.98 * cosine)
+    return min(1.0, (step + 1) / WARM_UP_STEPS) * (0.01 + 0.99 * cosine)
 
 
-def _stage_is_done(
-    model: Any, tokenizer: Any, number: int, held_out: list[DrawnPicture], elapsed: float, log: Log, step: int
-) -> bool:
-    """Whether a stage ends: by its time, or by the F1 on pictures outside the pool."""
-    stage = STAGES[number]
-    if stage.content == "look":
-        return elapsed >= stage.until
-    pictures = [(pixels, picture) for pixels, picture in held_out if len(picture.targets) <= stage.max_objects]
-    measured = score(model, tokenizer, pictures[:SCORED_PICTURES])
-    log.write(step=step, stage=number, world="shapes", **measured)
-    return measured["f1"] >= stage.f1 or elapsed >= stage.until
+class Losses:
+    """The losses of a batch, mostly in half precision. They are compiled: a first batch takes a minute."""
+
+    def __init__(self, model: Any, probes: list[Any], first: int) -> None:
+        import torch
+
+        self._first, self._model, self._probes = first, model, probes
+        self._rotary = packed_forward.vision_rotary(model.model.visual, CELLS)
+        self._states = torch.compile(self._forward)
+        self._answer_loss = torch.compile(self._cross_entropy, dynamic=True)
+        self._offset = torch.tensor([[(c % CELLS + 0.5) / CELLS, (c // CELLS + 0.5) / CELLS] * 2
+                                     for c in range(IMAGE_TOKENS)])  # fmt: skip
+
+    def __call__(self, batch: Batch) -> tuple[Any, Any]:
+        """The weighted mean loss of the answers' tokens (0 without questions), and the probes' loss over the cells."""
+        import torch
+
+        packed = packed_forward.PackedBatch(
+            tiny.patches(batch.pixels), *map(torch.from_numpy, (batch.ids, batch.question, batch.positions))
+        )
+        cells = torch.from_numpy(batch.cells)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            probe_loss, last = self._states(packed, cells)
+            chosen = torch.from_numpy(np.flatnonzero(batch.weights[:, 1:]))
+            if not len(chosen):
+                return torch.zeros(()), probe_loss
+            states = last[:, :-1].flatten(0, 1).index_select(0, chosen)
+            targets, weights = (
+                torch.from_numpy(v[:, 1:].reshape(-1)).index_select(0, chosen) for v in (batch.ids, batch.weights)
+            )
+            return self._answer_loss(states, targets, weights), probe_loss
+
+    def _forward(self, packed: packed_forward.PackedBatch, cells: Any) -> tuple[Any, Any]:
+        seen, probed, last = packed_forward.forward(self._model, packed, self._first, self._rotary, PROBED_LAYER)
+        loss = probe_loss(self._probes[0](seen).float(), cells, self._offset)
+        return loss + probe_loss(self._probes[1](probed).float(), cells, None), last
+
+    def _cross_entropy(self, states: Any, targets: Any, weights: Any) -> Any:
+        from torch.nn import functional
+
+        each = functional.cross_entropy(self._model.lm_head(states).float(), targets, reduction="none")
+        return (each * weights).sum() / weights.sum()
 
 
-def tensors(rows: list[Row], pad: int, image_token: int) -> dict[str, Any]:
-    """A batch as the model takes it, padded at the right."""
-    import torch
-
-    length = max(len(row.prompt) + len(row.answer) for row in rows)
-    ids = torch.full((len(rows), length), pad)
-    mask = torch.zeros_like(ids)
-    for number, row in enumerate(rows):
-        end = len(row.prompt) + len(row.answer)
-        ids[number, :end] = torch.tensor(row.prompt + row.answer)
-        mask[number, :end] = 1
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "mm_token_type_ids": (ids == image_token).long(),
-        "pixel_values": tiny.patches(np.stack([row.pixels for row in rows])),
-        "image_grid_thw": torch.tensor([[1, SIDE // 14, SIDE // 14]] * len(rows)),
-    }
-
-
-def losses(model: Any, probe: Any, rows: list[Row], pad: int) -> tuple[Any, Any]:
-    """The mean loss of the answers' tokens (0 where there are none), and the probe's loss over the cells."""
-    import torch
+def probe_loss(predicted: Any, target: Any, offset: Any) -> Any:
+    """``predicted`` (N, C * C, 2 * (1 + K + 4)), ``target`` as ``probe_target`` gives it; ``offset`` (C * C, 4): what
+    boxes are relative to.
+    """
     from torch.nn import functional
 
-    batch = tensors(rows, pad, model.config.image_token_id)
-    output = model.model(**batch, output_hidden_states=True, use_cache=False)
-    image_states = output.hidden_states[PROBED_LAYER][batch["input_ids"] == model.config.image_token_id]
-    predicted, target = probe(image_states), torch.from_numpy(np.concatenate([row.cells for row in rows]))
-    has_object = target[:, 0] > 0
-    class_loss = functional.cross_entropy(predicted[:, :-4], target[:, 0].long())
-    box_loss = functional.l1_loss(predicted[has_object, -4:], target[has_object, 1:], reduction="sum")
-    probe_loss = class_loss + BOX_LOSS_WEIGHT * box_loss / max(4 * int(has_object.sum()), 1)
-    is_answer = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
-    for number, row in enumerate(rows):
-        is_answer[number, len(row.prompt) : len(row.prompt) + len(row.answer)] = True
-    if not is_answer.any():
-        return torch.zeros(()), probe_loss
-    logits = model.lm_head(output.last_hidden_state[:, :-1][is_answer[:, 1:]])
-    return functional.cross_entropy(logits, batch["input_ids"][is_answer]), probe_loss
+    total = 0.0
+    for columns, values in zip(target.split(5, dim=-1), predicted.chunk(2, dim=-1), strict=True):
+        has_object, boxes = (columns[..., 0] > 0).float(), columns[..., 1:]
+        boxes = boxes if offset is None else boxes - offset
+        class_loss = functional.cross_entropy(values[..., :-4].flatten(0, 1), columns[..., 0].long().flatten())
+        distance = (values[..., -4:] - boxes).abs().mean(dim=-1)
+        total = total + class_loss + BOX_LOSS_WEIGHT * (distance * has_object).sum() / has_object.sum().clamp(min=1)
+    return total
 
 
 def score(model: Any, tokenizer: Any, pictures: list[DrawnPicture]) -> dict[str, float]:
-    """Precision, recall and F1 at IoU 0.5 of greedy answers to the detection prompt."""
-    import torch
-
-    prompt = tokenizer(tiny.request_text(tiny.PROMPT, IMAGE_TOKENS), add_special_tokens=False).input_ids
+    """Precision, recall and F1 at IoU 0.5 of answers to the detection prompt, and the accuracy by kind of question."""
+    texts = answers(model, tokenizer, [(pixels, tiny.PROMPT) for pixels, _ in pictures])
     dialect, matches, predictions, objects = dialects.get("qwen2_vl"), 0, 0, 0
-    model.eval()
-    for start in range(0, len(pictures), 50):
-        part = pictures[start : start + 50]
-        rows = [Row(pixels, prompt, [], probe_target(picture, [])) for pixels, picture in part]
-        batch = tensors(rows, 0, model.config.image_token_id)
-        with torch.inference_mode():
-            generated = model.generate(**batch, max_new_tokens=220)
-        for ids, (_, picture) in zip(generated[:, len(prompt) :].tolist(), part, strict=True):
-            parsed = dialect.parse(tokenizer.decode(ids), (SIZE, SIZE))
-            predicted = [(d.label, d.box) for d in parsed.detections]
-            truth = [(o.label, o.box) for o in picture.targets]
-            matches += count_matches(predicted, truth)
-            predictions, objects = predictions + len(predicted), objects + len(truth)
-    model.train()
+    for text, (_, picture) in zip(texts, pictures, strict=True):
+        predicted = [(d.label, d.box) for d in dialect.parse(text, (SIZE, SIZE)).detections]
+        truth = [(o.label, o.box) for o in picture.targets]
+        matches += count_matches(predicted, truth)
+        predictions, objects = predictions + len(predicted), objects + len(truth)
     return {
         "precision": round(matches / max(predictions, 1), 4),
         "recall": round(matches / max(objects, 1), 4),
         "f1": round(2 * matches / max(predictions + objects, 1), 4),
+        **question_accuracy(model, tokenizer, pictures),
+    }
+
+
+def question_accuracy(model: Any, tokenizer: Any, pictures: list[DrawnPicture]) -> dict[str, float]:
+    """The accuracy of each kind of question, one a picture that admits it."""
+    names = sorted({o.label for _, picture in pictures for o in picture.objects})
+    data, dialect = from_pictures([picture for _, picture in pictures], names), dialects.get("qwen2_vl")
+    asked: list[tuple[Any, Any]] = []
+    for kind in dict.fromkeys(KINDS):
+        generated = questions.generate_questions(kind, data, np.arange(len(pictures), dtype=np.uint64), dialect)
+        asked += [(pixels, row) for (pixels, _), row in zip(pictures, generated, strict=True)
+                  if not isinstance(row, NoQuestion)]  # fmt: skip
+    texts = answers(model, tokenizer, [(pixels, row.prompt) for pixels, row in asked])
+    given = [
+        Answer(image="", size=(SIZE, SIZE), kind=row.kind, text=text, expected=row.answer)
+        for text, (_, row) in zip(texts, asked, strict=True)
+    ]
+    return {kind: round(measures["accuracy"], 4) for kind, measures in tasks(given).items()}
+
+
+def answers(model: Any, tokenizer: Any, asked: list[tuple[Any, str]]) -> list[str]:
+    """Greedy answers to pictures and prompts, by transformers' own generation."""
+    import torch
+
+    texts: list[str] = []
+    model.eval()
+    for start in range(0, len(asked), SCORED_PICTURES):
+        batch = _requests(model, tokenizer, asked[start : start + SCORED_PICTURES])
+        with torch.inference_mode():
+            generated = model.generate(**batch, max_new_tokens=200)
+        decoded = tokenizer.batch_decode(generated[:, batch["input_ids"].shape[1] :])
+        texts += [text.replace("<|endoftext|>", "").removesuffix("<|im_end|>") for text in decoded]
+    model.train()
+    return texts
+
+
+def _requests(model: Any, tokenizer: Any, asked: list[tuple[Any, str]]) -> dict[str, Any]:
+    """Pictures and prompts as the model takes them, padded at the left."""
+    import torch
+
+    prompts = [tiny.request_text(prompt, IMAGE_TOKENS) for _, prompt in asked]
+    rows = tokenizer(prompts, add_special_tokens=False).input_ids
+    length, pad = max(map(len, rows)), tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
+    one_frame = tiny.patches(np.stack([pixels for pixels, _ in asked])).unflatten(2, (3, 1, 196))
+    return {
+        "input_ids": ids,
+        "attention_mask": (ids != pad).long(),
+        "mm_token_type_ids": (ids == model.config.image_token_id).long(),
+        "pixel_values": one_frame.expand(-1, -1, -1, 2, -1).reshape(-1, 1176),
+        "image_grid_thw": torch.tensor([[1, 2 * CELLS, 2 * CELLS]] * len(asked)),
     }
 
 

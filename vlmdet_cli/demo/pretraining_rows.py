@@ -1,20 +1,24 @@
-"""Pictures and rows for the pretraining of the tiny model.
+"""Pictures and questions for the pretraining of the tiny model.
 
-Rows are those that vlmdet itself writes: the detection row and the four documented questions. Besides the prompt and
-the answer a row has the target of the probe (see ``pretrain``): the class and the box of the object in each cell.
+Questions are those that vlmdet itself writes: the detection row and the four documented kinds. All questions about a
+picture are packed behind it (see ``packed_forward``). Besides them a picture has the target of the probes (see
+``pretrain``): what each of its cells shows.
+
+All pictures are of the world of shapes. The street is not seen, only its words: some rows repeat words of both worlds,
+since LoRA hardly learns a word that no answer ever had (pretraining pushes its output weights away).
 """
 
 import multiprocessing
-from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from vlmdet_cli.core.annotations import Object, Picture
-from vlmdet_cli.core.rows import Kind
-from vlmdet_cli.data.dataset import from_pictures
+from vlmdet_cli.core.rows import QuestionKind
+from vlmdet_cli.data.dataset import Dataset, from_pictures
 from vlmdet_cli.demo import tiny
 from vlmdet_cli.demo.worlds import SHAPES, SIZE, STREET, WORLDS, draw_scene
 from vlmdet_cli.models import dialects
@@ -22,50 +26,45 @@ from vlmdet_cli.prompts import questions
 from vlmdet_cli.prompts.base import NoQuestion
 from vlmdet_cli.prompts.detection import answer_boxes
 
-BATCH = 32
-SIDE, IMAGE_TOKENS = 112, 16  # of a picture as the model sees it
-CELLS = 4  # tokens along a side of the picture
+CELLS = tiny.CELLS  # tokens along a side of the picture
+SIDE, IMAGE_TOKENS = 28 * CELLS, CELLS * CELLS  # of a picture as the model sees it
+LENGTH = 320  # tokens of a picture with its questions
 POOL_PART = 250  # pictures that a process draws at a time
-BATCHES_SORTED = 8  # batches whose rows are sorted by length together
-KIND_PROBABILITIES: tuple[tuple[Kind, float], ...] = (
-    ("detection", 0.7), ("count", 0.09), ("full", 0.08), ("partial", 0.08), ("none", 0.05),
-)  # fmt: skip
-REPEAT_SHARE = 0.25  # of rows that repeat words, with the content "all and words"
+CHUNK = 1024  # pictures whose questions are written at a time
+# the questions that a picture may have behind the detection row, in random order, as many as fit
+KINDS: tuple[QuestionKind, ...] = ("count", "full", "partial", "partial", "none")
+REPEAT_SHARE = 0.15  # of the pictures with a row that repeats words
 WORDS = [category.name for category in (*STREET.categories, *SHAPES.categories)]
-Content = Literal["look", "detection", "all", "all and words"]
+NAMES = [category.name for category in SHAPES.categories]
+ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
+# weights of an answer's tokens: digits of boxes by their value (the last digit is a fifth of a pixel), the area that
+# an answer repeats, other words of an answer about an area, and of a count
+DIGIT_WEIGHTS, AREA_WEIGHT, AREA_WORD_WEIGHT, COUNT_WEIGHT = (0.25, 0.7, 1.0, 1.0), 0.1, 2.0, 1.5
 Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
 DrawnPicture = tuple[Pixels, Picture]  # at the model's size, with annotations at the drawn size
 
 
-class Stage(NamedTuple):
-    """A part of the pretraining: pictures of up to ``max_objects``, and the content of rows. It ends when the model
-    reaches ``f1`` on such pictures, at the latest after the share ``until`` of the time.
+class Question(NamedTuple):
+    """Token ids from behind the picture to the end, and for each token the weight of its loss, 0 in the prompt."""
+
+    ids: list[int]
+    weights: list[float]
+
+
+class Batch(NamedTuple):
+    """N pictures ``(N, SIDE, SIDE, 3)``, their tokens (N, L): ids, the weights of their losses, the number of the
+    question (0 for what is before all questions, -1 for padding); positions (3, N, L); the probes' targets (N, C * C,
+    PROBE_COLUMNS).
     """
 
-    max_objects: int
-    content: Content
-    f1: float
-    until: float
-
-
-# The model first learns to look, from rows without a text, where only the probe has a loss; then a few objects in
-# short rows; then everything. In the last stage some rows only repeat words that the world of shapes does not need:
-# LoRA hardly learns a word that no answer ever had, since pretraining pushes its output weights away.
-STAGES = (
-    Stage(99, "look", f1=0.0, until=0.12),
-    Stage(2, "detection", f1=0.75, until=0.3),
-    Stage(99, "all", f1=2.0, until=0.8),
-    Stage(99, "all and words", f1=2.0, until=2.0),
-)
-
-
-class Row(NamedTuple):
-    """A training row: the picture (112, 112, 3), token ids of prompt and answer, and the probe's target (16, 5)."""
-
     pixels: Pixels
-    prompt: list[int]
-    answer: list[int]
-    cells: npt.NDArray[np.float32]
+    ids: Ids
+    weights: Floats
+    question: Ids
+    positions: Ids
+    cells: Floats
 
 
 def draw_pool(world: str, seed: int, count: int) -> list[DrawnPicture]:
@@ -88,89 +87,153 @@ def _draw_pictures(task: tuple[str, int, int]) -> list[DrawnPicture]:
     return pictures
 
 
-def _mirrored(pixels: Pixels, picture: Picture) -> DrawnPicture:
-    """The picture with left and right exchanged."""
+def _varied(pixels: Pixels, picture: Picture, rng: np.random.Generator) -> DrawnPicture:
+    """The picture with its colour channels in another order and, half the time, left and right exchanged."""
+    pixels = pixels[:, :, rng.permutation(3)]
+    if rng.random() < 0.5:
+        return pixels, picture
     objects = tuple(
         Object(o.label, (SIZE - o.box[2], o.box[1], SIZE - o.box[0], o.box[3]), o.crowd) for o in picture.objects
     )
-    mirrored = Picture(image_id=picture.image_id, image="", width=SIZE, height=SIZE, objects=objects)
-    return pixels[:, ::-1], mirrored
+    return pixels[:, ::-1], Picture(image_id=picture.image_id, image="", width=SIZE, height=SIZE, objects=objects)
 
 
-def probe_target(picture: Picture, names: list[str]) -> npt.NDArray[np.float32]:
-    """For each cell ``(16, 5)`` the class (0 for none) and the box of the object that is centred in it.
+def probe_target(picture: Picture) -> Floats:
+    """For each cell ``(C * C, 10)``: class (0 for none) and box of the object that is centred in it, and the same of
+    the smallest object that covers the cell's centre.
 
-    Boxes are xyxy in shares of the picture. Of several objects in a cell the first counts; crowds are left out.
+    Boxes are xyxy in shares of the picture. Of several objects centred in a cell the first counts; crowds are left out.
     """
-    target = np.zeros((CELLS * CELLS, 5), dtype=np.float32)
-    for annotated in reversed(picture.targets if names else ()):
+    target = np.zeros((CELLS, CELLS, 10), dtype=np.float32)
+    centres = (np.arange(CELLS) + 0.5) / CELLS
+    for annotated in sorted(picture.targets, key=lambda o: -(o.box[2] - o.box[0]) * (o.box[3] - o.box[1])):
         x1, y1, x2, y2 = (value / SIZE for value in annotated.box)
-        column, row = int((x1 + x2) / 2 * CELLS), int((y1 + y2) / 2 * CELLS)
-        target[row * CELLS + column] = (1 + names.index(annotated.label), x1, y1, x2, y2)
-    return target
+        values = (1 + NAMES.index(annotated.label), x1, y1, x2, y2)
+        target[int((y1 + y2) / 2 * CELLS), int((x1 + x2) / 2 * CELLS), :5] = values
+        rows, columns = (centres > y1) & (centres < y2), (centres > x1) & (centres < x2)
+        target[rows[:, None] & columns, 5:] = values
+    return target.reshape(CELLS * CELLS, 10)
 
 
 class Rows:
-    """An endless iterator over batches of random rows from a pool, with the content of ``STAGES[stage]``."""
+    """Endless batches of random pictures from a pool, with their questions, or without any (``batches``)."""
 
     def __init__(self, pictures: list[DrawnPicture], tokenizer: Any, seed: int) -> None:
-        self.stage = 0
         self._pictures = pictures
         self._rng = np.random.default_rng(seed)
-        self._names = [category.name for category in SHAPES.categories]
         self._tokenizer = tokenizer
+        before = tiny.request_text("", IMAGE_TOKENS).removesuffix(ASSISTANT)
+        self._before = self._encode([before])[0]
+        self.first = self._before.index(tokenizer.convert_tokens_to_ids("<|image_pad|>"))
+        self._special = {
+            name: tokenizer.convert_tokens_to_ids(name) for name in ("<|box_start|>", "<|box_end|>", "<|endoftext|>")
+        }
+        self._digits = set(tokenizer.convert_tokens_to_ids(list("0123456789")))
 
-    def __iter__(self) -> Iterator[list[Row]]:
-        """Batches of rows of similar length, in random order. A new stage begins with the next batch."""
+    def batches(self, size: int, with_questions: bool) -> Iterator[Batch]:
+        """Batches of ``size`` pictures; the pool's pictures come in random order."""
         while True:
-            stage = self.stage
-            rows = sorted(
-                (self._row(STAGES[stage]) for _ in range(BATCH * BATCHES_SORTED)),
-                key=lambda row: len(row.prompt) + len(row.answer),
-            )
-            for start in self._rng.permutation(BATCHES_SORTED):
-                if stage == self.stage:
-                    yield rows[start * BATCH : (start + 1) * BATCH]
+            indices = self._rng.integers(len(self._pictures), size=CHUNK // size * size)
+            drawn = [_varied(*self._pictures[int(index)], self._rng) for index in indices]
+            asked = self._questions([picture for _, picture in drawn]) if with_questions else [[] for _ in drawn]
+            for start in range(0, len(drawn), size):
+                yield self._batch(drawn[start : start + size], asked[start : start + size], with_questions)
 
-    def _row(self, stage: Stage) -> Row:
-        while True:
-            pixels, picture = self._pictures[int(self._rng.integers(len(self._pictures)))]
-            if len(picture.targets) > stage.max_objects:
-                continue
-            if self._rng.random() < 0.5:
-                pixels, picture = _mirrored(pixels, picture)
-            texts = self._texts(picture, stage.content)
-            if texts is not None:
-                prompt, answer = texts
-                return Row(pixels, self._encode(prompt), self._encode(answer), probe_target(picture, self._names))
+    def _batch(self, drawn: Sequence[DrawnPicture], asked: Sequence[list[Question]], with_questions: bool) -> Batch:
+        length = LENGTH if with_questions else len(self._before)
+        shape, behind = (len(drawn), length), len(self._before)
+        ids, numbers = np.full(shape, self._special["<|endoftext|>"]), np.full(shape, -1)
+        weights, positions = np.zeros(shape, np.float32), np.zeros((3, *shape), np.int64)
+        ids[:, :behind], numbers[:, :behind], positions[:, :, :behind] = self._before, 0, self._first_positions()
+        for row, questions_of_picture in enumerate(asked):
+            start = behind
+            for number, question in enumerate(questions_of_picture, 1):
+                end = start + len(question.ids)
+                ids[row, start:end], weights[row, start:end], numbers[row, start:end] = *question, number
+                positions[:, row, start:end] = positions[0, 0, behind - 1] + 1 + np.arange(end - start)
+                start = end
+        pixels = np.stack([pixels for pixels, _ in drawn])
+        cells = np.stack([probe_target(picture) for _, picture in drawn])
+        return Batch(pixels, ids, weights, numbers, positions, cells)
 
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+    def _first_positions(self) -> npt.NDArray[np.int64]:
+        """``(3, 1, A)``: the positions of what precedes the questions; the picture's tokens have time, row, column."""
+        positions = np.zeros((3, len(self._before)), np.int64)
+        positions[:, : self.first] = np.arange(self.first)
+        end = self.first + IMAGE_TOKENS
+        cells = np.arange(IMAGE_TOKENS)
+        positions[:, self.first : end] = self.first + np.stack([cells * 0, cells // CELLS, cells % CELLS])
+        positions[:, end:] = self.first + CELLS + np.arange(len(self._before) - end)
+        return positions[:, None]
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False).input_ids
         return ids
 
-    def _texts(self, picture: Picture, content: Content) -> tuple[str, str] | None:
-        """Prompt and answer; None where the picture admits no question of the kind drawn."""
-        if content == "look":  # the text ends with the picture
-            return tiny.request_text("", IMAGE_TOKENS).partition("<|vision_end|>")[0], ""
-        if content == "all and words" and self._rng.random() < REPEAT_SHARE:
-            return self._repeated_words()
-        probabilities = [probability for _, probability in KIND_PROBABILITIES]
-        drawn = KIND_PROBABILITIES[int(self._rng.choice(len(KIND_PROBABILITIES), p=probabilities))][0]
-        kind: Kind = drawn if content.startswith("all") else "detection"
-        dialect, data = dialects.get("qwen2_vl"), from_pictures([picture], self._names)
-        if kind == "detection":
-            answer = "".join(answer_boxes(data, dialect, "position").texts or ()) or dialect.empty
-            return tiny.request_text(tiny.PROMPT, IMAGE_TOKENS), f"{answer}<|im_end|>"
-        keys = self._rng.integers(1 << 62, size=1).astype(np.uint64)
-        row = questions.generate_questions(kind, data, keys, dialect)[0]
-        if isinstance(row, NoQuestion):
-            return None
-        return tiny.request_text(row.prompt, IMAGE_TOKENS), f"{row.answer}<|im_end|>"
+    def _questions(self, pictures: Sequence[Picture]) -> list[list[Question]]:
+        """For each picture the questions that fit, the detection row first."""
+        data, texts = from_pictures(pictures, NAMES), list[list[tuple[str, str, str]]]()
+        for detection in _detection_texts(data):
+            texts.append([detection])
+            if self._rng.random() < REPEAT_SHARE:
+                texts[-1].append(self._repeated_words())
+        by_kind = [self._texts(kind, data, number) for number, kind in enumerate(KINDS)]
+        for index, own in enumerate(texts):
+            own += [row for n in self._rng.permutation(len(KINDS)) if (row := by_kind[n][index])]
+        flat = [row for own in texts for row in own]
+        prompts = self._encode([prompt + ASSISTANT for _, prompt, _ in flat])
+        answers = self._encode([f"{answer}<|im_end|>" for _, _, answer in flat])
+        encoded = (
+            Question(prompt + answer, [0.0] * len(prompt) + self._weights(kind, answer))
+            for (kind, _, _), prompt, answer in zip(flat, prompts, answers, strict=True)
+        )
+        return [self._fitting([next(encoded) for _ in own]) for own in texts]
 
-    def _repeated_words(self) -> tuple[str, str]:
+    def _fitting(self, rows: list[Question]) -> list[Question]:
+        """The questions that fit into ``LENGTH`` tokens, in their order."""
+        kept, used = list[Question](), len(self._before)
+        for row in rows:
+            if used + len(row.ids) <= LENGTH:
+                kept.append(row)
+                used += len(row.ids)
+        return kept
+
+    def _weights(self, kind: str, answer: list[int]) -> list[float]:
+        """The weights of an answer's tokens."""
+        word = {"detection": 1.0, "words": 1.0, "count": COUNT_WEIGHT}.get(kind, AREA_WORD_WEIGHT)
+        weights, in_box, digits = [word] * len(answer), False, 0
+        for index in range(len(answer) - 1, -1, -1):  # backwards: units come first
+            token = answer[index]
+            in_box = (in_box or token == self._special["<|box_end|>"]) and token != self._special["<|box_start|>"]
+            digits = digits + 1 if token in self._digits else 0
+            if in_box and kind != "detection":
+                weights[index] = AREA_WEIGHT
+            elif in_box and digits:
+                weights[index] = DIGIT_WEIGHTS[digits - 1]
+        return weights
+
+    def _texts(self, kind: QuestionKind, data: Dataset, number: int) -> list[tuple[str, str, str] | None]:
+        """Kind, prompt and answer of a question about each picture; None where a picture admits none."""
+        keys = self._rng.integers(1 << 62, size=len(data.images)).astype(np.uint64)
+        rows = questions.generate_questions(kind, data, keys, dialects.get("qwen2_vl"), number=number)
+        return [
+            None if isinstance(row, NoQuestion) else (kind, row.prompt.removeprefix("<image>"), row.answer)
+            for row in rows
+        ]
+
+    def _repeated_words(self) -> tuple[str, str, str]:
         """A prompt with names, and an answer that repeats them, plain or as labels."""
-        names = [WORDS[n] for n in self._rng.integers(0, len(WORDS), int(self._rng.integers(1, 7)))]
-        prompt = tiny.request_text(f"Say {', '.join(names)}", IMAGE_TOKENS)
+        names = [WORDS[n] for n in self._rng.integers(0, len(WORDS), int(self._rng.integers(1, 5)))]
+        prompt = f"Say {', '.join(names)}"
         if self._rng.random() < 0.5:
-            return prompt, f"{', '.join(names)}<|im_end|>"
-        return prompt, "".join(f"<|object_ref_start|>{name}<|object_ref_end|>" for name in names) + "<|im_end|>"
+            return "words", prompt, ", ".join(names)
+        return "words", prompt, "".join(f"<|object_ref_start|>{name}<|object_ref_end|>" for name in names)
+
+
+def _detection_texts(data: Dataset) -> Iterator[tuple[str, str, str]]:
+    """Kind, prompt and answer of the detection row of each picture."""
+    dialect = dialects.get("qwen2_vl")
+    boxes = answer_boxes(data, dialect, "position")
+    texts = boxes.texts or ()
+    for start, end in zip(boxes.starts, boxes.starts[1:], strict=False):
+        yield "detection", tiny.PROMPT, "".join(texts[start:end]) or dialect.empty

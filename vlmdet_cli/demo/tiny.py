@@ -22,10 +22,11 @@ SPECIAL_TOKENS = (
 # labels that rows may have besides shapes: each word is one token
 OTHER_NAMES = ("traffic light", "stop sign", "tennis ball", "hot dog", "traffic cone", "gift box")
 PROMPT = "Draw the bounding box of objects"
-MAX_PIXELS = 112 * 112
-HIDDEN, LAYERS, HEADS, KEY_VALUE_HEADS, INNER = 128, 4, 4, 2, 352
-VISION, VISION_LAYERS, VISION_HEADS = 128, 3, 4
-# A picture is 4 x 4 tokens. With the usual base of 1,000,000 the rotary angles of neighbouring rows and columns differ
+CELLS = 6  # tokens along a side of a picture
+MAX_PIXELS = (28 * CELLS) ** 2
+HIDDEN, LAYERS, HEADS, KEY_VALUE_HEADS, INNER = 160, 4, 5, 5, 448
+VISION, VISION_LAYERS, VISION_HEADS = 128, 4, 4
+# A picture is 6 x 6 tokens. With the usual base of 1,000,000 the rotary angles of neighbouring rows and columns differ
 # by a hundredth of a radian, too little to tell them apart. So the base is low, and time, which a picture does not
 # have, gets one of the sixteen frequencies.
 ROPE_THETA, ROPE_SECTION = 30.0, (1, 6, 9)
@@ -156,9 +157,10 @@ def request_text(prompt: str, image_tokens: int) -> str:
 
 
 def patches(pictures: Any) -> Any:
-    """Pictures ``(N, 112, 112, 3)`` uint8 as Qwen2-VL's patch rows ``(N * 64, 1176)`` float32, two equal frames.
+    """Square pictures ``(N, S, S, 3)`` uint8 as patches ``(N, P, 588)`` float32: channel, row and column of 14 x 14
+    pixels. Qwen2-VL's patch rows have each channel twice, since a picture is two equal frames.
 
-    The order is that of the image processor: blocks of 2 x 2 patches of 14 x 14 pixels, since a block becomes a token.
+    The order is that of the image processor: blocks of 2 x 2 patches, since a block becomes a token.
     """
     import torch
 
@@ -169,8 +171,7 @@ def patches(pictures: Any) -> Any:
     blocks = side // 28
     values = values.permute(0, 3, 1, 2).reshape(count, 3, blocks, 2, 14, blocks, 2, 14)
     values = values.permute(0, 2, 5, 3, 6, 1, 4, 7)  # N, block row, block column, row, column, channel, y, x
-    values = values.unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, 2, -1, -1)
-    return values.reshape(count * blocks * blocks * 4, 3 * 2 * 14 * 14).contiguous()
+    return values.reshape(count, blocks * blocks * 4, 3 * 14 * 14)
 
 
 def count_parameters(model: Any) -> int:

@@ -1,6 +1,6 @@
 """Two synthetic worlds of pictures with exact boxes, and a COCO data set of one.
 
-``SHAPES`` is what the tiny model is pretrained on: three textures times four shapes in any colour. ``STREET`` is what
+``SHAPES`` is what the tiny model is pretrained on: four textures times six shapes in any colour. ``STREET`` is what
 the demo teaches it: six categories that it has never seen. Pictures are 224 x 224 pixels with up to six objects, which
 may hide part of each other; some pictures are empty, some hold a crowd (a region of small copies of one object).
 
@@ -155,12 +155,12 @@ def _background(rng: Rng) -> Image.Image:
 
 SHAPES = World(
     tuple(
-        Category(f"{texture} {shape}", object_drawings.textured_shape(texture, shape), (0.45, 2.2))
-        for texture in ("plain", "striped", "dotted")
-        for shape in ("disk", "square", "triangle", "diamond")
+        Category(f"{texture} {shape}", object_drawings.textured_shape(texture, shape), (0.4, 2.4))
+        for texture in ("plain", "striped", "dotted", "framed")
+        for shape in ("disk", "square", "triangle", "diamond", "cross", "arch")
     ),
-    sides=(36, 92),
-    visible=0.6,
+    sides=(40, 100),
+    visible=0.7,
 )
 STREET = World(
     (
