@@ -61,7 +61,7 @@ class Browser:
     def until(self, script: str) -> Any:
         from selenium.webdriver.support.ui import WebDriverWait
 
-        return WebDriverWait(self.driver, 10).until(lambda _driver: self.run(f"return {script}"))
+        return WebDriverWait(self.driver, 60).until(lambda _driver: self.run(f"return {script}"))
 
     def width(self, pixels: int, *, dark: bool = False) -> None:
         metrics = {"width": pixels, "height": 900, "deviceScaleFactor": 1, "mobile": False}
