@@ -140,7 +140,7 @@ def test_the_report_says_loudly_that_classes_from_the_truth_flatter(cli: Cli, en
     assert (report["notes"], shown) == ([], "")
     table = cli("eval", "--set", "infer.ask=present").stdout
     asked_for = "asked for: the classes that each picture has, taken from the truth"
-    assert " ".join(table.split()).startswith(f"Detection at IoU 0.50, classes: all, {asked_for} measure")
+    assert " ".join(table.split()).startswith(f"Detection at IoU 0.50, classes: all, {asked_for}; 3 pictures, ")
     markdown = cli("eval", "--set", "infer.ask=each", "--markdown").stdout
     assert "classes: all, asked for: one class in each prompt\n" in markdown
 
