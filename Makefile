@@ -1,10 +1,12 @@
 # make demo: the whole job on the embedded demo · make test: linters, types, all tests
+# make studies: what helps in training, on the demo, with seeds and intervals: hours
 # make docs: the documents as a site in site/, a warning is an error
 # make vllm-env: an environment of its own for vLLM on a CPU, which a slow test uses
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+STUDIES ?= studies
 WORKERS ?= 2
 READY := $(VENV)/.ready
 # a thread a process: threads of several trainings that wait for each other on the same cores take ten times as long
@@ -13,7 +15,7 @@ VLLM_PYTHON ?= python3.11
 VLLM_VENV ?= .vllm-venv
 VLLM_PIP := $(VLLM_VENV)/bin/pip
 
-.PHONY: demo test fast lint docs bench clean vllm-env
+.PHONY: demo test fast lint docs bench studies clean vllm-env
 
 demo: $(READY)
 	rm -rf $(DEMO)
@@ -36,6 +38,12 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+# hours on two cores; what is done is not done again
+studies: $(READY)
+	$(BIN)/python -m benchmarks.study $(STUDIES)/study --study study --seeds 3
+	$(BIN)/python -m benchmarks.study $(STUDIES)/levers --seeds 3
+	$(BIN)/python -m benchmarks.reward --folder $(STUDIES)/reward --seeds 3
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) $(DEMO) build dist site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,7 @@
-"""Which lever of training detects more, on the demo: the study ``sample_configs/levers.toml``, with seeds.
+"""What helps in training, on the demo: the experiments of ``sample_configs/levers.toml`` or ``study.toml``, with seeds.
 
-    python -m benchmarks.levers FOLDER [NAME ...] --seeds 3 --epochs 2
+    python -m benchmarks.study FOLDER [NAME ...] --seeds 3 --epochs 2
+    python -m benchmarks.study FOLDER --study study --seeds 3    # rank, frozen parts, questions
 
 The demo is written into ``FOLDER`` with ``--pictures`` new pictures as its split ``val``; ``vlmdet experiment``
 measures on them. What is done there already is not run again, so experiments and seeds can be added one by one.
@@ -17,7 +18,7 @@ from benchmarks.timing import vlmdet
 from vlmdet_cli.demo import worlds
 from vlmdet_cli.stages.init import init
 
-STUDY = Path(__file__).parents[1] / "sample_configs" / "levers.toml"
+STUDIES = Path(__file__).parents[1] / "sample_configs"
 WORLD_SEED = 2028  # the demo's own pictures are of seed 0
 # the demo's learning rate is forty times that of the documented run, and so are those of its parts
 DEMO = {"whole_tower": {"train": {"vit_lr": 4e-4, "aligner_lr": 4e-4}}}
@@ -27,27 +28,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*")
+    parser.add_argument("--study", choices=("levers", "study"), default="levers")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--pictures", type=int, default=300)
     options = parser.parse_args()
     if not (options.folder / "vlmdet.toml").is_file():
-        write(options.folder, options.epochs, options.pictures)
+        write(options.folder, options.study, options.epochs, options.pictures)
     command = vlmdet("experiment", *options.names, "--seeds", str(options.seeds))
     raise SystemExit(subprocess.run(command, cwd=options.folder, check=False).returncode)
 
 
-def write(folder: Path, epochs: float, pictures: int) -> None:
+def write(folder: Path, study: str, epochs: float, pictures: int) -> None:
     """The demo with the experiments of the study and a larger validation split."""
     init(folder, demo=True)
     worlds.write_coco(folder, worlds.STREET, {"val": pictures}, WORLD_SEED)
     file = folder / "vlmdet.toml"
-    project, experiments = tomli.loads(file.read_text()), tomli.loads(STUDY.read_text())["experiments"]
-    for name, tables in DEMO.items():
+    project, experiments = (
+        tomli.loads(file.read_text()),
+        tomli.loads((STUDIES / f"{study}.toml").read_text())["experiments"],
+    )
+    for name, tables in DEMO.items() if study == "levers" else ():
         for table, values in tables.items():
             experiments[name][table] |= values
     project["train"]["num_train_epochs"] = epochs
-    project["augment"]["questions"] = []
+    if study == "levers":  # none of them is about the questions
+        project["augment"]["questions"] = []
     file.write_text(tomli_w.dumps(project | {"experiments": experiments}))
 
 
