@@ -209,7 +209,7 @@ def test_texts_token_ids_pictures_and_lengths_are_as_swifts_own_template_makes_t
     for row, encoded in zip(rows, json.loads((tmp_path / "encoded.json").read_text()), strict=True):
         question, answer = (turn["content"] for turn in row["messages"])
         assert encoded["ids"] == encoded["objects"]
-        assert encoded["ids"].count(pad) == 16
+        assert encoded["ids"].count(pad) == 36
         assert encoded["patches"] == 64
         assert count.row(question, answer, (224, 224)) == len(encoded["ids"])
         assert tokenizer.decode(encoded["labels"]) == f"{answer}<|im_end|>\n"

@@ -96,7 +96,7 @@ def read(file: Path) -> Any:
 def texts(folder: Path) -> dict[tuple[str, str], str]:
     """The answers of a project to its test split's rows, by picture and prompt."""
     answers = [json.loads(line) for line in Path(read(folder / "infer.json")["answers"]).read_text().splitlines()]
-    return {(Path(row["image"]).name, row["prompt"]): row["text"] for row in answers}
+    return {(Path(row["image"]).name, row["prompt"]): row.get("text", "") for row in answers}
 
 
 @pytest.mark.parametrize("family", registry.names())

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Boxes, Cli, coco_document
+from vlmdet_cli.core.answers import Answer
+from vlmdet_cli.engines import answer_lines
 from vlmdet_cli.models import dialects
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
@@ -401,6 +403,15 @@ def test_a_text_that_two_dialects_read_equally_well_is_pointed_out(cli: Cli) -> 
     done = cli("eval", "--truth", "truth.json", "--predictions", predictions, "--dialect", "qwen9")
     assert done.exit_code == 2
     assert "No such dialect: qwen9" in done.stderr
+
+
+def test_an_answer_without_a_word_is_an_answer(cli: Cli) -> None:
+    silent = Answer(image="a.jpg", prompt="<image>x", text="", dialect="qwen2_vl")
+    Path("answers.jsonl").write_bytes(answer_lines.line(silent))
+    measured = report(cli, truth(), "answers.jsonl")
+    assert measured["answers"]["health"] == {"empty": 1}
+    assert (measured["overall"]["tp"], measured["overall"]["fp"]) == (0, 0)
+    assert "a.jpg" in cli("show", "answers.jsonl").stdout
 
 
 def test_a_table_of_markup_and_escapes_shows_them_as_written(cli: Cli) -> None:

@@ -128,6 +128,6 @@ def _parse_rows(file: Path, values: Iterable[tuple[int, Any]]) -> Iterator[Numbe
 
 
 def _parse_row(value: Any) -> Row:
-    if isinstance(value, dict) and "messages" not in value and {"text", "finish"} & set(value):
+    if isinstance(value, dict) and "messages" not in value and {"text", "finish", "prompt"} & set(value):
         return msgspec.convert(value, Answer)
     return msgspec.convert(value, SwiftRow)

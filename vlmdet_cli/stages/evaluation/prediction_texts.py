@@ -130,7 +130,8 @@ def _source(dialect: str, *, swift: bool) -> Literal["answers", "content", "name
 
 
 def _answer(path: Path, row: Any, number: int) -> Answer:
-    if not isinstance(row, dict) or not {"response", "text", "finish"} & set(row):
+    # an answer of ours without text has only what is not the default: its picture and its prompt
+    if not isinstance(row, dict) or not {"response", "text", "finish", "prompt"} & set(row):
         raise unknown_form(path)
     try:
         answer = _of_swift(row) if "response" in row else msgspec.convert(row, Answer)

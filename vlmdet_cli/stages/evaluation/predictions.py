@@ -69,6 +69,6 @@ def _document(path: Path, document: Any, truth: Truth, dialect: str, rule: Score
         return read_coco_results(path, convert(path, document, list[CocoResult]), truth)
     if not document or "object" in keys:
         return read_detections(path, convert(path, document, list[DetectionRow]), truth)
-    if keys & {"response", "text"}:
+    if keys & {"response", "text", "prompt"}:
         return texts.read_rows(path, list(enumerate(document, 1)), truth, dialect, rule)
     raise unknown_form(path)
