@@ -210,7 +210,7 @@ def test_texts_token_ids_pictures_and_lengths_are_as_swifts_own_template_makes_t
         question, answer = (turn["content"] for turn in row["messages"])
         assert encoded["ids"] == encoded["objects"]
         assert encoded["ids"].count(pad) == 36
-        assert encoded["patches"] == 64
+        assert encoded["patches"] == 144
         assert count.row(question, answer, (224, 224)) == len(encoded["ids"])
         assert tokenizer.decode(encoded["labels"]) == f"{answer}<|im_end|>\n"
         row_ids = tokenizer(family.row_text(question, answer))["input_ids"]
