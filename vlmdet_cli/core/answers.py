@@ -77,6 +77,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens: list[Token] = []
 
 
+def is_answer(row: object) -> bool:
+    """Whether a decoded row is an ``Answer``: one without a word has only what is not the default."""
+    return isinstance(row, dict) and not {"text", "finish", "prompt"}.isdisjoint(row)
+
+
 class PredictedBox(msgspec.Struct, frozen=True, gc=False):
     """A predicted box, xyxy pixels; ``picture`` is the index of its picture in the ground truth."""
 

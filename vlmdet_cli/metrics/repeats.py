@@ -1,5 +1,6 @@
 """Repeats: boxes of one picture with the same label that are the same (exact), or nearly (by IoU)."""
 
+import itertools
 from collections.abc import Sequence
 
 import msgspec
@@ -38,6 +39,14 @@ def without_near_repeats(parsed: ParsedDetections, iou: float) -> ParsedDetectio
     kept = {index for indices in by_label.values() for index in _suppress(detections, indices, iou)}
     staying = tuple(detection for index, detection in enumerate(detections) if index in kept)
     return msgspec.structs.replace(parsed, detections=staying, repeats=())
+
+
+def without_label(parsed: ParsedDetections, label: str) -> ParsedDetections:
+    """Without the boxes of that label and their repeats."""
+    kept = [detection.label != label for detection in parsed.detections]
+    repeats = tuple(itertools.compress(parsed.repeats, kept))
+    detections = tuple(itertools.compress(parsed.detections, kept))
+    return msgspec.structs.replace(parsed, detections=detections, repeats=repeats if any(repeats) else ())
 
 
 def _suppress(detections: Sequence[Detection], indices: Sequence[int], iou: float) -> list[int]:

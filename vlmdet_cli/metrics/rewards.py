@@ -14,7 +14,6 @@ objects that are ignored neither pay nor cost, and neither do boxes of categorie
 to a prompt that names classes is measured on their objects alone, and boxes of other classes are false.
 """
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, get_args
@@ -28,7 +27,7 @@ from vlmdet_cli.core.rows import Kind
 from vlmdet_cli.core.settings import RewardName
 from vlmdet_cli.metrics.detection import THRESHOLDS, group_counts
 from vlmdet_cli.metrics.matching import Floats, ObjectBoxes, PredictedBoxes, match, overlapping, raised
-from vlmdet_cli.metrics.repeats import with_repeats
+from vlmdet_cli.metrics.repeats import with_repeats, without_label
 from vlmdet_cli.metrics.sentences import read, read_expected
 from vlmdet_cli.metrics.tasks import BOX_KINDS, tasks
 from vlmdet_cli.models import dialects
@@ -106,12 +105,7 @@ def _parsed(text: str, truth: RowTruth, rules: RewardRules) -> ParsedDetections:
     if not rules.noise_label:
         return dialect.parse(text, truth.size, rules.categories)
     parsed = dialect.parse(text, truth.size, [*rules.categories, rules.noise_label])
-    kept = [detection.label != rules.noise_label for detection in parsed.detections]
-    return msgspec.structs.replace(
-        parsed,
-        detections=tuple(itertools.compress(parsed.detections, kept)),
-        repeats=tuple(itertools.compress(parsed.repeats, kept)),
-    )
+    return without_label(parsed, rules.noise_label)
 
 
 # --- boxes ---------------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def _workload(project: Project, folder: Path) -> Workload:
     return Workload(
         tokens=train.max_length,
         image_tokens=min(_image_tokens(project.family.configured(folder), project.max_pixels), train.max_length),
-        processes=train.nproc_per_node * train.nodes,
+        processes=train.processes,
         checkpointing=checkpointing or bool(train.fsdp),
     )
 

@@ -25,6 +25,7 @@ from vlmdet_cli.project import SPLITS, Project
 from vlmdet_cli.project import runs as project_runs
 from vlmdet_cli.project.run_record import RunState
 from vlmdet_cli.stages.training.merged_model import merged_model
+from vlmdet_cli.stages.training.runs import report_f1
 
 StepName = Literal["prepare", "augment", "train", "merge", "infer", "eval", "viz"]
 State = RunState | Literal["stale", "missing", "partial"]
@@ -118,7 +119,8 @@ def _merge(run: project_runs.Run) -> StepStatus:
 def _results(project: Project, run: project_runs.Run, name: str) -> Iterator[StepStatus]:
     answers, report, drawings = run.answers(name), run.report(name), run.viz(name) / "index.html"
     yield _infer(project, run, answers)
-    yield _derived("eval", report, answers, "the answers are newer", _f1(report))
+    f1 = report_f1(report)
+    yield _derived("eval", report, answers, "the answers are newer", "" if f1 is None else f"F1 {f1:.3f}")
     yield _derived("viz", drawings, report, "the report is newer")
 
 
@@ -146,14 +148,6 @@ def _derived(name: StepName, file: Path, source: Path, reason: str, detail: str 
     if source.is_file() and _is_newer(source, file):
         return StepStatus(name=name, state="stale", detail=detail, reason=reason)
     return StepStatus(name=name, state="done", detail=detail)
-
-
-def _f1(report: Path) -> str:
-    try:
-        f1 = read_json(report, "report")["overall"]["f1"]
-    except (VlmdetError, KeyError, TypeError):  # it is shown with whatever is there
-        return ""
-    return f"F1 {f1:.3f}" if isinstance(f1, float) else ""
 
 
 def _is_newer(path: Path, other: Path) -> bool:

@@ -18,7 +18,7 @@ PORT = "29500"  # torch's own default
 
 def environment(train: Train) -> dict[str, str]:
     """What swift's environment says of its processes; nothing for a single one."""
-    if train.nproc_per_node * train.nodes == 1:
+    if train.processes == 1:
         return {}
     env = {"NPROC_PER_NODE": str(train.nproc_per_node)}
     if train.nodes > 1:
@@ -55,16 +55,16 @@ def require_meeting_point(train: Train) -> None:
 def effective_batch(train: Train, flags: Mapping[str, str]) -> int:
     """Rows in a step of the optimizer, over all processes. ``flags``: swift's, as text."""
     batch = int(flags.get("per_device_train_batch_size", 1))
-    return batch * int(flags.get("gradient_accumulation_steps", 1)) * train.nproc_per_node * train.nodes
+    return batch * int(flags.get("gradient_accumulation_steps", 1)) * train.processes
 
 
 def accumulation_steps(train: Train) -> int:
     """The steps that make ``effective_batch`` rows. Raises ``UsageError`` where no whole number does."""
-    at_once = train.per_device_train_batch_size * train.nproc_per_node * train.nodes
+    at_once = train.per_device_train_batch_size * train.processes
     if train.effective_batch % at_once:
         raise UsageError(
             f"train.effective_batch = {train.effective_batch} is no multiple of {at_once}",
-            why=f"train.nproc_per_node x train.nodes = {train.nproc_per_node * train.nodes} processes take "
+            why=f"train.nproc_per_node x train.nodes = {train.processes} processes take "
             f"train.per_device_train_batch_size = {train.per_device_train_batch_size} rows each.",
         )
     return train.effective_batch // at_once
@@ -72,7 +72,7 @@ def accumulation_steps(train: Train) -> int:
 
 def batch_remark(train: Train, flags: Mapping[str, str]) -> str:
     """A sentence where several processes make a step larger than the keys say; else empty."""
-    rows, processes = effective_batch(train, flags), train.nproc_per_node * train.nodes
+    rows, processes = effective_batch(train, flags), train.processes
     if processes == 1 or rows == train.effective_batch:
         return ""
     return (

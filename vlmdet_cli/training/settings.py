@@ -131,3 +131,8 @@ class Train(Table, frozen=True, kw_only=True):
     fsdp: str = ""
     reward: Reward = Reward()
     swift: dict[str, Flag] = msgspec.field(default_factory=dict)
+
+    @property
+    def processes(self) -> int:
+        """Those of all machines."""
+        return self.nproc_per_node * self.nodes

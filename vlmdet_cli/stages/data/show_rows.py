@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from vlmdet_cli.core.answers import Answer
+from vlmdet_cli.core.answers import Answer, is_answer
 from vlmdet_cli.core.files import read_json
 from vlmdet_cli.core.rows import QUESTION_KINDS, Kind
 from vlmdet_cli.errors import DataError, UsageError, nearest
@@ -128,6 +128,6 @@ def _parse_rows(file: Path, values: Iterable[tuple[int, Any]]) -> Iterator[Numbe
 
 
 def _parse_row(value: Any) -> Row:
-    if isinstance(value, dict) and "messages" not in value and {"text", "finish", "prompt"} & set(value):
+    if is_answer(value) and "messages" not in value:
         return msgspec.convert(value, Answer)
     return msgspec.convert(value, SwiftRow)

@@ -56,8 +56,8 @@ def write_images(
             pool.shutdown(cancel_futures=True)
             raise
     written = [] if embed else list(enumerate(images, 1))
-    _remove_others(output / THUMBS, {_name(number) for number, image in written if not image.gone})
-    _remove_others(output / PICTURES, {_name(number) for number, image in written if image.large})
+    remove_others(output / THUMBS, {_name(number) for number, image in written if not image.gone}, _OWN_NAME)
+    remove_others(output / PICTURES, {_name(number) for number, image in written if image.large}, _OWN_NAME)
     return images
 
 
@@ -135,8 +135,8 @@ def _name(number: int) -> str:
     return f"{number:05d}.jpg"
 
 
-def _remove_others(folder: Path, names: set[str]) -> None:
-    """Remove the files of an earlier page; others stay."""
+def remove_others(folder: Path, names: set[str], own: "re.Pattern[str]") -> None:
+    """Remove the JPEG files of an earlier page, whose names match ``own``, but not ``names``; others stay."""
     for path in folder.glob("*.jpg"):
-        if path.name not in names and _OWN_NAME.fullmatch(path.name):
+        if path.name not in names and own.fullmatch(path.name):
             path.unlink()

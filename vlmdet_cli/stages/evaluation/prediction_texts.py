@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 import orjson
 
-from vlmdet_cli.core.answers import Answer, ParsedDetections, PredictedBox, Token
+from vlmdet_cli.core.answers import Answer, ParsedDetections, PredictedBox, Token, is_answer
 from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, ScoreRule
 from vlmdet_cli.data.ground_truth import Truth
 from vlmdet_cli.engines.answers import AnswersMeta, read_meta
@@ -130,8 +130,7 @@ def _source(dialect: str, *, swift: bool) -> Literal["answers", "content", "name
 
 
 def _answer(path: Path, row: Any, number: int) -> Answer:
-    # an answer of ours without text has only what is not the default: its picture and its prompt
-    if not isinstance(row, dict) or not {"response", "text", "finish", "prompt"} & set(row):
+    if not isinstance(row, dict) or not ("response" in row or is_answer(row)):
         raise unknown_form(path)
     try:
         answer = _of_swift(row) if "response" in row else msgspec.convert(row, Answer)

@@ -39,6 +39,7 @@ from vlmdet_cli.stages.evaluation.compare import require_same_protocol
 from vlmdet_cli.stages.evaluation.eval_boxes import eval_boxes
 from vlmdet_cli.stages.evaluation.evaluate import EvalProtocol, read_predictions, report_on
 from vlmdet_cli.stages.evaluation.page_data import Compared, Evaluated
+from vlmdet_cli.stages.evaluation.page_pictures import remove_others
 from vlmdet_cli.stages.evaluation.viz_page import INDEX, PageSettings, most, require_own_folder, write_page
 
 SHEET, CURVE, PANELS = "sheet.jpg", "curve.png", "panels"
@@ -130,7 +131,7 @@ def draw(  # noqa: PLR0913  (the command's options, by name)
     with lock(output):
         (output / INDEX).unlink(missing_ok=True)
         drawn = list(_draw_panels(chosen, settings, on_progress))
-        _remove_other_panels(settings.panels, {panel.file.name for panel in drawn})
+        remove_others(settings.panels, {panel.file.name for panel in drawn}, _PANEL_NAME)
         shown = gallery.total(chosen[:MAX_TILES])
         sheet = contact_sheet([p.tile for p in drawn if p.tile], title, {state: shown[state] for state in states})
         _save(sheet, output / SHEET, "JPEG")
@@ -266,13 +267,6 @@ def panel_name(number: int, image: str) -> str:
     """A panel's file name: its number and the ASCII letters, digits, ``-`` and ``_`` of the picture's name."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(image).stem).strip("-")[:60]
     return f"{number:03d}-{stem or 'picture'}.jpg"
-
-
-def _remove_other_panels(folder: Path, names: set[str]) -> None:
-    """Remove the panels of an earlier run; other files stay."""
-    for path in folder.glob("*.jpg"):
-        if path.name not in names and _PANEL_NAME.fullmatch(path.name):
-            path.unlink()
 
 
 def _save(image: Image.Image, path: Path, kind: str) -> None:

@@ -15,7 +15,7 @@ from vlmdet_cli.core.answers import Answer, ParsedDetections, Problem
 from vlmdet_cli.core.settings import DEFAULT_SCORE_RULE, Ask, ScoreRule
 from vlmdet_cli.core.tiles import shifted
 from vlmdet_cli.engines.answers import AnswersMeta
-from vlmdet_cli.metrics.repeats import without_near_repeats
+from vlmdet_cli.metrics.repeats import without_label, without_near_repeats
 from vlmdet_cli.metrics.tile_merging import TileDetection, merged
 from vlmdet_cli.models import dialects
 from vlmdet_cli.models.dialects.items import health
@@ -180,7 +180,7 @@ def put_together(
     whole, removed = _joined(parsed), dict[str, int]()
     if rules.noise_label:
         before = _num_boxes(whole)
-        parsed = [_without_label(answer, rules.noise_label) for answer in parsed]
+        parsed = [without_label(answer, rules.noise_label) for answer in parsed]
         whole = _joined(parsed)
         removed[NOISE] = before - _num_boxes(whole)
     if any(answer.crop for answer in answers):
@@ -192,13 +192,6 @@ def put_together(
         whole = without_near_repeats(whole, rules.dedupe)
         removed[NEAR_REPEAT] = before - _num_boxes(whole)
     return PictureAnswers(answers, parsed, whole, {reason: count for reason, count in removed.items() if count})
-
-
-def _without_label(parsed: ParsedDetections, label: str) -> ParsedDetections:
-    kept = [detection.label != label for detection in parsed.detections]
-    repeats = tuple(itertools.compress(parsed.repeats, kept))
-    detections = tuple(itertools.compress(parsed.detections, kept))
-    return msgspec.structs.replace(parsed, detections=detections, repeats=repeats if any(repeats) else ())
 
 
 def _num_boxes(parsed: ParsedDetections) -> int:

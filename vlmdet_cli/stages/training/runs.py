@@ -64,12 +64,13 @@ def _row(project: Project, run: project_runs.Run, record: RunRecord, differs: di
         seconds=record.seconds,
         exit_code=record.exit_code,
         merged=run.merged.is_dir(),
-        f1=_f1(run.report(project.config.infer.answers_name())),
+        f1=report_f1(run.report(project.config.infer.answers_name())),
         differs=differs,
     )
 
 
-def _f1(report: Path) -> float | None:
+def report_f1(report: Path) -> float | None:
+    """The F1 of a report, None where there is none."""
     try:
         value = orjson.loads(report.read_bytes())["overall"]["f1"]
     except (OSError, ValueError, KeyError, TypeError):  # a list of runs is shown with whatever is there

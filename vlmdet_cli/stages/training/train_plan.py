@@ -188,7 +188,7 @@ def plan_for(
         parent=parent,
     )
     if parent:
-        train_reward.check_flags(planned.flags, train.nproc_per_node * train.nodes, cpu=cpu)
+        train_reward.check_flags(planned.flags, train.processes, cpu=cpu)
         train_reward.check_parent(parent, model_record(project, planned).hash, trained_settings(project, planned))
     return planned
 
@@ -200,7 +200,7 @@ def _train_file(train: Train, run: runs.Run, dataset: Path, parent: Parent | Non
 
 
 def _cpu_flags(train: Train) -> dict[str, Flag]:
-    return CPU_FLAGS | (GLOO if train.nproc_per_node * train.nodes > 1 else {})
+    return CPU_FLAGS | (GLOO if train.processes > 1 else {})
 
 
 def _model_defaults(project: Project, extra: Sequence[str]) -> dict[str, Flag]:
