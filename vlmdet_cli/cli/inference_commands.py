@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlmdet_cli.cli import completion, report_tables, step_tables
-from vlmdet_cli.cli.session import Session, Shard, shard_of
+from vlmdet_cli.cli.session import Session, Shard, run_option, shard_of, split_option
 from vlmdet_cli.console import Bars
 from vlmdet_cli.core.files import write_json, write_text
 from vlmdet_cli.core.settings import Classes, Duplicates, ScoreRule, ScoreSource
@@ -24,23 +24,11 @@ if TYPE_CHECKING:
 AnswersName = Annotated[str, typer.Option(metavar="NAME", help="Name of the answers file.", show_default="the split")]
 AnsweredSplit = Annotated[
     str,
-    typer.Option(
-        "--split",
-        metavar="SPLIT",
-        autocompletion=completion.splits,
-        help="The split that was answered.",
-        show_default="as the answers state",
-    ),
+    split_option("The split that was answered.", "as the answers state"),
 ]
 AnsweringRun = Annotated[
     str,
-    typer.Option(
-        "--run",
-        metavar="NAME",
-        autocompletion=completion.runs,
-        help="The run that answered.",
-        show_default="the latest done",
-    ),
+    run_option("The run that answered.", "the latest done"),
 ]
 
 
@@ -67,22 +55,11 @@ def infer(
     ] = None,
     split: Annotated[
         str,
-        typer.Option(
-            metavar="SPLIT",
-            autocompletion=completion.splits,
-            help="The prepared split to answer.",
-            show_default="infer.split",
-        ),
+        split_option("The prepared split to answer.", "infer.split"),
     ] = "",
     run: Annotated[
         str,
-        typer.Option(
-            "--run",
-            metavar="NAME",
-            autocompletion=completion.runs,
-            help="The run whose model answers.",
-            show_default="the latest done",
-        ),
+        run_option("The run whose model answers.", "the latest done"),
     ] = "",
     name: Annotated[
         str,
@@ -138,7 +115,7 @@ def infer(
         if collect:
             result = collecting.collect(session.project(), request)
             session.output.result(result, *step_tables.infer(result))
-            _suggest_eval(session, name, split, run)
+            _suggest(session, "eval", name, split, run)
             return
         job = infer_inputs.infer_job(session.project, request)
         if images:
@@ -147,12 +124,13 @@ def infer(
             result = _run(session, job, retry_failed=retry_failed)
             session.output.result(result, *step_tables.infer(result))
             if not (shard or output):
-                _suggest_eval(session, Path(result.answers).stem if model else name, split, run)
+                _suggest(session, "eval", Path(result.answers).stem if model else name, split, run)
 
 
-def _suggest_eval(session: Session, name: str, split: str, run: str) -> None:
-    options = {"--name": name, "--split": "" if name else split}
-    session.suggest("eval", *(part for option, value in options.items() if value for part in (option, value)), run=run)
+def _suggest(session: Session, command: str, name: str, split: str, run: str) -> None:
+    """The next command on the same answers."""
+    named = ["--name", name] if name else ["--split", split] if split else []
+    session.suggest(command, *named, run=run)
 
 
 def _run(session: Session, job: "InferJob", *, retry_failed: bool) -> "InferResult":
@@ -290,8 +268,7 @@ def evaluate(
     else:
         session.output.result(report, *(report_tables.report if full else report_tables.summary)(report, gates))
     if truth is None and predictions is None:
-        named = ["--name", name] if name else ["--split", split] if split else []
-        session.suggest("viz", *named, run=run)
+        _suggest(session, "viz", name, split, run)
     return int(not all(gate.passed for gate in gates))
 
 

@@ -51,6 +51,16 @@ Shard = Annotated[
 ]
 
 
+def run_option(text: str, default: str) -> Any:
+    """``--run``, which the shell completes. ``text``: its help; ``default``: what happens without it."""
+    return typer.Option("--run", metavar="NAME", autocompletion=completion.runs, help=text, show_default=default)
+
+
+def split_option(text: str, default: str) -> Any:
+    """``--split``, as ``run_option``."""
+    return typer.Option("--split", metavar="SPLIT", autocompletion=completion.splits, help=text, show_default=default)
+
+
 def shard_of(text: str) -> tuple[int, int]:
     """The shard that an option names. Raises ``UsageError`` where it is not I/N with 1 ≤ I ≤ N."""
     number, slash, total = text.partition("/")

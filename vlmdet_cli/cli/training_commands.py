@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlmdet_cli.cli import completion, experiment_tables, step_tables
-from vlmdet_cli.cli.session import Session
+from vlmdet_cli.cli.session import Session, run_option, split_option
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.training.settings import Method
 
@@ -104,12 +104,7 @@ def merge(
     ] = None,
     run: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help="The run to merge.",
-            autocompletion=completion.runs,
-            show_default="the latest that is done",
-        ),
+        run_option("The run to merge.", "the latest that is done"),
     ] = "",
     verify: Annotated[
         int | None,
@@ -169,9 +164,7 @@ def experiment(
     ] = 0,
     split: Annotated[
         str,
-        typer.Option(
-            metavar="SPLIT", autocompletion=completion.splits, help="The prepared split to measure.", show_default="val"
-        ),
+        split_option("The prepared split to measure.", "val"),
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="List the variants and stop.")] = False,
 ) -> int:

@@ -87,6 +87,18 @@ def _hash(*texts: str) -> str:
     return blake2b("\0".join(texts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+@contextlib.contextmanager
+def _write_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"Cannot write temporary files: {tempfile.gettempdir()}",
+            why=f"{error.strerror or error}.",
+            hint="Free some space there, or name another folder in the environment variable TMPDIR.",
+        ) from None
+
+
 def _close(file: IO[bytes]) -> None:
     with contextlib.suppress(OSError):  # closing writes again what could not be written, and has been said
         file.close()
@@ -109,22 +121,10 @@ class RowSpool(Mapping[str, InferRow]):
             data = encoder.encode(row)
             self._numbers[key] = len(self._numbers)
             self._starts.append(self._starts[-1] + len(data))
-            self._write(data)
-        self._write(b"")
-
-    def _write(self, data: bytes) -> None:
-        """Write a row; no data for the end."""
-        try:
-            if data:
+            with _write_errors():
                 self._file.write(data)
-            else:
-                self._file.flush()
-        except OSError as error:
-            raise DataError(
-                f"Cannot write temporary files: {tempfile.gettempdir()}",
-                why=f"{error.strerror or error}.",
-                hint="Free some space there, or name another folder in the environment variable TMPDIR.",
-            ) from None
+        with _write_errors():
+            self._file.flush()
 
     def __getitem__(self, key: str) -> InferRow:
         number = self._numbers[key]

@@ -11,6 +11,7 @@ A step is stale where what it was made from has changed since:
     viz       the report is newer than the drawings
 """
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -60,6 +61,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 def status(project: Project) -> Status:
     """The state of the data and of all runs, oldest first. Raises ``UsageError`` for an old layout."""
     project_runs.refuse_old_layout(project.runs)
+    hash_of.cache_clear()  # files may have changed since an earlier call
     data = [_prepare(project)]
     if project.config.augment.questions:
         data.append(_augment(project))
@@ -67,6 +69,9 @@ def status(project: Project) -> Status:
     latest = runs[-1].steps if runs else [StepStatus(name="train", state="missing")]
     open_steps = (step.name for step in [*data, *latest] if step.state not in ("done", "running"))
     return Status(project=str(project.root), data=data, runs=runs, next=next(open_steps, ""))
+
+
+hash_of = functools.cache(file_hash)  # of a file for all runs: that of a large data set takes seconds
 
 
 def _prepare(project: Project) -> StepStatus:
@@ -87,7 +92,7 @@ def _augment(project: Project) -> StepStatus:
         return StepStatus(name="augment", state="missing")
     detail, ledger = f"train {_lines(file):,} rows", file.with_name("ledger.json")
     source = read_json(ledger, "ledger of augment").get("source") if ledger.is_file() else None
-    if rows.is_file() and (source != file_hash(rows) if source else _is_newer(rows, file)):
+    if rows.is_file() and (source != hash_of(rows) if source else _is_newer(rows, file)):
         return StepStatus(name="augment", state="stale", detail=detail, reason="the rows were prepared anew")
     return StepStatus(name="augment", state="done", detail=detail)
 
@@ -103,7 +108,7 @@ def _train(project: Project, run: project_runs.Run) -> StepStatus:
     record, state = run.record, run.state
     loss = "" if record.loss is None else f", loss {record.loss:.3f}"
     detail, file = f"{record.steps:,} steps{loss}", project.output / record.dataset.file
-    if state == "done" and file.is_file() and file_hash(file) != record.dataset.hash:
+    if state == "done" and file.is_file() and hash_of(file) != record.dataset.hash:
         return StepStatus(name="train", state="stale", detail=detail, reason=f"{file.name} has changed since")
     return StepStatus(name="train", state=state, detail=detail)
 
@@ -133,7 +138,7 @@ def _infer(project: Project, run: project_runs.Run, answers: Path) -> StepStatus
     truth = project.subset(split)
     if run.merged.is_dir() and meta.engine.get("model") not in (None, model_folder_hash(run.merged)):
         return StepStatus(name="infer", state="stale", detail=detail, reason="they are another model's")
-    if truth.is_file() and meta.data not in (None, file_hash(truth)):
+    if truth.is_file() and meta.data not in (None, hash_of(truth)):
         return StepStatus(name="infer", state="stale", detail=detail, reason=f"{split} was prepared anew")
     questions = project.questions(split)
     total = _lines(project.rows(split)) + (_lines(questions) if project.config.infer.questions else 0)
