@@ -1,6 +1,6 @@
 # make demo: the whole job on the embedded demo · make test: linters, types, all tests
 # make studies: what helps in training, on the demo, with seeds and intervals: hours
-# make docs: the documents as a site in site/, a warning is an error
+# make docs: the documents as a site in site/, a warning is an error · make pictures: theirs, of a finished demo
 # make vllm-env: an environment of its own for vLLM on a CPU, which a slow test uses
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +15,7 @@ VLLM_PYTHON ?= python3.11
 VLLM_VENV ?= .vllm-venv
 VLLM_PIP := $(VLLM_VENV)/bin/pip
 
-.PHONY: demo test fast lint docs bench studies clean vllm-env
+.PHONY: demo test fast lint docs pictures bench studies clean vllm-env
 
 demo: $(READY)
 	rm -rf $(DEMO)
@@ -35,6 +35,9 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/python docs/reference.py
 	$(BIN)/python -m zensical build --strict --clean
+
+pictures: $(READY)
+	$(BIN)/python docs/pictures.py $(DEMO)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

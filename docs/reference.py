@@ -19,10 +19,11 @@ EXIT_CODES = """
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | it ran, and the answer is no: a gate is missed |
+| 1 | it ran, and the answer is no: a gate is missed, or `doctor` has found a problem |
 | 2 | wrong usage, or a wrong project file |
 | 3 | wrong input data |
 | 4 | swift or an engine failed; its own code is in the message |
+| 70 | a bug of vlmdet's |
 | 130 | interrupted |
 """
 
