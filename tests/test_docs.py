@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from tests.conftest import Cli
 from vlmdet_cli import project
 from vlmdet_cli.cli import app, completion
+from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models import registry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +73,8 @@ def test_the_layout_in_contributing_names_every_room_and_no_other() -> None:
 
 
 def test_the_source_files_that_the_documents_name_exist() -> None:
-    texts = [path.read_text() for path in (ROOT / "CONTRIBUTING.md", ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    pages = set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "protocols.md"}  # it names files of other projects
+    texts = [path.read_text() for path in (ROOT / "CONTRIBUTING.md", ROOT / "README.md", *pages)]
     names = set(re.findall(r"[\w/]+/\w+\.(?:py|toml|sh)\b", "\n".join(texts)))
     assert {"tests/test_layout.py", "cli/command_line.py"} <= names
     paths = {name: (ROOT / name, ROOT / "vlmdet_cli" / name) for name in names if "NAME" not in name}
@@ -165,6 +167,24 @@ def test_the_page_of_settings_has_every_key() -> None:
     configured = {key.removesuffix("=") for key in completion.settings("")} - tables_of_names
     configured -= {key for key in configured if key.endswith(".swift")}
     assert configured <= described, sorted(configured - described)
+
+
+def is_setting(key: str, value: str) -> bool:
+    """Whether the project file takes the value; of a list, as an experiment has it, each of its values."""
+    try:
+        project.load(ROOT / "sample_configs" / "minimal.toml", [f"{key}={value}"])
+    except UsageError:
+        return value.startswith("[") and all(is_setting(key, single) for single in value[1:-1].split(","))
+    return True
+
+
+def test_the_project_file_takes_every_setting_that_the_documents_name() -> None:
+    tables = "project|data|subset|format|augment|train|merge|infer|eval|viz"
+    value = r'"[^"`]*"|\[(?:[^\[\]`A-Za-z]|"[^"`]*")*\]|[\d.e+-]+|true|false'
+    text = " ".join(path.read_text().replace("\n", " ") for path in (ROOT / "docs").glob("*.md"))
+    named = set(re.findall(rf"`((?:{tables})\.[\w.]+) = ({value})`", text))
+    assert len(named) > 25
+    assert not {pair for pair in named if not is_setting(*pair)}
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
