@@ -17,6 +17,7 @@ from vlmdet_cli import project
 from vlmdet_cli.cli import app, completion
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.models import registry
+from vlmdet_cli.project.run_record import RunRecord
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = sorted((ROOT / "sample_configs").glob("*.toml"))
@@ -167,6 +168,15 @@ def test_the_page_of_settings_has_every_key() -> None:
     configured = {key.removesuffix("=") for key in completion.settings("")} - tables_of_names
     configured -= {key for key in configured if key.endswith(".swift")}
     assert configured <= described, sorted(configured - described)
+
+
+def test_the_page_on_architecture_names_keys_that_a_runs_record_has() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text().partition("## The run record")[2].partition("##")[0]
+    keys = [
+        key for line in re.findall(r"^\| (`.*?) \|", text, flags=re.MULTILINE) for key in re.findall(r"`(\w+)`", line)
+    ]
+    assert len(keys) > 10
+    assert set(keys) <= set(RunRecord.__struct_fields__)
 
 
 def is_setting(key: str, value: str) -> bool:

@@ -91,6 +91,18 @@ def test_a_module_imports_only_from_rooms_below_its_own(path: Path) -> None:
     assert not above
 
 
+def test_the_page_on_architecture_lists_what_each_room_imports() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    lines = page.partition("<!-- rooms -->")[2].partition("\n\n")[0].split("\n")[1:]
+    described = {room: set(others.split(", ")) for room, others in (line.split(maxsplit=1) for line in lines)}
+    actual: dict[str, set[str]] = {}
+    for path in IN_ROOMS:
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        names = {room_of(name) for name in imported(ast.walk(ast.parse(path.read_text())))}
+        actual.setdefault(room, set()).update(name for name in names if name and name != room)
+    assert described == {room: others for room, others in actual.items() if others}
+
+
 def importers(packages: set[str]) -> set[str]:
     """The modules that import one of these packages, with those anywhere below them."""
     trees = {name_of(path): ast.parse(path.read_text()) for path in MODULES}
