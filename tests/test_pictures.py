@@ -3,10 +3,12 @@
 import io
 import re
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
 from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
@@ -45,6 +47,17 @@ def test_the_script_shows_what_a_command_writes_to_a_terminal(tmp_path: Path) ->
 def test_the_script_takes_no_picture_of_a_command_that_fails(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"vlmdet eval ends with exit code 2:\n.*No project file"):
         SCRIPT["terminal"](tmp_path, "eval")
+
+
+def test_the_script_takes_a_picture_of_a_page(tmp_path: Path) -> None:
+    if not any(map(shutil.which, SCRIPT["BROWSERS"])):
+        pytest.skip("no Chromium on this machine")
+    (tmp_path / "index.html").write_text('<style>:target { background: #f00; height: 900px }</style><p id="here">')
+    SCRIPT["save"](SCRIPT["page"](tmp_path / "index.html", "#here"), tmp_path / "page.jpg")
+    with Image.open(tmp_path / "page.jpg") as image:
+        red, green, _ = image.convert("RGB").getpixel((640, 430))
+        assert image.size == (1280, 860)
+    assert red > green + 150
 
 
 def test_of_moving_bars_nothing_stays_on_the_screen() -> None:
