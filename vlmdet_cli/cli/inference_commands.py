@@ -296,8 +296,9 @@ def viz(
 ) -> None:
     """Write the report page of predictions and truth, and draw panels, a contact sheet and the training curve.
 
-    Example: vlmdet viz --limit 100
-    Two runs, picture by picture: vlmdet viz run-001 run-002
+    Two runs are compared picture by picture.
+
+    Example: vlmdet viz run-001 run-002
     """
     from vlmdet_cli.stages.evaluation import viz as stage
     from vlmdet_cli.stages.evaluation import viz_inputs
