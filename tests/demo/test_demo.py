@@ -422,7 +422,7 @@ def test_two_runs_side_by_side_are_trained_merged_and_asked_alike(demo: tuple[Pa
     for name in ("small-pictures", "run-002"):
         run = runs.find_run(folder / "out" / "runs", name)
         assert (run.record.state, run.record.exit_code, run.record.steps) == ("done", 0, 3)
-        vlmdet(folder, "merge", "--run", name)
+        vlmdet(folder, "merge", "--run", name, "--verify", "2")
         vlmdet(folder, "infer", "--run", name, "--set", "infer.questions=false")
         pixels[name] = json.loads(run.answers("test").with_suffix(".meta.json").read_text())["max_pixels"]
         assert (trained := runs.trained_settings(run.merged))
