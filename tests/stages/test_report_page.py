@@ -6,6 +6,7 @@ Needs Chromium with its driver and the package selenium; skipped where one is mi
 import json
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -389,6 +390,55 @@ def test_no_width_needs_sideways_scrolling(browser: Browser, page: Path, width: 
         assert browser.run("return document.documentElement.scrollWidth - innerWidth") <= 0
     ground = browser.run("return getComputedStyle(document.body).backgroundColor")
     assert (sum(json.loads(ground.replace("rgb(", "[").replace(")", "]"))) < 200) == dark
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The script of axe-core. The package's Python code, which is for another driver, is not imported."""
+    package = find_spec("axe_playwright_python")
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("axe-core is not installed: the extra `dev` has it")
+    return (Path(package.submodule_search_locations[0]) / "axe.min.js").read_text()
+
+
+def barriers(browser: Browser, axe: str) -> dict[str, Any]:
+    """What axe finds in the page as it stands, by rule. Only contrast over pictures may be undecided."""
+    browser.run(axe)
+    results = browser.driver.execute_async_script("axe.run().then(arguments[0])")
+    assert len(results["passes"]) > 20
+    rules = [*results["violations"], *(rule for rule in results["incomplete"] if rule["id"] != "color-contrast")]
+    return {rule["id"]: [(node["html"], node["failureSummary"]) for node in rule["nodes"]] for rule in rules}
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    "address", ["", "#view=pictures", "#view=pictures&kind=false", "#view=pictures&picture=picture+3.jpg"]
+)
+def test_axe_finds_no_barrier_in_any_view(browser: Browser, page: Path, axe: str, address: str, *, dark: bool) -> None:
+    browser.width(1280, dark=dark)
+    browser.open(page, address)
+    assert barriers(browser, axe) == {}
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_no_barrier_in_a_comparison_on_a_telephone(
+    browser: Browser, data: Set, axe: str, tmp_path: Path, *, dark: bool
+) -> None:
+    other = OtherAnswers(data.predictions, ("run-001", "run-002"))
+    index = draw(data.truth, data.predictions, data.folder / "images", tmp_path / "viz", limit=1, other=other).index
+    browser.width(360, dark=dark)
+    for address in ("", "#view=pictures"):
+        browser.open(Path(index), address)
+        assert barriers(browser, axe) == {}
+
+
+def test_axe_finds_a_barrier_where_there_is_one(browser: Browser, page: Path, axe: str) -> None:
+    browser.open(page, "#view=pictures")
+    browser.run(
+        "const select = document.querySelector('[name=class]'); select.closest('label').replaceWith(select);"
+        "document.body.style.color = '#aaa'"
+    )
+    assert {"color-contrast", "select-name"} <= set(barriers(browser, axe))
 
 
 def test_a_long_gallery_holds_only_the_cards_near_the_window(browser: Browser, tmp_path: Path) -> None:

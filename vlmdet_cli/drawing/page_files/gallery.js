@@ -74,7 +74,7 @@ class VirtualList {
   constructor(app) {
     this.app = app;
     this.cards = new Map();
-    this.box = html("div", { class: "list", "aria-label": "Pictures" });
+    this.box = html("div", { class: "list", role: "group", "aria-label": "Pictures" });
     this.frame = 0;
     const redraw = () => { if (!this.frame) this.frame = requestAnimationFrame(() => { this.frame = 0; this.draw(); }); };
     window.addEventListener("scroll", redraw, { passive: true });
