@@ -71,22 +71,43 @@ def test_the_tokens_are_those_of_transformers_own_loop(
 
 
 @pytest.mark.parametrize("name", sorted(tiny_models.builders()))
-def test_a_picture_of_several_prompts_is_encoded_once_and_the_tokens_are_the_same(
+def test_a_picture_of_several_prompts_is_computed_once_and_the_tokens_are_the_same(
     tiny_model_folders: dict[str, Path], name: str
 ) -> None:
     model = loaded_model(tiny_model_folders[name], name)
     pictures = [picture for _, picture in sized_pictures(model)[:3]]
     shared = [pictures[number] for number in (0, 1, 0, 2, 1, 0)]
-    answers, values = [], []
+    answers, values, passes = [], [], list[list[int]]()
+    model.model.register_forward_pre_hook(
+        lambda _module, _arguments, named: passes[-1].append(len(named["input_ids"])), with_kwargs=True
+    )
     for batch_pictures in (shared, [picture.copy() for picture in shared]):
         batch = [
-            (Request(key=str(number), image=Path(), prompt=f"<image>{'x' * number}"), picture)
+            (Request(key=str(number), image=Path(), prompt=f"<image>{'x' * 3 * number}"), picture)
             for number, picture in enumerate(batch_pictures)
         ]
         inputs = model.inputs(batch)
         values.append(len(inputs["pixel_values"]))
+        passes.append([])
         answers.append(model.complete(batch, inputs, 12))
     assert [answer.text for answer in answers[0]] == [answer.text for answer in answers[1]]
     logprobs = [[logprob for answer in row for _, logprob in answer.tokens] for row in answers]
     assert logprobs[0] == pytest.approx(logprobs[1], abs=1e-3)
-    assert (values[0] < values[1]) == name.startswith("qwen")
+    is_shared = name.startswith("qwen")
+    assert (values[0] < values[1]) == is_shared
+    assert [rows[0] for rows in passes] == [3 if is_shared else 6, 6]  # the first pass: a row a picture, a row a prompt
+
+
+@pytest.mark.parametrize("system", ["as", "is as"])
+def test_prompts_that_differ_before_the_picture_are_computed_each_by_itself(
+    tiny_model_folders: dict[str, Path], system: str
+) -> None:
+    name = next(name for name in sorted(tiny_models.builders()) if name.startswith("qwen"))
+    model = loaded_model(tiny_model_folders[name], name)
+    picture = sized_pictures(model)[0][1]
+    batch = [
+        (Request(key=prompt, image=Path(), prompt=prompt), picture) for prompt in ("<image>x", f"{system}<image>x")
+    ]
+    together = model.complete(batch, model.inputs(batch), 12)
+    alone = [model.complete([row], model.inputs([row]), 12)[0] for row in batch]
+    assert [answer.text for answer in together] == [answer.text for answer in alone]

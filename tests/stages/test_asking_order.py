@@ -30,6 +30,17 @@ def test_prompts_of_like_length_about_a_picture_come_together() -> None:
     assert order(rows) == ["a1", "b1", "a2", "b2", "a3", "b3"]
 
 
+def test_prompts_no_longer_than_their_picture_come_together_whatever_their_length() -> None:
+    rows = {"a1": row("small"), "b1": row("small"), "a2": row("small", "y" * 300), "b2": row("small", "y" * 300)}
+    rows = {key: msgspec.structs.replace(value, path=key[0]) for key, value in rows.items()}
+    assert order(rows) == [
+        "a1",
+        "a2",
+        "b1",
+        "b2",
+    ]  # a picture of 280 x 280 pixels has 100 tokens, the prompts 10 and 75
+
+
 def test_pictures_that_are_shrunk_to_the_same_size_count_as_equal() -> None:
     rows = {"a": row("small"), "b": row("large"), "c": row("small")}
     assert order(rows, 280 * 280) == ["a", "c", "b"]  # a and c are the same picture

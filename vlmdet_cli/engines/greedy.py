@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vlmdet_cli.engines.loops import LoopWatch
+from vlmdet_cli.engines.shared_pictures import SharedPictures
 
 KEPT_SHARE = 0.75  # rows leave when no more than this share of the batch still runs: each time the cache is copied
 # the inputs of each step that have a row for each row of the batch; positions have them in the last dimension but one
@@ -23,11 +24,13 @@ class GeneratedRow(NamedTuple):
 
 
 class GreedyDecoder:
-    """Decodes one batch; ``rows`` are its answers afterwards. ``watch``: ends rows that loop; None lets them run."""
+    """Decodes one batch; ``rows`` are its answers afterwards. ``watch``: ends rows that loop; None lets them run.
+    ``shared``: the batch's pictures; None where each row is computed by itself.
+    """
 
-    def __init__(self, torch: Any, watch: LoopWatch | None, *, scores: bool) -> None:
+    def __init__(self, torch: Any, watch: LoopWatch | None, shared: SharedPictures | None, *, scores: bool) -> None:
         self.rows: list[GeneratedRow] = []
-        self._torch, self._watch, self._scores = torch, watch, scores
+        self._torch, self._watch, self._shared, self._scores = torch, watch, shared, scores
 
     def __call__(
         self,
@@ -41,7 +44,8 @@ class GreedyDecoder:
         """The prompts' ids as they came; the answers are in ``rows``."""
         batch = _RunningBatch(self._torch, model, input_ids, inputs)
         answers: dict[int, GeneratedRow] = {}
-        outputs = model._prefill(input_ids, generation_config, inputs)
+        outputs = self._shared.prefill(model, input_ids, inputs) if self._shared else None
+        outputs = outputs or model._prefill(input_ids, generation_config, inputs)
         with model._optimize_model_for_decode():
             while True:
                 batch.extend(outputs, logits_processor, scores=self._scores)

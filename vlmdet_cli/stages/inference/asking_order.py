@@ -1,8 +1,8 @@
 """The order in which rows are asked: rows of like length together, so that a batch has little padding; long ones first.
 
-The length is that of the picture and the prompt in tokens. Lengths that differ by less than a fifth count as equal. Of
-rows of equal length those about the same picture come together: it is read, and encoded, once for all of them. Else
-rows keep their own order.
+The length is that of the picture in tokens, or that of the prompt where it is longer. Lengths that differ by less than
+a fifth count as equal. Of rows of equal length those about the same picture come together: it is read, encoded, and
+computed by the language model, once for all of them. Else rows keep their own order.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ def asking_order(
     sizes = dict[tuple[int, int], int]()  # to its number
     asked = [_traits(rows[name], sizes) for name in names]
     size, prompt, picture = np.array(asked, dtype=np.int64).T  # (N,) each
-    tokens = family.image_tokens(list(sizes), max_pixels)[size] + prompt / _CHARACTERS_PER_TOKEN
+    tokens = np.maximum(family.image_tokens(list(sizes), max_pixels)[size], prompt / _CHARACTERS_PER_TOKEN)
     groups = np.rint(_GROUPS_PER_OCTAVE * np.log2(np.maximum(tokens, 1.0)))
     _, first_rows, inverse = np.unique(picture, return_index=True, return_inverse=True)
     return [names[index] for index in np.lexsort((first_rows[inverse], -groups)).tolist()]
