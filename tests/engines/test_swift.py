@@ -1,5 +1,6 @@
 """The engine swift before it loads anything: what decides its texts, and what it needs. Its answers: ``tests/demo``."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,3 +109,16 @@ def test_a_missing_swift_is_named_with_what_installs_it(monkeypatch: pytest.Monk
         list(swift.SwiftEngine(settings()).answer([], 8))
     assert caught.value.what == "The engine swift needs ms-swift, which is not installed"
     assert "vlmdet[train]" in caught.value.hint
+
+
+@pytest.mark.parametrize("level", [None, "DEBUG"])
+def test_a_training_that_is_started_after_an_answer_logs_as_ever(
+    level: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if level is None:
+        monkeypatch.delenv("LOG_LEVEL", raising=False)
+    else:
+        monkeypatch.setenv("LOG_LEVEL", level)
+    with swift._quiet():
+        assert os.environ["LOG_LEVEL"] == (level or "ERROR")
+    assert os.environ.get("LOG_LEVEL") == level

@@ -127,8 +127,10 @@ def test_merges_on_the_demo_are_verified_in_order_and_wrong_ones_refused(tmp_pat
     assert (run.record.merge.state, run.record.merge.check and run.record.merge.check.equal) == ("verified", 8)
 
     # a merge that is killed leaves the model before it
+    log = run.folder / "merge.log"
+    log.unlink()
     killed = subprocess.Popen([sys.executable, "-m", "vlmdet_cli", "merge"], cwd=folder, stderr=subprocess.DEVNULL)
-    while not (run.folder / "merge.log").is_file() or b"Merge LoRA" not in (run.folder / "merge.log").read_bytes():
+    while not log.is_file() or b"Merge LoRA" not in log.read_bytes():
         assert killed.poll() is None
         time.sleep(0.02)
     family = psutil.Process(killed.pid).children(recursive=True)

@@ -212,9 +212,17 @@ def _dtype(torch: Any, name: str, device: str | None) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep swift's remarks away, and what it prints out of stdout, which is for the result."""
-    os.environ.setdefault("LOG_LEVEL", "ERROR")
+    """Keep swift's remarks away, and what it prints out of stdout, which is for the result.
+
+    Processes that are started later, such as a training of the same experiment, shall talk: their logs are read.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    level = os.environ.get("LOG_LEVEL")
+    os.environ["LOG_LEVEL"] = level or "ERROR"
+    try:
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if level is None:
+            del os.environ["LOG_LEVEL"]
