@@ -6,6 +6,7 @@ that no category name colours a table or moves the cursor.
 
 import contextlib
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -34,6 +35,18 @@ def _escape(char: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def _console(*, stderr: bool) -> Console:
+    """A console that prints texts as they are; without any escape where ``NO_COLOR`` is set."""
+    console = Console(
+        stderr=stderr,
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        markup=False, highlight=False, emoji=False, soft_wrap=stderr,
+    )  # fmt: skip
+    if console.is_dumb_terminal:  # whose width Rich takes for 80
+        console.size = shutil.get_terminal_size()
+    return console
+
+
 class Output:
     """The output of a command: ``json`` and ``quiet`` choose its form, ``progress`` allows moving bars.
 
@@ -46,9 +59,8 @@ class Output:
         self.json = json
         self.quiet = quiet
         self.verbose = verbose
-        self._out = Console(markup=False, highlight=False, emoji=False, soft_wrap=False)
-        self._err = Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
-        self.shows_progress = progress and not quiet and self._err.is_terminal
+        self._out, self._err = _console(stderr=False), _console(stderr=True)
+        self.shows_progress = progress and not quiet and self._err.is_terminal and not self._err.is_dumb_terminal
 
     def result(self, document: Any, *renderables: RenderableType) -> None:
         """Print the command's result: a JSON document with ``--json``, else tables and text."""
@@ -56,7 +68,7 @@ class Output:
             self.data(orjson.dumps(document, option=orjson.OPT_INDENT_2, default=to_builtins).decode())
         elif not self.quiet:
             for renderable in renderables:
-                self._out.print(renderable)
+                self._out.print(renderable, crop=False)  # what is longer than a line, as a path, is whole
 
     def data(self, text: str) -> None:
         """Write a line or a document to stdout, unchanged."""

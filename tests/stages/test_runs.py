@@ -42,7 +42,7 @@ def test_runs_are_listed_with_their_state_their_f1_and_what_differs(written: Cli
     assert second["differs"] == {"train.lora_rank": "16", "train.swift.max_steps": "9"}
     table = written("runs").stdout
     assert "run-002   failed" in table
-    assert "train.lora_rank = 16, train.swift.max_steps = 9" in table
+    assert "train.lora_rank=16, train.swift.max_steps=9" in table
 
 
 def test_without_runs_the_list_says_what_starts_one(written: Cli) -> None:

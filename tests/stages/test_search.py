@@ -111,7 +111,7 @@ def test_a_dry_run_shows_what_will_be_searched_and_seeds_are_refused(cli: Cli) -
     )
     shown = cli("experiment", "--dry-run")
     assert shown.exit_code == 0, shown.stderr
-    assert re.search(r"tune-trial0 … 3 +new +train.learning_rate = 1e-05 … 0.001, log", shown.stdout), shown.stdout
+    assert re.search(r"tune-trial0 … 3 +new +train.learning_rate=1e-05 … 0.001, log", shown.stdout), shown.stdout
     refused = cli("experiment", "--seeds", "2")
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "--seeds repeats no search: tune" in refused.stderr

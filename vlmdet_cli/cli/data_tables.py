@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from vlmdet_cli.cli.layout import FittingTable
 from vlmdet_cli.cli.tables import Views, cell, row, table
 from vlmdet_cli.console import safe
 from vlmdet_cli.errors import counted
@@ -125,14 +126,14 @@ def _decimals(low: float, high: float) -> str:
     return f"{low:g} – {high:.3g}"
 
 
-def _bars(title: str, splits: Mapping[str, Counts]) -> Table:
+def _bars(title: str, splits: Mapping[str, Counts]) -> FittingTable:
     """A row for each name, a count and a bar for each split."""
     result = _aligned(title)
     largest = {split: max(counts.values(), default=0) or 1 for split, counts in splits.items()}
     width = _bar_width(splits)
     for split in splits:
         result.add_column(safe(split), justify="right", min_width=_COUNT_WIDTH)
-        result.add_column("", min_width=width, no_wrap=True)
+        result.add_joined_column("", min_width=width, no_wrap=True)
     for name in dict.fromkeys(name for counts in splits.values() for name in counts):
         cells = []
         for split, counts in splits.items():
@@ -149,7 +150,7 @@ def _bar_width(splits: Mapping[str, Counts]) -> int:
     return min(max(remaining, 3), 30)
 
 
-def _aligned(title: str, *columns: str) -> Table:
+def _aligned(title: str, *columns: str) -> FittingTable:
     """A table whose columns line up with those of the others."""
     result = table(title, *columns)
     for number, column in enumerate(result.columns):

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 
 def plan(planned: "Iterable[PlannedVariant]") -> Views:
-    result = table("run", "state")
-    result.add_column("settings", overflow="fold")
+    result = table("run", "state", "settings", text=("settings",))
     for variant in planned:
         result.add_row(cell(variant.name), cell(variant.state or "new"), Text(in_words(variant.settings)))
     yield result
@@ -62,15 +61,14 @@ def _means(result: "ExperimentResult") -> Table:
 
 
 def _settings(result: "ExperimentResult") -> Table:
-    settings = table("run")
-    settings.add_column("settings", overflow="fold")
+    settings = table("run", "settings", text=("settings",))
     for entry in result.rows:
         settings.add_row(cell(entry.name), Text(in_words(entry.settings)))
     return settings
 
 
 def in_words(settings: Mapping[str, Any]) -> str:
-    return safe(", ".join(f"{key} = {value}" for key, value in settings.items()))
+    return safe(", ".join(f"{key}={value}" for key, value in settings.items()))
 
 
 def _interval(interval: "list[float] | None") -> Text:

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from vlmdet_cli.cli.tables import Views, cell, short_path, table
 from vlmdet_cli.console import safe
+from vlmdet_cli.errors import counted
 
 if TYPE_CHECKING:
     from vlmdet_cli.stages.inference.engine_parity import EngineResult, ParityResult
@@ -14,9 +15,8 @@ if TYPE_CHECKING:
 
 def parity(result: "ParityResult") -> Views:
     """A row for each engine; then, for each that differs, the first answer of both, and the likely cause."""
-    title = f"{result.pictures:,} answers of {safe(short_path(result.model))}" if result.reference else ""
-    engines = table("engine", "answers", "equal", "share", "seconds", title=title)
-    engines.add_column("", overflow="fold")
+    title = f"{counted(result.pictures, 'answer')} of {safe(short_path(result.model))}" if result.reference else ""
+    engines = table("engine", "answers", "equal", "share", "seconds", "", title=title, text=("",))
     for engine in result.engines:
         engines.add_row(*_row(engine, result.reference))
     yield engines

@@ -95,7 +95,7 @@ def _headline(result: "Report") -> Table:
     title = f"Detection at IoU {protocol['iou']:.2f}, classes: {protocol['classes']}{choices(protocol)}"
     title += f"; {protocol['pictures']:,} pictures, {protocol['objects']:,} objects"
     headline = table("measure", "value", "95 % interval", title=title)
-    headline.caption, headline.caption_justify = f"AP ranks boxes by: {score_source(result)}", "left"
+    headline.caption = f"AP ranks boxes by: {score_source(result)}"
     mean_iou = f"mean IoU@{protocol['iou'] * 100:.0f}"
     for name, key in (("F1", "f1"), ("precision", "precision"), ("recall", "recall"), (mean_iou, "mean_iou")):
         low_high = result.intervals.get(key)
@@ -184,8 +184,7 @@ def _scores(groups: Mapping[str, Mapping[str, Any]], title: str, first: str) -> 
 
 
 def _tasks(result: "Report") -> Table:
-    tasks = table("question", "asked", "accuracy", title="Questions")
-    tasks.add_column("answers", overflow="fold")
+    tasks = table("question", "asked", "accuracy", "answers", title="Questions", text=("answers",))
     for kind, task in result.tasks.items():
         answers = ", ".join(f"{count:,} {name}" for name, count in task["said"].items())
         tasks.add_row(cell(kind), cell(task["n"]), cell(task["accuracy"]), Text(answers))
@@ -212,9 +211,9 @@ def compare(result: "Comparison") -> Views:
         yield Text(safe(text))
     yield _compared("F1 of class", result.names, dict(list(result.per_class.items())[:20]), "")
     if result.settings:
-        settings = table("settings that differ", *result.names)
+        settings = table("settings that differ", *result.names, text=result.names)
         for key, values in result.settings.items():
-            settings.add_row(cell(key), *(cell(_short(value)) for value in values))
+            settings.add_row(cell(key), *(cell(None if value is None else str(value)) for value in values))
         yield settings
 
 
@@ -224,7 +223,7 @@ def _compared(first: str, names: Iterable[str], rows: "Mapping[str, Row]", title
     result = table(first, baseline, title=title)
     for name in others:
         result.add_column(name, justify="right")
-        result.add_column("change", justify="right")
+        result.add_joined_column("change", justify="right")
     for name, compared in rows.items():
         cells = [cell(compared.values[0])]
         for value, difference, low_high in zip(
@@ -233,8 +232,3 @@ def _compared(first: str, names: Iterable[str], rows: "Mapping[str, Row]", title
             cells += [cell(value), change(difference, low_high)]
         result.add_row(cell(name), *cells)
     return result
-
-
-def _short(value: Any) -> str:
-    text = "–" if value is None else str(value)
-    return text if len(text) <= 24 else f"{text[:23]}…"

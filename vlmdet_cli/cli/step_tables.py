@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from vlmdet_cli.cli.layout import Line
 from vlmdet_cli.cli.tables import Views, cell, ledger, line, row, short_path, table
 from vlmdet_cli.console import Bars, Output, safe
 
@@ -32,7 +33,7 @@ def init(result: "InitResult") -> Views:
     if result.demo:
         folder = result.project.rpartition("/")[0] or "."
         steps = "prepare && vlmdet augment && vlmdet train && vlmdet merge && vlmdet infer && vlmdet eval && vlmdet viz"
-        yield Text(f"Next: cd {safe(folder)} && vlmdet {steps}")
+        yield Text(f"Next: cd {safe(folder)} && vlmdet {steps}", no_wrap=True, overflow="ignore")  # to be pasted
     else:
         if result.settings:
             settings = ", ".join(f"{key} = {value}" for key, value in result.settings.items())
@@ -124,9 +125,8 @@ def status(result: "Status") -> Views:
     for step in result.data:
         yield Text.assemble((f"{step.name:<12}", "dim"), _state(step), f"  {safe(step.detail)}")
     if result.runs:
-        columns = table("run", *(step.name for step in result.runs[0].steps))
-        for column in columns.columns[1:]:
-            column.justify, column.overflow = "left", "fold"
+        names = [step.name for step in result.runs[0].steps]
+        columns = table("run", *names, text=names)
         for run in result.runs:
             columns.add_row(cell(run.name), *(_state_and_detail(step) for step in run.steps))
         yield columns
@@ -153,10 +153,9 @@ def runs(result: "RunsResult") -> Views:
     if not result.runs:
         yield Text("No runs yet: `vlmdet train` starts one.")
         return
-    columns = table("run", "state", "steps", "loss", "F1", "merged", "differs")
-    columns.columns[-1].justify, columns.columns[-1].overflow = "left", "fold"
+    columns = table("run", "state", "steps", "loss", "F1", "merged", "differs", text=("differs",))
     for run in result.runs:
-        differs = ", ".join(f"{key} = {value}" for key, value in run.differs.items())
+        differs = ", ".join(f"{key}={value}" for key, value in run.differs.items())
         row(columns, run.name, run.state, run.steps, run.loss, run.f1, "yes" if run.merged else "no", differs)
     yield columns
 
@@ -252,12 +251,9 @@ def forgetting(result: "Forgetting") -> Views:
 
 def doctor(checks: "Iterable[Check]") -> Views:
     marks = {"ok": Text("ok", "green"), "warning": Text("warning", "yellow"), "problem": Text("problem", "bold red")}
-    result = Table(box=None, show_header=False, pad_edge=False)
-    for name in ("state", "name", "finding"):
-        result.add_column(name, overflow="fold")
+    checks = list(checks)
+    widest = max((len(check.name) for check in checks), default=0)
     for check in checks:
-        text = Text(safe(check.finding))
-        if check.hint:
-            text.append(f"\n→ {safe(check.hint)}", "dim")
-        result.add_row(marks[check.state], Text(check.name), text)
-    yield result
+        name = Text.assemble(marks[check.state], " " * (9 - len(marks[check.state])), check.name)
+        finding = check.finding.replace(f"{Path.cwd()}/", "")
+        yield Line(name, f"{finding}\n→ {check.hint}" if check.hint else finding, 9 + widest + 2)

@@ -1,27 +1,27 @@
 """The parts of all tables: rows, cells, lines, paths, the ledger. Pure functions to Rich renderables; prints nothing.
 
-Tables fit 80 columns and read the same without colour. Names from files pass through ``safe``.
+They fit any terminal (``layout``) and read the same without colour. Names from files pass through ``safe``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vlmdet_cli.cli.layout import FittingTable, Line
 from vlmdet_cli.console import safe
 
 Views = Iterator[RenderableType]
 
 
-def table(*columns: str, title: str = "") -> Table:
-    """A table whose first column is text and whose others are right-aligned numbers."""
-    result = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
+def table(*columns: str, title: str = "", text: Collection[str] = ()) -> FittingTable:
+    """A table whose first column and those in ``text`` are text; its others are right-aligned numbers."""
+    result = FittingTable(title)
     for number, name in enumerate(columns):
-        result.add_column(name, justify="right" if number else "left", overflow="fold" if number == 0 else "ellipsis")
+        result.add_column(name, justify="left" if number == 0 or name in text else "right")
     return result
 
 
@@ -55,15 +55,14 @@ def short_path(path: str | Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def line(name: str, value: object) -> Text:
+def line(name: str, value: object) -> Line:
     """``name  value``, where a table would be too much."""
-    return Text.assemble((f"{name:<12}", "dim"), safe(value))
+    return Line(name, value)
 
 
 def ledger(accounts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
     """The accounts of each name: in = kept + dropped, with the reasons of the dropped."""
-    result = table("ledger", "in", "kept", "dropped")
-    result.add_column("why", overflow="fold")
+    result = table("ledger", "in", "kept", "dropped", "why", text=("why",))
     for name, account in accounts.items():
         for unit, counts in account.items():
             reasons = ", ".join(f"{count:,} {safe(reason)}" for reason, count in counts["dropped"].items())
