@@ -54,7 +54,7 @@ def test_version_and_help_need_no_project(cli: Cli) -> None:
     assert cli("--version").stdout == f"vlmdet {__version__}\n"
     first, *others = cli("--version", "--verbose").stdout.splitlines()
     assert first == f"vlmdet {__version__}"
-    assert {line.split()[0] for line in others} >= {"python", "system", "torch", "ms-swift", "numpy", "typer"}
+    assert {line.split()[0] for line in others} >= {"python", "system", "GPU", "torch", "ms-swift", "numpy", "typer"}
     refused = cli("-v")
     assert (refused.exit_code, "Missing command." in refused.stderr) == (2, True)
     text = cli("--help").stdout

@@ -19,7 +19,10 @@ from vlmdet_cli.training import arguments, swift
 
 State = Literal["ok", "warning", "problem"]
 STACK = ("torch", "torchvision", "transformers", "ms-swift", "qwen-vl-utils", "decord")
-BASE = ("trl", "peft", "vllm", "openai", "ray", "numpy", "pillow", "hotcoco", "pycocotools", "typer", "rich", "msgspec")
+BASE = (
+    "accelerate", "trl", "peft", "vllm", "openai", "ray", "numpy", "pillow", "hotcoco", "pycocotools", "typer", "rich",
+    "msgspec",
+)  # fmt: skip
 INSTALL = "pip install 'vlmdet[train]'"
 
 
@@ -44,10 +47,11 @@ def _programs() -> Iterator[Check]:
 
 
 def environment() -> dict[str, str]:
-    """What a report of a bug needs: versions of Python, the system, and the packages that vlmdet stands on."""
+    """What a report of a bug needs: Python, the system, its GPUs, and the packages that vlmdet stands on."""
     versions = installed([*STACK, *BASE])
     packages = {name: versions.get(name, "not installed") for name in (*STACK, *BASE)}
-    return {"python": platform.python_version(), "system": platform.platform(), **packages}
+    system = {"python": platform.python_version(), "system": platform.platform(), "GPU": _gpu().finding}
+    return {**system, **packages}
 
 
 def _stack() -> Iterator[Check]:
