@@ -32,8 +32,7 @@ def init(result: "InitResult") -> Views:
     yield line("wrote", short_path(result.project))
     if result.demo:
         folder = result.project.rpartition("/")[0] or "."
-        steps = "prepare && vlmdet augment && vlmdet train && vlmdet merge && vlmdet infer && vlmdet eval && vlmdet viz"
-        yield Text(f"Next: cd {safe(folder)} && vlmdet {steps}", no_wrap=True, overflow="ignore")  # to be pasted
+        yield Text(f"Next: cd {safe(folder)} && vlmdet prepare")
     else:
         if result.settings:
             settings = ", ".join(f"{key} = {value}" for key, value in result.settings.items())
