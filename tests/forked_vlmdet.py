@@ -1,4 +1,4 @@
-"""``vlmdet`` for many commands in a row: a process that has imported transformers forks for each of them.
+"""``vlmdet`` for many commands in a row: a process that has imported all forks for each of them.
 
 ``ForkedVlmdet`` writes a program ``vlmdet`` that a shell finds on its PATH. It hands its arguments, folder, environment
 and files to the process, a fork of which runs the real command line, and ends with the exit code of that. A command
@@ -6,14 +6,18 @@ then costs its own work alone, without the seconds of importing torch.
 """
 
 import contextlib
+import importlib
 import json
 import os
+import pkgutil
 import socket
 import subprocess
 import sys
 import time
 import traceback
 from pathlib import Path
+
+from vlmdet_cli import stages
 
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
@@ -58,6 +62,9 @@ class ForkedVlmdet:
 def serve(address: str, log: Path) -> None:
     """Fork for each request, until this process is ended."""
     from transformers import AutoProcessor, Qwen2VLForConditionalGeneration  # noqa: F401
+
+    for module in pkgutil.walk_packages(stages.__path__, "vlmdet_cli.stages."):
+        importlib.import_module(module.name)
 
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)

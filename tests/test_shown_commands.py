@@ -174,12 +174,20 @@ def add_what_is_taken_for_granted(desk: Desk) -> None:
         (desk.vlmdet.programs / "jq").chmod(0o755)
 
 
+def copy_or_link(source: str, target: str) -> str:
+    """A copy of a file; of weights, which no command writes in place, a link."""
+    if Path(source).suffix in {".safetensors", ".pt", ".pth"}:
+        os.link(source, target)
+        return target
+    return shutil.copy2(source, target)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # the first waits for the tutorial
 @pytest.mark.skipif(find_spec("swift") is None, reason="needs the extra `train`")
 @pytest.mark.parametrize("block", OTHERS, ids=names)
 def test_the_commands_of_a_block_run(desk: Desk, block: Block, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    shutil.copytree(desk.project, folder, symlinks=True)
+    shutil.copytree(desk.project, folder, symlinks=True, copy_function=copy_or_link)
     desk.server.models = [{"id": str(folder / "out" / "runs" / "run-001" / "merged"), "owned_by": "someone"}]
     desk.run(adapted(block.text, desk.server.url), folder)
