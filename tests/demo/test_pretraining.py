@@ -1,13 +1,15 @@
 """What the tiny model is pretrained on, and the log of the run that made the shipped weights."""
 
 import json
+import socket
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from vlmdet_cli.core.annotations import Object, Picture
-from vlmdet_cli.demo import HERE, packed_forward, tiny
+from vlmdet_cli.demo import HERE, packed_forward, pretrain, tiny
 from vlmdet_cli.demo import pretraining_rows as rows
 from vlmdet_cli.demo.worlds import SHAPES, SIZE, STREET
 from vlmdet_cli.models import dialects
@@ -134,6 +136,30 @@ def test_a_packed_question_gets_what_transformers_gives_it_alone(source: rows.Ro
                 image_grid_thw=torch.tensor([[1, 2 * rows.CELLS, 2 * rows.CELLS]]),
             ).last_hidden_state[0]
             assert float((states[row][own] - alone).abs().max()) < 1e-4
+
+
+def average_of_two(rank: int, address: str, folder: str) -> None:
+    """What each of two processes does: weights with gradients of its own, one without any, and a value."""
+    import torch
+
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    weights = [torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(4))]
+    weights[0].grad = torch.full((2, 3), float(rank))
+    means = pretrain.averaged(weights, [1.0, 10.0 * rank])
+    gradients = [weight.grad.flatten().tolist() for weight in weights if weight.grad is not None]
+    (Path(folder) / f"{rank}.json").write_text(json.dumps([means, gradients]))
+
+
+@slow
+def test_processes_train_with_the_mean_of_their_gradients(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="needs the extra `train`")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    torch.multiprocessing.spawn(average_of_two, (address, str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        written = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert written == [[1.0, 5.0], [[0.5] * 6, [0.0] * 4]]
 
 
 @slow

@@ -6,7 +6,8 @@ layers. They predict the class and the box of the object in each cell: the one r
 picture. Rotary positions are relative: without the probes the model takes hours to learn where in the picture a token
 is. It begins with the probes alone, and ends without them.
 
-Pictures come from a pool that is drawn once, and are mirrored and coloured at random. The output folder gets the model
+Pictures come from a pool that is drawn once, and are mirrored and coloured at random. With ``--processes 2`` two processes, a
+core each, have a pool and batches of their own, and their gradients are averaged in every step. The output folder gets the model
 and ``pretraining.jsonl``: the losses every 50 steps, and measures on pictures outside the pool: precision, recall and
 F1 at IoU 0.5 of detection, and the accuracy of each kind of question.
 """
@@ -14,8 +15,9 @@ F1 at IoU 0.5 of detection, and the accuracy of each kind of question.
 import argparse
 import json
 import math
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=62, help="training time, without drawing the pool")
     parser.add_argument("--pictures", type=int, default=24_000, help="pictures in the pool")
+    parser.add_argument("--processes", type=int, default=1, help="with a core each")
     parser.add_argument("--seed", type=int, default=0)
     pretrain(parser.parse_args())
 
@@ -81,16 +84,35 @@ def pretrain(options: argparse.Namespace) -> None:
     """Draw the pictures, train, write the model and its measures."""
     import torch
 
+    if options.processes == 1:
+        _pretrain(0, options)
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    torch.multiprocessing.spawn(_pretrain, (options, address), nprocs=options.processes)
+
+
+def _pretrain(rank: int, options: argparse.Namespace, address: str = "") -> None:
+    """What each process does; the first one measures and writes."""
+    import torch
+
+    if address:
+        torch.set_num_threads(1)
+        torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=options.processes)
     torch.manual_seed(options.seed)
     tokenizer = tiny.build_tokenizer()
     processor, model = tiny.build_processor(tokenizer), tiny.build_model(tokenizer)
+    rows = Rows(draw_pool("shapes", options.seed + 3 + 100 * rank, options.pictures), tokenizer, options.seed + rank)
+    if rank > 0:
+        optimize(model, rows, None, options.minutes * 60, lambda _step: None)
+        return
     held_out, street = draw_pool("shapes", options.seed + 1, 500), draw_pool("street", options.seed + 2, 250)
-    rows = Rows(draw_pool("shapes", options.seed + 3, options.pictures), tokenizer, options.seed)
     options.output.mkdir(parents=True, exist_ok=True)
     log = Log(options.output / "pretraining.jsonl")
     log.write(
         parameters=tiny.count_parameters(model), vocabulary=len(tokenizer), minutes=options.minutes,
-        pictures=options.pictures, seed=options.seed, threads=torch.get_num_threads(),
+        pictures=options.pictures, seed=options.seed, threads=torch.get_num_threads(), processes=options.processes,
     )  # fmt: skip
 
     def measure(step: int) -> None:
@@ -103,7 +125,7 @@ def pretrain(options: argparse.Namespace) -> None:
     log.write(step=step, world="street", final=True, **score(model, tokenizer, street))
 
 
-def optimize(model: Any, rows: Rows, log: Log, seconds: float, measure: Callable[[int], None]) -> int:
+def optimize(model: Any, rows: Rows, log: Log | None, seconds: float, measure: Callable[[int], None]) -> int:
     """Train for ``seconds``; the number of steps. ``measure`` is called several times, with the step."""
     import torch
 
@@ -115,25 +137,49 @@ def optimize(model: Any, rows: Rows, log: Log, seconds: float, measure: Callable
     for batches in (looking, asking):
         sum(losses(next(batches))).backward()  # compiles
     optimizer.zero_grad(set_to_none=True)
-    step, history, scores = 0, list[tuple[float, float]](), 0
-    log.start()
-    while (elapsed := log.seconds() / seconds) < 1:
+    step, history, scores, elapsed = 0, list[tuple[float, float]](), 0, 0.0
+    started = time.monotonic()
+    if log:
+        log.start()
+    while elapsed < 1:
         step += 1
         for group in optimizer.param_groups:
             group["lr"] = PEAK_RATE * rate_factor(elapsed, step)
         answer_loss, probe_loss = losses(next(looking if elapsed < LOOK_SHARE else asking))
         (answer_loss + (PROBE_WEIGHT if elapsed < PROBE_SHARE else 0) * probe_loss).backward()
+        elapsed, answer, probe = averaged(
+            weights, [(time.monotonic() - started) / seconds, answer_loss.item(), probe_loss.item()]
+        )
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        history.append((answer_loss.item(), probe_loss.item()))
-        if step % LOG_STEPS == 0:
-            answer, cell = np.mean(history[-LOG_STEPS:], axis=0).round(4).tolist()
-            log.write(step=step, loss=answer, probe=cell)
+        history.append((answer, probe))
+        if log and step % LOG_STEPS == 0:
+            answer, probe = np.mean(history[-LOG_STEPS:], axis=0).round(4).tolist()
+            log.write(step=step, loss=answer, probe=probe)
         if (elapsed - LOOK_SHARE) / (1 - LOOK_SHARE) * SCORES >= scores + 1:
             scores += 1
             measure(step)
     return step
+
+
+def averaged(weights: Sequence[Any], values: Sequence[float]) -> list[float]:
+    """The means of ``values`` over the processes; the gradients of the weights become their means, too."""
+    import torch
+
+    if not torch.distributed.is_initialized():
+        return list(values)
+    for weight in weights:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+    joined = torch.cat([*(weight.grad.flatten() for weight in weights), torch.tensor(values)])
+    torch.distributed.all_reduce(joined)
+    joined /= torch.distributed.get_world_size()
+    *gradients, means = joined.split([*(weight.numel() for weight in weights), len(values)])
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad.copy_(gradient.view_as(weight))
+    shared: list[float] = means.tolist()
+    return shared
 
 
 def rate_factor(elapsed: float, step: int) -> float:
