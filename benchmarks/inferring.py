@@ -1,8 +1,8 @@
 """``vlmdet infer`` against ``swift infer`` with the demo's model, on the CPU, greedily, at the same pixel limit.
 
 - whole processes over the 575 rows of the demo's test split, in turns, each program in its fastest batches: ours in
-  288, since rows that have ended leave; ``swift infer`` in 64 and in 128, of which the better median counts (192, 288 and
-  575 take it longer);
+  288, since rows that have ended leave; ``swift infer`` in 64 and in 128, of which the better median counts (192, 288
+  and 575 take it longer);
 - the steady rate: what 5,000 rows take beyond the 575;
 - the memory of 1,000 and of ``VLMDET_BENCHMARK_ROWS`` rows (10,000) with answers of at most 8 tokens.
 

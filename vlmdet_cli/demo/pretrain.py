@@ -6,10 +6,10 @@ layers. They predict the class and the box of the object in each cell: the one r
 picture. Rotary positions are relative: without the probes the model takes hours to learn where in the picture a token
 is. It begins with the probes alone, and ends without them.
 
-Pictures come from a pool that is drawn once, and are mirrored and coloured at random. With ``--processes 2`` two processes, a
-core each, have a pool and batches of their own, and their gradients are averaged in every step. The output folder gets the model
-and ``pretraining.jsonl``: the losses every 50 steps, and measures on pictures outside the pool: precision, recall and
-F1 at IoU 0.5 of detection, and the accuracy of each kind of question.
+Pictures come from a pool that is drawn once, and are mirrored and coloured at random. With ``--processes 2`` two
+processes, a core each, have a pool and batches of their own, and their gradients are averaged in every step. The output
+folder gets the model and ``pretraining.jsonl``: the losses every 50 steps, and measures on pictures outside the pool:
+precision, recall and F1 at IoU 0.5 of detection, and the accuracy of each kind of question.
 """
 
 import argparse
