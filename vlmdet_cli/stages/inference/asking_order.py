@@ -2,7 +2,8 @@
 
 The length is that of the picture in tokens, or that of the prompt where it is longer. Lengths that differ by less than
 a fifth count as equal. Of rows of equal length those about the same picture come together: it is read, encoded, and
-computed by the language model, once for all of them. Else rows keep their own order.
+computed by the language model, once for all of them. Pictures come by their names, so that the rest of a stopped
+inference is asked in the order, and in the batches, that the whole would have been.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from vlmdet_cli.models.family import Family
 _CHARACTERS_PER_TOKEN = 4  # of a prompt, about
 _GROUPS_PER_OCTAVE = 4
 _UNKNOWN_SIZE = (640, 480)
+Picture = tuple[str, tuple[int, ...]]  # a path, and the part of the picture that is asked about
 
 
 def asking_order(
@@ -24,18 +26,20 @@ def asking_order(
     names = list(keys)
     if not names:
         return names
-    sizes = dict[tuple[int, int], int]()  # to its number
-    asked = [_traits(rows[name], sizes) for name in names]
+    sizes, pictures = dict[tuple[int, int], int](), dict[Picture, int]()  # to their numbers
+    asked = [_traits(rows[name], sizes, pictures) for name in names]
     size, prompt, picture = np.array(asked, dtype=np.int64).T  # (N,) each
     tokens = np.maximum(family.image_tokens(list(sizes), max_pixels)[size], prompt / _CHARACTERS_PER_TOKEN)
     groups = np.rint(_GROUPS_PER_OCTAVE * np.log2(np.maximum(tokens, 1.0)))
-    _, first_rows, inverse = np.unique(picture, return_index=True, return_inverse=True)
-    return [names[index] for index in np.lexsort((first_rows[inverse], -groups)).tolist()]
+    ranks = np.empty(len(pictures), dtype=np.int64)
+    ranks[[pictures[name] for name in sorted(pictures)]] = np.arange(len(pictures))
+    return [names[index] for index in np.lexsort((ranks[picture], -groups)).tolist()]
 
 
-def _traits(row: InferRow, sizes: dict[tuple[int, int], int]) -> tuple[int, int, int]:
-    """The number of its size in ``sizes``, the prompt's characters, and a hash of its picture."""
-    return sizes.setdefault(_size(row), len(sizes)), len(row.prompt), hash((row.path, row.crop))
+def _traits(row: InferRow, sizes: dict[tuple[int, int], int], pictures: dict[Picture, int]) -> tuple[int, int, int]:
+    """The number of its size in ``sizes``, the prompt's characters, and the number of its picture in ``pictures``."""
+    size = sizes.setdefault(_size(row), len(sizes))
+    return size, len(row.prompt), pictures.setdefault((row.path, row.crop or ()), len(pictures))
 
 
 def _size(row: InferRow) -> tuple[int, int]:
