@@ -1,16 +1,13 @@
 """The command line: help, version, global options, what a command imports."""
 
-import contextlib
 import json
-import os
-import pty
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.cli.test_console import ESCAPES, on_terminal
 from tests.conftest import Cli, write_project
 from vlmdet_cli import __version__
 from vlmdet_cli.project import loading
@@ -115,29 +112,18 @@ def test_show_and_parse_read_boxes_as_the_project_of_the_file_writes_them(cli: C
     assert json.loads(cli("parse", "mine/answer.txt", "-p", "mine").stdout)["health"] == "ok"
 
 
-def on_terminal(*arguments: str) -> str:
-    """What a command shows on a terminal of 80 columns, without colour."""
-    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"}
-    reader, writer = pty.openpty()
-    command = [sys.executable, "-m", "vlmdet_cli", *arguments]
-    with subprocess.Popen(command, stdout=writer, stderr=writer, stdin=writer, env=environment) as process:
-        os.close(writer)
-        shown = bytearray()
-        with contextlib.suppress(OSError):  # the end of a terminal
-            while data := os.read(reader, 4096):
-                shown += data
-        assert process.wait() == 0, shown
-    os.close(reader)
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode()).replace("\r\n", "\n")
+def shown_on_terminal(*arguments: str) -> str:
+    """What a command shows on a terminal of 80 columns, without the moves of its bars."""
+    return ESCAPES.sub("", on_terminal(arguments, Path(), {"NO_COLOR": "1"})).replace("\r\n", "\n")
 
 
 def test_on_a_terminal_a_command_ends_with_the_one_that_comes_next(cli: Cli) -> None:
     folder = Path("mine")
     folder.mkdir()
     write_project(folder, {"0.jpg": [("cat", (5, 6, 30, 40))]})
-    assert on_terminal("prepare", "-p", "mine").endswith("\nnext        vlmdet augment -p mine\n")
-    assert on_terminal("augment", "-p", "mine").endswith("\nnext        vlmdet train -p mine\n")
-    assert "next" not in on_terminal("augment", "-p", "mine", "-q")
+    assert shown_on_terminal("prepare", "-p", "mine").endswith("\nnext        vlmdet augment -p mine\n")
+    assert shown_on_terminal("augment", "-p", "mine").endswith("\nnext        vlmdet train -p mine\n")
+    assert "next" not in shown_on_terminal("augment", "-p", "mine", "-q")
     assert "next" not in cli("augment", "-p", "mine").stderr  # no terminal
 
 

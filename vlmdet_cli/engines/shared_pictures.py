@@ -37,8 +37,10 @@ class SharedPictures:
         if len(self.pictures) != len(input_ids) or not all(inputs.get(name) is not None for name in _NEEDED):
             return None
         numbers, firsts = _different(self.pictures)
+        if len(firsts) == len(numbers):
+            return None
         split = _Split(input_ids, inputs, numbers, firsts)
-        if len(firsts) == len(numbers) or not split.rows_agree():
+        if not split.rows_agree():
             return None
         model(**split.prefixes(model))
         inputs["past_key_values"].batch_select_indices(split.numbers)
@@ -70,9 +72,6 @@ class _Split:
     """
 
     def __init__(self, input_ids: Any, inputs: dict[str, Any], numbers: Sequence[int], firsts: Sequence[int]) -> None:
-        import torch
-
-        self._torch = torch
         mask, length = inputs["attention_mask"], input_ids.shape[1]
         self._ids, self._inputs = input_ids, inputs
         self.numbers, self._firsts = (mask.new_tensor(rows) for rows in (numbers, firsts))
@@ -86,8 +85,8 @@ class _Split:
         self._is_suffix = (columns >= ends)[:, self._suffix]  # (N, S)
 
     def rows_agree(self) -> bool:
-        """Whether the rows of a picture have the same tokens up to its last one."""
-        ids = self._ids.gather(1, self._prefix) * self._is_prefix
+        """Whether the rows of a picture have the same tokens up to its last one, and so the same ``_is_prefix``."""
+        ids = self._ids.gather(1, self._prefix).masked_fill(~self._is_prefix, -1)
         return bool((ids == ids[self._firsts][self.numbers]).all())
 
     def prefixes(self, model: Any) -> dict[str, Any]:
@@ -109,7 +108,9 @@ class _Split:
 
     def suffixes(self, model: Any) -> dict[str, Any]:
         """The model's inputs for the right parts, behind a cache of left parts."""
-        is_token = self._torch.cat([self._is_prefix[self._firsts][self.numbers], self._is_suffix], dim=1)
+        import torch
+
+        is_token = torch.cat([self._is_prefix, self._is_suffix], dim=1)
         arguments = self._inputs | {"attention_mask": is_token.to(self._inputs["attention_mask"].dtype)}
         prepared: dict[str, Any] = model.prepare_inputs_for_generation(self._ids[:, self._suffix], **arguments)
         return prepared

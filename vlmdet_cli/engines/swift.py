@@ -217,12 +217,12 @@ def _quiet() -> Iterator[None]:
     Processes that are started later, such as a training of the same experiment, shall talk: their logs are read.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    level = os.environ.get("LOG_LEVEL")
-    os.environ["LOG_LEVEL"] = level or "ERROR"
+    is_open = "LOG_LEVEL" not in os.environ
+    os.environ.setdefault("LOG_LEVEL", "ERROR")
     try:
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        if level is None:
+        if is_open:
             del os.environ["LOG_LEVEL"]
