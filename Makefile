@@ -46,6 +46,7 @@ bench: $(READY)
 studies: $(READY)
 	$(BIN)/python -m benchmarks.study $(STUDIES)/study --study study --seeds 3
 	$(BIN)/python -m benchmarks.study $(STUDIES)/levers --seeds 3
+	$(BIN)/python -m benchmarks.replay $(STUDIES)/replay --seeds 3
 	$(BIN)/python -m benchmarks.reward --folder $(STUDIES)/reward --seeds 3
 
 clean:

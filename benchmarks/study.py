@@ -10,6 +10,7 @@ measures on them. What is done there already is not run again, so experiments an
 import argparse
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import tomli
 import tomli_w
@@ -34,27 +35,31 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=300)
     options = parser.parse_args()
     if not (options.folder / "vlmdet.toml").is_file():
-        write(options.folder, options.study, options.epochs, options.pictures)
+        with_questions = options.study == "study"  # none of the levers is about the questions
+        write(options.folder, experiments(options.study), options.epochs, options.pictures, with_questions)
     command = vlmdet("experiment", *options.names, "--seeds", str(options.seeds))
     raise SystemExit(subprocess.run(command, cwd=options.folder, check=False).returncode)
 
 
-def write(folder: Path, study: str, epochs: float, pictures: int) -> None:
-    """The demo with the experiments of the study and a larger validation split."""
+def experiments(name: str) -> dict[str, Any]:
+    """The experiments of a sample, with the demo's values."""
+    tables: dict[str, Any] = tomli.loads((STUDIES / f"{name}.toml").read_text())["experiments"]
+    for experiment, values in DEMO.items():
+        for table, keys in values.items() if experiment in tables else ():
+            tables[experiment][table] |= keys
+    return tables
+
+
+def write(folder: Path, variants: dict[str, Any], epochs: float, pictures: int, with_questions: bool) -> None:
+    """The demo with experiments and a larger validation split."""
     init(folder, demo=True)
     worlds.write_coco(folder, worlds.STREET, {"val": pictures}, WORLD_SEED)
     file = folder / "vlmdet.toml"
-    project, experiments = (
-        tomli.loads(file.read_text()),
-        tomli.loads((STUDIES / f"{study}.toml").read_text())["experiments"],
-    )
-    for name, tables in DEMO.items() if study == "levers" else ():
-        for table, values in tables.items():
-            experiments[name][table] |= values
+    project = tomli.loads(file.read_text())
     project["train"]["num_train_epochs"] = epochs
-    if study == "levers":  # none of them is about the questions
+    if not with_questions:
         project["augment"]["questions"] = []
-    file.write_text(tomli_w.dumps(project | {"experiments": experiments}))
+    file.write_text(tomli_w.dumps(project | {"experiments": variants}))
 
 
 if __name__ == "__main__":

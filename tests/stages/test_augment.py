@@ -50,6 +50,18 @@ def test_quotas_hold_and_the_ledger_adds_up(cli: Cli) -> None:
     assert ledger["full"]["dropped"]["no object"] == 2
 
 
+def test_a_table_limits_the_kinds_that_it_names(cli: Cli) -> None:
+    write_project(Path(), PICTURES)
+    assert cli("prepare").exit_code == 0
+    rows = json.loads(cli("augment", "--json").stdout)["rows"]
+    assert min(rows[kind] for kind in ("count", "full", "partial", "none")) > 3
+    limited = json.loads(cli("augment", "--json", "--set", "augment.per_kind={none=3, full=2}").stdout)["rows"]
+    assert limited == {**rows, "none": 3, "full": 2, "mixed rows": limited["mixed rows"]}
+    wrong = cli("augment", "--set", "augment.per_kind={nothing=3}")
+    assert wrong.exit_code == 2
+    assert "augment.per_kind" in wrong.stderr
+
+
 def test_the_same_seed_gives_the_same_bytes(cli: Cli) -> None:
     write_project(Path(), PICTURES)
     assert cli("prepare").exit_code == 0

@@ -55,11 +55,15 @@ def _as_tuple(phrases: Phrases) -> tuple[str, ...]:
 
 class Augment(Table, frozen=True, kw_only=True):
     """Which questions are added. ``per_picture``: questions of each kind a picture (of ``count``, one).
-    ``per_kind``: at most this many rows of a kind, 0 for no limit. ``question_ratio``: question rows in the mixed
-    train file, at most this many for each detection row.
+    ``per_kind``: at most this many rows of a kind in a split, 0 for no limit; a table has limits by kind.
+    ``question_ratio``: question rows in the mixed train file, at most this many for each detection row.
     """
 
     questions: tuple[QuestionKind, ...] = ("count", "full", "partial", "none")
     per_picture: Positive = 1
-    per_kind: Count = 0
+    per_kind: Count | dict[QuestionKind, Count] = 0
     question_ratio: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+
+    def limit(self, kind: QuestionKind) -> int:
+        """At most this many rows of ``kind``; 0 for no limit."""
+        return self.per_kind.get(kind, 0) if isinstance(self.per_kind, dict) else self.per_kind

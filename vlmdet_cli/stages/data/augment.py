@@ -105,7 +105,7 @@ def _draw_kind(
 ) -> RowFile:
     """The rows of a kind within ``per_kind``; those dropped are counted by reason."""
     rows = RowFile.of_chunks(path, stats)
-    drawn = rows.draw(project.config.augment.per_kind or len(rows.hashes))
+    drawn = rows.draw(project.config.augment.limit(kind) or len(rows.hashes))
     ledger.keep(kind, len(drawn.hashes))
     for reason, count in sum((Counter(chunk.dropped) for chunk in stats), Counter[str]()).items():
         ledger.drop(kind, reason, count)
