@@ -14,8 +14,8 @@ from typing import Any
 
 from vlmdet_cli.demo import HERE
 from vlmdet_cli.engines import Request
-from vlmdet_cli.stages.training.merge_check import TOLERANCE
-from vlmdet_cli.stages.training.merge_worker import CheckJob, compare
+from vlmdet_cli.stages.merging.merge_check import TOLERANCE
+from vlmdet_cli.stages.merging.merge_worker import CheckJob, compare
 
 PICTURES, TOKENS = 4, 48
 

@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks import study
 from benchmarks.timing import process, vlmdet
 from vlmdet_cli.demo import worlds
+from vlmdet_cli.stages.experiments.experiment_result import t_interval
 from vlmdet_cli.stages.init import init
-from vlmdet_cli.stages.training.experiment_result import t_interval
 
 SHAPES_SEED = 2029  # none of the pretraining's pictures
 PICTURES = {"train": 600, "val": 1, "test": 300}

@@ -12,8 +12,8 @@ from tests.project.test_run_folders import write_run
 from vlmdet_cli.errors import EngineError
 from vlmdet_cli.project import load, runs
 from vlmdet_cli.project.experiments import Variant, variants
-from vlmdet_cli.stages.training.experiment import project_of
-from vlmdet_cli.stages.training.experiment_result import Outcome, summarize, t_interval
+from vlmdet_cli.stages.experiments.experiment import project_of
+from vlmdet_cli.stages.experiments.experiment_result import Outcome, summarize, t_interval
 
 RANKS = "[experiments.rank]\ntrain.lora_rank = [8, 16]\n[experiments.few]\nsubset.pictures = 2\n"
 

@@ -17,8 +17,9 @@ from vlmdet_cli import project as projects
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.project.run_record import Evaluation, ModelRecord, TrainedSettings, write_record
 from vlmdet_cli.project.runs import Run
-from vlmdet_cli.stages.training import merge_sources, reward_functions, train_evaluation
-from vlmdet_cli.stages.training.merged_model import adapter_hash, merged_model
+from vlmdet_cli.stages.merging import merge_sources
+from vlmdet_cli.stages.merging.merged_model import adapter_hash, merged_model
+from vlmdet_cli.stages.training import reward_functions, train_evaluation
 
 RUNS = Path("out/runs")
 

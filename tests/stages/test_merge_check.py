@@ -18,10 +18,10 @@ from tests.conftest import Cli, vlmdet, write_project
 from tests.project.test_run_folders import write_run
 from vlmdet_cli import project as projects
 from vlmdet_cli.project import runs
-from vlmdet_cli.stages.training import merge_check
-from vlmdet_cli.stages.training.merge_check import Questions
-from vlmdet_cli.stages.training.merge_sources import MergeSources
-from vlmdet_cli.stages.training.merge_worker import Asked, CheckJob, Compared
+from vlmdet_cli.stages.merging import merge_check
+from vlmdet_cli.stages.merging.merge_check import Questions
+from vlmdet_cli.stages.merging.merge_sources import MergeSources
+from vlmdet_cli.stages.merging.merge_worker import Asked, CheckJob, Compared
 
 
 def job(dtype: str) -> CheckJob:

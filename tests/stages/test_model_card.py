@@ -16,9 +16,9 @@ from vlmdet_cli.core.model_hash import model_folder_hash
 from vlmdet_cli.engines.answers import AnswersMeta
 from vlmdet_cli.project.run_record import DatasetRecord, MergeRecord, TrainedSettings, write_record
 from vlmdet_cli.project.runs import Run
-from vlmdet_cli.stages.training import model_card
-from vlmdet_cli.stages.training.merge_sources import MergeSources
-from vlmdet_cli.stages.training.merged_model import complete
+from vlmdet_cli.stages.merging import model_card
+from vlmdet_cli.stages.merging.merge_sources import MergeSources
+from vlmdet_cli.stages.merging.merged_model import complete
 
 
 @pytest.mark.parametrize(

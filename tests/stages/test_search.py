@@ -13,7 +13,7 @@ from tests.conftest import Cli, write_project
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project.experiments import Variant
 from vlmdet_cli.project.searches import Range, Search
-from vlmdet_cli.stages.training.search import known_trials, run_search
+from vlmdet_cli.stages.experiments.search import known_trials, run_search
 
 optuna = pytest.importorskip("optuna", reason="needs the extra `search`")
 SEARCH = Search(

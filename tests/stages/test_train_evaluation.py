@@ -15,7 +15,7 @@ from vlmdet_cli import project as projects
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.project import runs
 from vlmdet_cli.project.run_record import Evaluation
-from vlmdet_cli.stages.training.merge_sources import find_checkpoint
+from vlmdet_cli.stages.merging.merge_sources import find_checkpoint
 from vlmdet_cli.stages.training.train_evaluation import PLUGIN
 
 EVALUATE = ("--set", 'train.evaluate="f1"')

@@ -10,8 +10,8 @@ from vlmdet_cli.cli.tables import Views, cell, change, line, row, table
 from vlmdet_cli.console import safe
 
 if TYPE_CHECKING:
-    from vlmdet_cli.stages.training.experiment import PlannedVariant
-    from vlmdet_cli.stages.training.experiment_result import ExperimentResult
+    from vlmdet_cli.stages.experiments.experiment import PlannedVariant
+    from vlmdet_cli.stages.experiments.experiment_result import ExperimentResult
 
 
 def plan(planned: "Iterable[PlannedVariant]") -> Views:

@@ -235,7 +235,7 @@ def evaluate(
     from vlmdet_cli.stages.evaluation import eval_inputs
     from vlmdet_cli.stages.evaluation import evaluate as stage
     from vlmdet_cli.stages.evaluation import gates as gating
-    from vlmdet_cli.stages.training import model_card
+    from vlmdet_cli.stages.merging import model_card
 
     session: Session = context.obj
     if csv + markdown + session.options.json > 1:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from vlmdet_cli.stages.inference.infer import InferResult
     from vlmdet_cli.stages.init import InitResult
     from vlmdet_cli.stages.memory import MemoryReport
+    from vlmdet_cli.stages.merging.merge import MergeResult
     from vlmdet_cli.stages.status import Status, StepStatus
-    from vlmdet_cli.stages.training.merge import MergeResult
     from vlmdet_cli.stages.training.runs import RunsResult
     from vlmdet_cli.stages.training.train import TrainResult
     from vlmdet_cli.training.log_reader import Step

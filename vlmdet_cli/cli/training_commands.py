@@ -120,7 +120,7 @@ def merge(
 
     Example: vlmdet merge --checkpoint 500
     """
-    from vlmdet_cli.stages.training import merge as stage
+    from vlmdet_cli.stages.merging import merge as stage
 
     session: Session = context.obj
     project = session.project()
@@ -172,7 +172,7 @@ def experiment(
 
     Example: vlmdet experiment rank --seeds 3
     """
-    from vlmdet_cli.stages.training import experiment as stage
+    from vlmdet_cli.stages.experiments import experiment as stage
 
     session: Session = context.obj
     project = session.project()

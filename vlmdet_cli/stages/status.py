@@ -25,7 +25,7 @@ from vlmdet_cli.errors import VlmdetError
 from vlmdet_cli.project import SPLITS, Project
 from vlmdet_cli.project import runs as project_runs
 from vlmdet_cli.project.run_record import RunState
-from vlmdet_cli.stages.training.merged_model import merged_model
+from vlmdet_cli.stages.merging.merged_model import merged_model
 from vlmdet_cli.stages.training.runs import report_f1
 
 StepName = Literal["prepare", "augment", "train", "merge", "infer", "eval", "viz"]

@@ -20,7 +20,7 @@ from vlmdet_cli.project import Format, Infer, Project
 from vlmdet_cli.project.run_record import TrainedSettings
 from vlmdet_cli.project.runs import ResultFolder, Run, runs, trained_settings
 from vlmdet_cli.stages.inference.infer_shards import Shard
-from vlmdet_cli.stages.training.merged_model import merged_model
+from vlmdet_cli.stages.merging.merged_model import merged_model
 from vlmdet_cli.training import hub
 
 

@@ -1,1 +1,1 @@
-"""train, merge, runs and experiments."""
+"""train, and the runs that it makes."""

@@ -23,11 +23,11 @@ from vlmdet_cli.core.locks import lock
 from vlmdet_cli.errors import EngineError
 from vlmdet_cli.project import Project
 from vlmdet_cli.project.run_record import MergeCheck, MergeRecord, write_record
-from vlmdet_cli.stages.training import merge_check
-from vlmdet_cli.stages.training.merge_check import Questions
-from vlmdet_cli.stages.training.merge_sources import MergeSources, merge_sources, model_flags, require_space
-from vlmdet_cli.stages.training.merged_model import complete, write_marker
-from vlmdet_cli.stages.training.model_card import write_card
+from vlmdet_cli.stages.merging import merge_check
+from vlmdet_cli.stages.merging.merge_check import Questions
+from vlmdet_cli.stages.merging.merge_sources import MergeSources, merge_sources, model_flags, require_space
+from vlmdet_cli.stages.merging.merged_model import complete, write_marker
+from vlmdet_cli.stages.merging.model_card import write_card
 from vlmdet_cli.training import arguments, swift
 from vlmdet_cli.training.hub import cached_folder
 from vlmdet_cli.training.settings import Flag

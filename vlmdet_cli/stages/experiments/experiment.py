@@ -32,14 +32,15 @@ from vlmdet_cli.stages.evaluation import eval_inputs
 from vlmdet_cli.stages.evaluation.compare import read_report
 from vlmdet_cli.stages.evaluation.eval_inputs import EvalRequest
 from vlmdet_cli.stages.evaluation.evaluate import evaluate
+from vlmdet_cli.stages.experiments.experiment_result import ExperimentResult, Outcome, summarize
+from vlmdet_cli.stages.experiments.search import known_trials, run_search
 from vlmdet_cli.stages.inference.infer_inputs import infer_job
 from vlmdet_cli.stages.inference.infer_model import InferRequest
 from vlmdet_cli.stages.inference.infer_progress import OnProgress
-from vlmdet_cli.stages.training import model_card, train_changes, train_plan
-from vlmdet_cli.stages.training.experiment_result import ExperimentResult, Outcome, summarize
-from vlmdet_cli.stages.training.merge import MergeOptions, merge
-from vlmdet_cli.stages.training.merged_model import merged_model
-from vlmdet_cli.stages.training.search import known_trials, run_search
+from vlmdet_cli.stages.merging import model_card
+from vlmdet_cli.stages.merging.merge import MergeOptions, merge
+from vlmdet_cli.stages.merging.merged_model import merged_model
+from vlmdet_cli.stages.training import train_changes, train_plan
 from vlmdet_cli.stages.training.train import Note, train
 from vlmdet_cli.stages.training.train_plan import TrainOptions
 from vlmdet_cli.training.log_reader import Report

@@ -24,7 +24,7 @@ from vlmdet_cli.project import Project
 from vlmdet_cli.project.run_record import MergeRecord, RunRecord, TrainedSettings
 from vlmdet_cli.project.runs import ResultFolder, Run, trained_settings
 from vlmdet_cli.stages.data.prepare import read_split
-from vlmdet_cli.stages.training.merge_sources import MergeSources
+from vlmdet_cli.stages.merging.merge_sources import MergeSources
 from vlmdet_cli.training.hub import is_hub_name
 from vlmdet_cli.training.settings import Train
 

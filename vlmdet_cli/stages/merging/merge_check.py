@@ -29,8 +29,8 @@ from vlmdet_cli.project.run_record import MergeCheck
 from vlmdet_cli.stages.inference.infer_inputs import split_rows
 from vlmdet_cli.stages.inference.infer_model import ModelChoice, asked_as
 from vlmdet_cli.stages.inference.text_differences import excerpts
-from vlmdet_cli.stages.training.merge_sources import MergeSources
-from vlmdet_cli.stages.training.merge_worker import Asked, CheckJob, Compared
+from vlmdet_cli.stages.merging.merge_sources import MergeSources
+from vlmdet_cli.stages.merging.merge_worker import Asked, CheckJob, Compared
 
 TOLERANCE = {"float32": 1e-4, "float16": 1 / 64, "bfloat16": 1 / 8}
 MAX_TOKENS = 128  # of an answer: a wrong merge shows in the first few
@@ -86,7 +86,7 @@ def started(folder: Path, log: Path) -> Iterator["Checker"]:
     log.unlink(missing_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
     command = programs.Command(
-        (sys.executable, "-m", "vlmdet_cli.stages.training.merge_worker", str((folder / RESULT).absolute()))
+        (sys.executable, "-m", "vlmdet_cli.stages.merging.merge_worker", str((folder / RESULT).absolute()))
     )
     process = programs.start(command, log, cwd=folder, pipes=True)
     try:

@@ -1,0 +1,1 @@
+"""experiment: variants of a project as runs, searches, and what they tell."""

@@ -1,0 +1,1 @@
+"""merge: adapters and their base become one model, which proves itself."""
