@@ -188,8 +188,10 @@ def test_a_run_by_reward_goes_on_with_the_reference_that_it_had(prepared: Cli, t
     given = flags(dry(prepared, "--resume")[1][2:])
     assert given["resume_from_checkpoint"] == str(checkpoint)
     assert given["ref_adapters"].endswith(f"run-001/{CHECKPOINT}")
-    changed = refused(prepared, "--resume", "--set", "train.reward.beta=0.1", "--set", "train.reward.thresholds=[0.5]")
+    sets = ("train.reward.beta=0.1", "train.reward.thresholds=[0.5]", "train.reward.swift.epsilon=0.3")
+    changed = refused(prepared, "--resume", *(part for text in sets for part in ("--set", text)))
     assert "  train.reward.beta: 0.04 → 0.1\n" in changed
+    assert "  train.reward.swift.epsilon: not set → 0.3\n" in changed
     assert "  train.reward.thresholds: " in changed
     (tmp_path / "out/runs/run-001" / CHECKPOINT / ADAPTER).write_bytes(b"other")
     assert refused(prepared, "--resume").startswith("error: The adapter that the run began with has changed: ")

@@ -74,9 +74,13 @@ def _setting_changes(project: Project, record: RunRecord, planned: "Plan") -> It
     """Those of ``[train]``, flags or not."""
     recorded: dict[str, Any] = record.settings.get("train", {})
     yield from _lever_changes(recorded, project.config.train)
+    keys = dict[str, str]()
     if planned.parent:
-        yield from _reward_changes(recorded.get("reward", {}), project.config.train.reward)
-    yield from _flag_changes(arguments.parse(record.argv[2:]), planned.flags, is_reward=planned.parent is not None)
+        old, new = recorded.get("reward", {}), project.config.train.reward
+        yield from _reward_changes(old, new)
+        keys = {flag: f"train.reward.swift.{flag}" for flag in (*old.get("swift", {}), *new.swift)}
+        keys |= {flag: f"train.reward.{flag}" for flag in Reward().flags}
+    yield from _flag_changes(arguments.parse(record.argv[2:]), planned.flags, keys)
 
 
 def _launch_changes(record: RunRecord, planned: "Plan") -> Iterator[tuple[str, tuple[Any, Any]]]:
@@ -106,17 +110,16 @@ def _reward_changes(old: Mapping[str, Any], reward: Reward) -> Iterator[tuple[st
 
 
 def _flag_changes(
-    old: Mapping[str, str], new: Mapping[str, str], *, is_reward: bool
+    old: Mapping[str, str], new: Mapping[str, str], keys: Mapping[str, str]
 ) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """``keys``: flags that have another key of the project file than those of ``swift sft``."""
     for name in dict.fromkeys([*old, *new]):
         if name not in MAY_DIFFER | _BY_CONTENT and not _same(name, old.get(name), new.get(name)):
-            yield _key(name, is_reward=is_reward), (old.get(name), new.get(name))
+            yield keys.get(name) or _key(name), (old.get(name), new.get(name))
 
 
-def _key(flag: str, *, is_reward: bool) -> str:
+def _key(flag: str) -> str:
     """The key of the project file that gives the flag."""
-    if is_reward and flag in Reward().flags:
-        return f"train.reward.{flag}"
     key = _KEYS.get(flag, flag)
     return f"train.{key}" if key != flag or flag in {*_DEFAULTS, "train_type"} else f"train.swift.{flag}"
 
