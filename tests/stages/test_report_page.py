@@ -17,7 +17,7 @@ from PIL import Image
 from tests.conftest import coco_document
 from vlmdet_cli.errors import UsageError
 from vlmdet_cli.stages.evaluation.evaluate import EvalProtocol, Report, evaluate
-from vlmdet_cli.stages.evaluation.viz import OtherAnswers, draw
+from vlmdet_cli.stages.evaluation.viz import OtherAnswers, VizRequest, draw
 
 SIZE, CLASSES = (200, 150), ("cat", "dog", "red bus")
 FLAGS = (
@@ -148,10 +148,11 @@ class Set:
             score = round(float(rng.random()), 3)
             yield {"image_id": known["image_id"], "category_id": category, "bbox": box, "score": score}
 
+    def request(self, output: Path, **options: Any) -> VizRequest:
+        return VizRequest(self.truth, self.predictions, self.folder / "images", output, limit=1, **options)
+
     def page(self, **options: Any) -> Path:
-        return Path(
-            draw(self.truth, self.predictions, self.folder / "images", self.folder / "viz", limit=1, **options).index
-        )
+        return Path(draw(self.request(self.folder / "viz", **options)).index)
 
     def report(self, iou: float = 0.5, score: float = 0.0) -> Report:
         kept = self.folder / f"kept-{score}.json"
@@ -302,7 +303,9 @@ def test_nothing_of_names_labels_and_answers_runs(browser: Browser, tmp_path: Pa
     (tmp_path / "truth.json").write_text(json.dumps(document))
     row = {"image": name, "image_id": 1, "size": SIZE, "prompt": f"<image>{text}", "text": text, "dialect": "qwen2_vl"}
     (tmp_path / "answers.jsonl").write_text(json.dumps(row) + "\n")
-    index = Path(draw(tmp_path / "truth.json", tmp_path / "answers.jsonl", image.parent, tmp_path / "viz").index)
+    index = Path(
+        draw(VizRequest(tmp_path / "truth.json", tmp_path / "answers.jsonl", image.parent, tmp_path / "viz")).index
+    )
     for view in ("summary", "pictures"):
         browser.open(index, f"#view={view}")
         browser.run("document.querySelector('[data-view=pictures]').click(); document.querySelector('.card').click()")
@@ -333,7 +336,7 @@ def test_pictures_that_are_gone_have_a_placeholder_and_are_counted(browser: Brow
 
 
 def test_the_truth_alone_has_a_gallery(browser: Browser, data: Set, tmp_path: Path) -> None:
-    index = Path(draw(data.truth, None, data.folder / "images", tmp_path / "viz", limit=1).index)
+    index = Path(draw(VizRequest(data.truth, None, data.folder / "images", tmp_path / "viz", limit=1)).index)
     browser.open(index)
     assert browser.texts("#shown") == ["40 of 40 pictures"]
     assert browser.all(".mark.truth")
@@ -348,8 +351,8 @@ def test_two_models_are_compared_picture_by_picture(browser: Browser, data: Set,
     before, after = ([fp + fn for fp, fn in zip(report["fp"], report["fn"], strict=True)] for report in reports)
     changes = [old - new for old, new in zip(before, after, strict=True)]
     other = OtherAnswers(earlier, ("run-001", "run-002"))
-    options: dict[str, Any] = {"limit": 1, "other": other}
-    index = Path(draw(data.truth, data.predictions, data.folder / "images", tmp_path / "viz", **options).index)
+    options: dict[str, Any] = {"other": other}
+    index = Path(draw(data.request(tmp_path / "viz", **options)).index)
     browser.open(index)
     counts = browser.run(
         "return [...document.querySelector('section[aria-label=\"run-002 against run-001\"] tbody').rows].map((row) => "
@@ -371,13 +374,7 @@ def test_answers_under_another_protocol_are_not_compared(data: Set, tmp_path: Pa
     unscored = tmp_path / "unscored.json"
     unscored.write_text(json.dumps([{key: row[key] for key in row if key != "score"} for row in data.results]))
     with pytest.raises(UsageError, match="different protocols"):
-        draw(
-            data.truth,
-            data.predictions,
-            data.folder / "images",
-            tmp_path / "viz",
-            other=OtherAnswers(unscored, ("a", "b")),
-        )
+        draw(data.request(tmp_path / "viz", other=OtherAnswers(unscored, ("a", "b"))))
     assert not (tmp_path / "viz").exists()
 
 
@@ -425,7 +422,7 @@ def test_axe_finds_no_barrier_in_a_comparison_on_a_telephone(
     browser: Browser, data: Set, axe: str, tmp_path: Path, *, dark: bool
 ) -> None:
     other = OtherAnswers(data.predictions, ("run-001", "run-002"))
-    index = draw(data.truth, data.predictions, data.folder / "images", tmp_path / "viz", limit=1, other=other).index
+    index = draw(data.request(tmp_path / "viz", other=other)).index
     browser.width(360, dark=dark)
     for address in ("", "#view=pictures"):
         browser.open(Path(index), address)

@@ -14,7 +14,8 @@ from vlmdet_cli.drawing.lettering import palette
 from vlmdet_cli.errors import DataError, UsageError
 from vlmdet_cli.stages.evaluation import viz_page
 from vlmdet_cli.stages.evaluation.evaluate import EvalProtocol, evaluate
-from vlmdet_cli.stages.evaluation.viz import VizResult, draw, open_picture, panel_name
+from vlmdet_cli.stages.evaluation.viz import Progress, VizRequest, VizResult, draw
+from vlmdet_cli.stages.evaluation.viz_panels import open_picture, panel_name
 
 CAT, DOG = palette(["cat", "dog"]).values()
 SIZE = (320, 240)
@@ -35,8 +36,8 @@ class Set:
         for name in pictures:
             picture(self.images, name, SIZE)
 
-    def draw(self, **options: Any) -> VizResult:
-        return draw(self.truth, self.predictions, self.images, self.folder / "viz", **options)
+    def draw(self, on_progress: Progress = lambda _done, _total: None, **options: Any) -> VizResult:
+        return draw(VizRequest(self.truth, self.predictions, self.images, self.folder / "viz", **options), on_progress)
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ def test_more_pictures_than_a_page_holds_are_told_and_those_with_most_errors_sta
 
 
 def test_the_truth_can_be_drawn_alone(data: Set) -> None:
-    result = draw(data.truth, None, data.images, data.folder / "viz")
+    result = draw(VizRequest(data.truth, None, data.images, data.folder / "viz"))
     assert result.counts == {"truth": 2, "crowd": 1}
     assert [Path(panel).name for panel in result.panels][:2] == ["001-good.jpg", "002-bad.jpg"]
     assert near(result.panels[0], CAT)[70:350, 61].all()
@@ -164,7 +165,7 @@ def test_the_truth_can_be_drawn_alone(data: Set) -> None:
 def test_the_same_input_gives_the_same_bytes(data: Set) -> None:
     def run(name: str) -> dict[str, bytes]:
         folder = data.folder / name
-        draw(data.truth, data.predictions, data.images, folder)
+        draw(VizRequest(data.truth, data.predictions, data.images, folder))
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     first = run("one")
@@ -292,17 +293,17 @@ def test_detection_json_is_a_truth_too_and_needs_no_size(data: Set) -> None:
 def test_a_name_that_leaves_the_folder_is_an_error(data: Set, name: str) -> None:
     data.truth.write_text(json.dumps([{"image_path": name, "object": {}}]))
     with pytest.raises(DataError) as caught:
-        draw(data.truth, None, data.images, data.folder / "viz")
+        draw(VizRequest(data.truth, None, data.images, data.folder / "viz"))
     assert repr(name) in str(caught.value)
     assert not (data.folder / "viz").exists()
 
 
 def test_a_missing_folder_and_an_empty_truth_are_errors(data: Set) -> None:
     with pytest.raises(DataError, match="No such folder of pictures"):
-        draw(data.truth, None, data.folder / "nowhere", data.folder / "viz")
+        draw(VizRequest(data.truth, None, data.folder / "nowhere", data.folder / "viz"))
     data.truth.write_text("[]")
     with pytest.raises(DataError, match="No picture to draw"):
-        draw(data.truth, None, data.images, data.folder / "viz")
+        draw(VizRequest(data.truth, None, data.images, data.folder / "viz"))
 
 
 def test_a_log_without_a_loss_is_a_note_and_an_old_curve_goes(data: Set) -> None:
@@ -353,7 +354,9 @@ def test_real_pictures_with_perfect_predictions_have_no_errors(tiny_coco: Path, 
         if not annotation["iscrowd"]
     ]
     (tmp_path / "results.json").write_text(json.dumps(results))
-    result = draw(truth, tmp_path / "results.json", tiny_coco / "images" / "val2017", tmp_path / "viz", limit=2)
+    result = draw(
+        VizRequest(truth, tmp_path / "results.json", tiny_coco / "images" / "val2017", tmp_path / "viz", limit=2)
+    )
     assert (result.counts["found"], result.counts["false"], result.counts["missed"]) == (len(results), 0, 0)
     assert len(result.panels) == 2
 
@@ -377,7 +380,7 @@ def test_boxes_have_the_states_that_eval_gives_them(tmp_path: Path) -> None:
         (EvalProtocol(duplicates="remove"), {"found": 1, "false": 1, "missed": 0, "aside": 2}),
         (EvalProtocol(duplicates="remove", classes="present"), {"found": 1, "false": 1, "missed": 0, "aside": 1}),
     ):
-        drawn = draw(truth, predictions, tmp_path, tmp_path / "viz", protocol=protocol)
+        drawn = draw(VizRequest(truth, predictions, tmp_path, tmp_path / "viz", protocol=protocol))
         overall = evaluate(truth, predictions, protocol).overall
         assert drawn.counts == states
         assert [overall[key] for key in ("tp", "fp", "fn", "ignored")] == list(states.values())

@@ -300,6 +300,8 @@ def viz(
 
     Example: vlmdet viz run-001 run-002
     """
+    import msgspec
+
     from vlmdet_cli.stages.evaluation import viz as stage
     from vlmdet_cli.stages.evaluation import viz_inputs
     from vlmdet_cli.stages.evaluation.eval_inputs import EvalRequest
@@ -312,16 +314,7 @@ def viz(
         job = viz_inputs.viz_job(session.project, request, images=images, output=output)
     with session.output.progress() as bars:
         result = stage.draw(
-            job.truth,
-            job.predictions,
-            job.images,
-            job.output,
-            limit=limit or job.settings.pictures,
-            order=job.settings.order,
-            protocol=job.protocol,
-            curve=job.curve,
-            single_file=single_file,
-            other=job.other,
+            msgspec.structs.replace(job, limit=limit or job.limit, single_file=single_file),
             on_progress=lambda done, total: bars("draw", done, total),
             on_picture=lambda done, total: bars("pictures", done, total),
         )

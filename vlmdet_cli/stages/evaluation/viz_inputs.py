@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from vlmdet_cli.errors import UsageError
-from vlmdet_cli.project import GetProject, Project, Viz, runs
+from vlmdet_cli.project import GetProject, Project, runs
 from vlmdet_cli.project.runs import ResultFolder, Run
 from vlmdet_cli.stages.evaluation.eval_inputs import (
     EvalRequest,
@@ -18,20 +18,7 @@ from vlmdet_cli.stages.evaluation.eval_inputs import (
     truth_of,
 )
 from vlmdet_cli.stages.evaluation.evaluate import EvalProtocol
-from vlmdet_cli.stages.evaluation.viz import OtherAnswers
-
-
-class VizJob(msgspec.Struct, frozen=True, kw_only=True):
-    """The files to draw and the settings; without predictions, viz draws the truth alone."""
-
-    truth: Path
-    predictions: Path | None
-    images: Path
-    output: Path
-    settings: Viz
-    protocol: EvalProtocol
-    curve: Path | None
-    other: OtherAnswers | None = None
+from vlmdet_cli.stages.evaluation.viz import OtherAnswers, VizRequest
 
 
 class AnsweredFiles(NamedTuple):
@@ -46,28 +33,26 @@ class AnsweredFiles(NamedTuple):
     protocol: EvalProtocol
 
 
-def viz_job(project: GetProject, request: EvalRequest, *, images: Path | None, output: Path | None) -> VizJob:
+def viz_job(project: GetProject, request: EvalRequest, *, images: Path | None, output: Path | None) -> VizRequest:
     """The files and settings to draw with. The project is loaded where truth or ``images`` is not named.
 
     The truth belongs to the answers, as for ``eval``.
     """
     if request.truth and images:
-        return VizJob(
+        return VizRequest(
             truth=request.truth,
             predictions=request.predictions,
             images=images,
             output=output or Path("viz"),
-            settings=Viz(),
-            protocol=EvalProtocol(),
-            curve=None,
         )
     files = answered_files(project, request, images)
-    return VizJob(
+    return VizRequest(
         truth=files.truth,
         predictions=files.predictions,
         images=files.images,
         output=output or files.results.viz(files.name),
-        settings=files.project.config.viz,
+        limit=files.project.config.viz.pictures,
+        order=files.project.config.viz.order,
         protocol=files.protocol,
         curve=_curve(files.project, files.results),
     )
@@ -93,7 +78,7 @@ def answered_files(project: GetProject, request: EvalRequest, images: Path | Non
     )
 
 
-def comparison_job(project: GetProject, models: Sequence[str], request: EvalRequest, output: Path | None) -> VizJob:
+def comparison_job(project: GetProject, models: Sequence[str], request: EvalRequest, output: Path | None) -> VizRequest:
     """As ``viz_job``, of the second of two models, compared with the first; each is a run's name, or the name of
     answers of a model that is no run.
 

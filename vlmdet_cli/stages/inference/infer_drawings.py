@@ -14,7 +14,7 @@ from vlmdet_cli.data import image_files
 from vlmdet_cli.drawing.lettering import palette
 from vlmdet_cli.drawing.panel import Mark, draw_panel, draw_unreadable
 from vlmdet_cli.errors import UsageError
-from vlmdet_cli.stages.evaluation.viz import panel_name
+from vlmdet_cli.stages.evaluation.viz_panels import panel_name
 from vlmdet_cli.stages.inference.answer_reading import PictureAnswers
 
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
