@@ -109,9 +109,16 @@ def test_where_the_first_failed_or_protocols_differ_a_note_says_what_changes_mea
     other = json.loads(Path(whole).read_text())
     other["protocol"]["prompt"] = "another"
     Path("other.json").write_text(json.dumps(other))
-    result = summarize([outcome(tmp_path, "c", half), outcome(tmp_path, "d", "other.json")])
-    assert [row.change for row in result.rows] == [None, None]
-    assert result.notes[0] == "no changes are shown: The reports have different protocols."
+    result = summarize(
+        [
+            outcome(tmp_path, "c-seed1", half, 1),
+            outcome(tmp_path, "d-seed1", "other.json", 1),
+            outcome(tmp_path, "e-seed1", whole, 1),
+        ]
+    )
+    assert [row.change for row in result.rows] == [None, None, 0.5]
+    assert [mean.change for mean in result.means] == [None, None, 0.5]
+    assert result.notes[0] == "no change is shown of d-seed1: the protocol differs."
     assert "prompt" in result.notes[1]
 
 

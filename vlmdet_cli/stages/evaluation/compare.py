@@ -123,7 +123,7 @@ def compare(files: Sequence[ReportFile], *, force: bool = False) -> Comparison:
     return Comparison(
         names=_column_names(files),
         protocol={name: reports[0].protocol[name] for name in (*SAME, "truth", "pictures", "objects")},
-        differs=tuple(_differences(labels, reports)),
+        differs=tuple(protocol_differences(labels, reports)),
         measures={**measures, **error},
         per_class=_per_class(trees),
         settings=_settings(reports),
@@ -153,13 +153,18 @@ def read_report(path: Path) -> Report:
 
 def require_same_protocol(labels: Sequence[str], reports: Sequence[Report]) -> None:
     """Raise ``UsageError`` with every difference to the first report's protocol; ``labels`` name the reports."""
-    differences = list(_differences(labels, reports))
+    differences = protocol_differences(labels, reports)
     if differences:
         raise UsageError(
             "The reports have different protocols",
             why=differences,
             hint="Evaluate all against the same truth with the same settings, or compare them anyway with --force.",
         )
+
+
+def protocol_differences(labels: Sequence[str], reports: Sequence[Report]) -> list[str]:
+    """Every difference of a report's protocol to the first one's, in words; ``labels`` name the reports."""
+    return list(_differences(labels, reports))
 
 
 def _differences(labels: Sequence[str], reports: Sequence[Report]) -> Iterator[str]:

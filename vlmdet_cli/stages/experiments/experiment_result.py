@@ -7,20 +7,21 @@ with other seeds of training; differences are taken seed by seed.
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from vlmdet_cli.errors import UsageError, VlmdetError
+from vlmdet_cli.errors import VlmdetError
 from vlmdet_cli.project.experiments import Variant
 from vlmdet_cli.project.run_record import RunRecord
-from vlmdet_cli.stages.evaluation.compare import Comparison, ReportFile, compare, read_report
+from vlmdet_cli.stages.evaluation.compare import ReportFile, compare, protocol_differences, read_report
 
 # the 97.5 % quantile of Student's t distribution for 1, 2, … degrees of freedom
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 _T_BEYOND = 2.262  # the quantile falls with more seeds: the interval is then a little too wide
+Change = tuple[float | None, list[float] | None]  # the difference of F1 to the first variant, and its interval
 
 
 class Outcome(NamedTuple):
@@ -81,19 +82,17 @@ class ExperimentResult(msgspec.Struct, frozen=True, kw_only=True):
 def summarize(outcomes: Sequence[Outcome], searches: Sequence[str] = ()) -> ExperimentResult:
     """The result of variants in their order; ``searches``: the experiments that are searches.
 
-    Where protocols differ, there are no differences, and a note says why.
+    A variant that was measured by another protocol than the first has no difference, and a note says why.
     """
     measured = [outcome for outcome in outcomes if outcome.error is None]
-    comparison, notes = _comparison(measured)
-    names = [outcome.variant.name for outcome in measured]
-    changes = dict(zip(names, _changes(comparison, len(measured)), strict=True))
+    changes, notes = _changes(measured)
     if measured and outcomes[0].error:
         notes.append(f"changes are to {measured[0].variant.name}: {outcomes[0].variant.name} failed.")
     rows = [_row(outcome, changes.get(outcome.variant.name, (None, None))) for outcome in outcomes]
     errors = [outcome.error for outcome in outcomes if outcome.error]
     return ExperimentResult(
         rows=rows,
-        means=list(_means(rows)),
+        means=list(_means(rows, changes)),
         notes=notes,
         best=dict(_best(rows, searches)),
         exit_code=errors[0].exit_code if errors else 0,
@@ -107,25 +106,29 @@ def _best(rows: Sequence[VariantRow], searches: Sequence[str]) -> Iterator[tuple
             yield search, max(measured, key=lambda row: row.f1 or 0.0).name
 
 
-def _comparison(measured: Sequence[Outcome]) -> tuple[Comparison | None, list[str]]:
-    if len(measured) < 2:
-        return None, []
-    files = [ReportFile(outcome.variant.name, outcome.variant.name, Path(outcome.report)) for outcome in measured]
-    try:
-        return compare(files), []
-    except UsageError as error:
-        return None, [f"no changes are shown: {error.what}.", *error.why]
+def _changes(measured: Sequence[Outcome]) -> tuple[dict[str, Change], list[str]]:
+    """The difference of F1 to the first variant, by name, of those that were measured as it was; a note on others."""
+    if not measured:
+        return {}, []
+    names = [outcome.variant.name for outcome in measured]
+    reports = [read_report(Path(outcome.report)) for outcome in measured]
+    differences = {
+        name: protocol_differences([names[0], name], [reports[0], report])
+        for name, report in zip(names, reports, strict=True)
+    }
+    others, notes = [name for name in names if differences[name]], list[str]()
+    if others:
+        notes = [f"no change is shown of {', '.join(others)}: the protocol differs.", *differences[others[0]]]
+    files = [ReportFile(name, name, Path(outcome.report)) for name, outcome in zip(names, measured, strict=True)]
+    files = [file for file in files if not differences[file.name]]
+    changes: list[Change] = [(None, None)]
+    if len(files) > 1:
+        row = compare(files).measures["F1"]
+        changes += zip(row.differences, row.intervals, strict=True)
+    return dict(zip([file.name for file in files], changes, strict=True)), notes
 
 
-def _changes(comparison: Comparison | None, count: int) -> list[tuple[float | None, list[float] | None]]:
-    """The difference of F1 to the first report and its interval, a pair a report."""
-    if comparison is None:
-        return [(None, None)] * count
-    row = comparison.measures["F1"]
-    return [(None, None), *zip(row.differences, row.intervals, strict=True)]
-
-
-def _row(outcome: Outcome, change: tuple[float | None, list[float] | None]) -> VariantRow:
+def _row(outcome: Outcome, change: Change) -> VariantRow:
     variant = outcome.variant
     known: dict[str, Any] = {
         "name": variant.name,
@@ -152,15 +155,19 @@ def _row(outcome: Outcome, change: tuple[float | None, list[float] | None]) -> V
     )
 
 
-def _means(rows: Sequence[VariantRow]) -> Iterator[SeedMean]:
-    """A mean for each variant that was repeated with seeds."""
+def _means(rows: Sequence[VariantRow], comparable: Container[str]) -> Iterator[SeedMean]:
+    """A mean for each variant that was repeated with seeds; ``comparable`` names the rows that have a difference."""
     groups: dict[str, dict[int, float]] = {}
+    no_change = set[str]()
     for row in rows:
         if row.seed is not None and row.f1 is not None:
-            groups.setdefault(row.name.removesuffix(f"-seed{row.seed}"), {})[row.seed] = row.f1
+            name = row.name.removesuffix(f"-seed{row.seed}")
+            groups.setdefault(name, {})[row.seed] = row.f1
+            no_change |= set() if row.name in comparable else {name}
     first = next(iter(groups.values()), {})
     for number, (name, by_seed) in enumerate(groups.items()):
-        shared = [by_seed[seed] - first[seed] for seed in by_seed if seed in first] if number else []
+        compared = first if number and name not in no_change else {}
+        shared = [by_seed[seed] - compared[seed] for seed in by_seed if seed in compared]
         yield SeedMean(
             name=name,
             seeds=len(by_seed),
