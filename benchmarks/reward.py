@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sft-epochs", type=float, default=3)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--pictures", type=int, default=600, help="new pictures that are answered")
+    parser.add_argument("--pictures", type=int, default=2400, help="new pictures that are answered")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets")
     options = parser.parse_args()
     prepare(options.folder, options.pictures)

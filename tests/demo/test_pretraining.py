@@ -1,7 +1,6 @@
 """What the tiny model is pretrained on, and the log of the run that made the shipped weights."""
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,13 @@ import numpy as np
 import pytest
 
 from vlmdet_cli.core.annotations import Object, Picture
+from vlmdet_cli.data.dataset import from_pictures
 from vlmdet_cli.demo import HERE, packed_forward, pretrain, tiny
 from vlmdet_cli.demo import pretraining_rows as rows
 from vlmdet_cli.demo.worlds import SHAPES, SIZE, STREET
 from vlmdet_cli.models import dialects
+from vlmdet_cli.prompts import questions, region_tasks
+from vlmdet_cli.prompts.base import NoQuestion
 
 slow = pytest.mark.slow  # transformers takes seconds to import
 
@@ -74,6 +76,21 @@ def test_each_question_is_a_row_and_only_its_answer_has_a_loss(source: rows.Rows
 
 
 @slow
+def test_a_short_row_asks_for_the_same_label_and_percent(pictures: list[rows.DrawnPicture]) -> None:
+    data = from_pictures([picture for _, picture in pictures], rows.NAMES)
+    keys = np.arange(len(pictures), dtype=np.uint64)
+    long = questions.generate_questions("partial", data, keys, dialects.get("qwen2_vl"))
+    asked = [row for row in long if not isinstance(row, NoQuestion)]
+    assert len(asked) > 20
+    for row in asked:
+        area, answer = rows._texts_of(row, short=True)
+        label, percent = answer.removesuffix("%").split(": ")
+        assert row.prompt == region_tasks.PARTIAL.format(area=area)
+        assert row.answer == region_tasks.PARTIAL_ANSWER.format(area=area, label=label, percent=percent)
+        assert rows._texts_of(row, short=False) == (row.prompt.removeprefix("<image>"), row.answer)
+
+
+@slow
 def test_the_answer_has_the_boxes_that_the_cells_show(source: rows.Rows, batch: rows.Batch) -> None:
     for ids, numbers, cells in zip(batch.ids, batch.question, batch.cells, strict=True):
         answer = source._tokenizer.decode(ids[numbers == 1]).partition(rows.ASSISTANT)[2]
@@ -95,8 +112,10 @@ def test_units_of_coordinates_weigh_less_than_hundreds_and_a_repeated_area_least
     digits = [pair for pair in weights("detection", box) if pair[0].isdigit()]
     assert digits[:5] == [("5", hundreds), ("3", tens), ("1", units), ("6", tens), ("1", units)]
     area = weights("partial", f'The area {box} partially contains a "plain disk", about 60% is visible.')
-    assert {weight for token, weight in area if token.isdigit()} == {rows.AREA_WEIGHT, rows.AREA_WORD_WEIGHT}
-    assert [weight for token, weight in area if token in {"6", "0", " disk"}][-3:] == [rows.AREA_WORD_WEIGHT] * 3
+    assert {weight for token, weight in area if token.isdigit()} == {rows.AREA_WEIGHT, rows.PERCENT_WEIGHT}
+    assert [weight for token, weight in area if token in {"6", "0", " disk"}][-3:] == [
+        rows.AREA_WORD_WEIGHT, rows.PERCENT_WEIGHT, rows.PERCENT_WEIGHT,
+    ]  # fmt: skip
 
 
 def as_transformers_takes(patches: Any) -> Any:
@@ -138,25 +157,22 @@ def test_a_packed_question_gets_what_transformers_gives_it_alone(source: rows.Ro
             assert float((states[row][own] - alone).abs().max()) < 1e-4
 
 
-def average_of_two(rank: int, address: str, folder: str) -> None:
+def average_of_two(rank: int, folder: Path) -> None:
     """What each of two processes does: weights with gradients of its own, one without any, and a value."""
     import torch
 
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    weights = [torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(4))]
-    weights[0].grad = torch.full((2, 3), float(rank))
-    means = pretrain.averaged(weights, [1.0, 10.0 * rank])
+    with pretrain.process_group(rank, 2, folder):
+        weights = [torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(4))]
+        weights[0].grad = torch.full((2, 3), float(rank))
+        means = pretrain.averaged(weights, [1.0, 10.0 * rank])
     gradients = [weight.grad.flatten().tolist() for weight in weights if weight.grad is not None]
-    (Path(folder) / f"{rank}.json").write_text(json.dumps([means, gradients]))
+    (folder / f"{rank}.json").write_text(json.dumps([means, gradients]))
 
 
 @slow
 def test_processes_train_with_the_mean_of_their_gradients(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs the extra `train`")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    torch.multiprocessing.spawn(average_of_two, (address, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.spawn(average_of_two, (tmp_path,), nprocs=2)
     for rank in range(2):
         written = json.loads((tmp_path / f"{rank}.json").read_text())
         assert written == [[1.0, 5.0], [[0.5] * 6, [0.0] * 4]]

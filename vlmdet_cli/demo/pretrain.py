@@ -1,23 +1,24 @@
 """Pretrain the tiny model on the world of shapes: ``python -m vlmdet_cli.demo.pretrain --output DIR``.
 
-It starts from random weights and takes a little over an hour on one CPU core. The loss is that of the answers' next
+It starts from random weights and takes under two hours on two CPU cores. The loss is that of the answers' next
 tokens, plus those of two linear probes, on the vision tower's tokens and on the picture's tokens half-way through the
 layers. They predict the class and the box of the object in each cell: the one relative to the cell, the other in the
 picture. Rotary positions are relative: without the probes the model takes hours to learn where in the picture a token
 is. It begins with the probes alone, and ends without them.
 
-Pictures come from a pool that is drawn once, and are mirrored and coloured at random. With ``--processes 2`` two
-processes, a core each, have a pool and batches of their own, and their gradients are averaged in every step. The output
-folder gets the model and ``pretraining.jsonl``: the losses every 50 steps, and measures on pictures outside the pool:
-precision, recall and F1 at IoU 0.5 of detection, and the accuracy of each kind of question.
+Pictures come from a pool that is drawn once, and are mirrored and coloured at random. Each process, with a core of its
+own, has a pool and batches of its own, and the gradients of all are averaged in every step. The output folder gets the
+model and ``pretraining.jsonl``: the losses every 50 steps, and measures on pictures outside the pool: precision, recall
+and F1 at IoU 0.5 of detection, and the accuracy of each kind of question.
 """
 
 import argparse
+import contextlib
 import json
 import math
-import socket
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,9 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description="Pretrain the demo's tiny Qwen2-VL on the world of shapes.")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=62, help="training time, without drawing the pool")
-    parser.add_argument("--pictures", type=int, default=24_000, help="pictures in the pool")
-    parser.add_argument("--processes", type=int, default=1, help="with a core each")
+    parser.add_argument("--minutes", type=float, default=100, help="training time, without drawing the pool")
+    parser.add_argument("--pictures", type=int, default=24_000, help="pictures in the pool of a process")
+    parser.add_argument("--processes", type=int, default=2, help="with a core each")
     parser.add_argument("--seed", type=int, default=0)
     pretrain(parser.parse_args())
 
@@ -87,19 +88,35 @@ def pretrain(options: argparse.Namespace) -> None:
     if options.processes == 1:
         _pretrain(0, options)
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    torch.multiprocessing.spawn(_pretrain, (options, address), nprocs=options.processes)
+    with tempfile.TemporaryDirectory() as folder:  # where the processes meet
+        torch.multiprocessing.spawn(_pretrain_together, (options, Path(folder)), nprocs=options.processes)
 
 
-def _pretrain(rank: int, options: argparse.Namespace, address: str = "") -> None:
+def _pretrain_together(rank: int, options: argparse.Namespace, folder: Path) -> None:
+    with process_group(rank, options.processes, folder):
+        _pretrain(rank, options)
+
+
+@contextlib.contextmanager
+def process_group(rank: int, processes: int, folder: Path) -> Iterator[None]:
+    """Processes that meet in an empty folder, with a thread each; they end together, or one would abort the others."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/processes", rank=rank, world_size=processes
+    )
+    try:
+        yield
+        torch.distributed.barrier()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _pretrain(rank: int, options: argparse.Namespace) -> None:
     """What each process does; the first one measures and writes."""
     import torch
 
-    if address:
-        torch.set_num_threads(1)
-        torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=options.processes)
     torch.manual_seed(options.seed)
     tokenizer = tiny.build_tokenizer()
     processor, model = tiny.build_processor(tokenizer), tiny.build_model(tokenizer)
@@ -272,7 +289,7 @@ def question_accuracy(model: Any, tokenizer: Any, pictures: list[DrawnPicture]) 
     names = sorted({o.label for _, picture in pictures for o in picture.objects})
     data, dialect = from_pictures([picture for _, picture in pictures], names), dialects.get("qwen2_vl")
     asked: list[tuple[Any, Any]] = []
-    for kind in dict.fromkeys(KINDS):
+    for kind in dict.fromkeys(kind for kind, *_ in KINDS):
         generated = questions.generate_questions(kind, data, np.arange(len(pictures), dtype=np.uint64), dialect)
         asked += [(pixels, row) for (pixels, _), row in zip(pictures, generated, strict=True)
                   if not isinstance(row, NoQuestion)]  # fmt: skip

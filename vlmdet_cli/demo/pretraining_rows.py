@@ -1,8 +1,10 @@
 """Pictures and questions for the pretraining of the tiny model.
 
-Questions are those that vlmdet itself writes: the detection row and the four documented kinds. All questions about a
-picture are packed behind it (see ``packed_forward``). Besides them a picture has the target of the probes (see
-``pretrain``): what each of its cells shows.
+Questions are those that vlmdet itself writes: the detection row and the four documented kinds. The percent of a
+``partial`` row is the hardest to learn, one token in seventy: short rows, an area and an answer such as
+``plain disk: 40%``, ask for it more often in the same time. All questions about a picture are packed behind it (see
+``packed_forward``). Besides them a picture has the target of the probes (see ``pretrain``): what each of its cells
+shows.
 
 All pictures are of the world of shapes. The street is not seen, only its words: some rows repeat words of both worlds,
 since LoRA hardly learns a word that no answer ever had (pretraining pushes its output weights away).
@@ -17,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vlmdet_cli.core.annotations import Object, Picture
-from vlmdet_cli.core.rows import QuestionKind
+from vlmdet_cli.core.rows import InstructionRow, QuestionKind
 from vlmdet_cli.data.dataset import Dataset, from_pictures
 from vlmdet_cli.demo import tiny
 from vlmdet_cli.demo.worlds import SHAPES, SIZE, STREET, WORLDS, draw_scene
@@ -31,15 +33,19 @@ SIDE, IMAGE_TOKENS = 28 * CELLS, CELLS * CELLS  # of a picture as the model sees
 LENGTH = 320  # tokens of a picture with its questions
 POOL_PART = 250  # pictures that a process draws at a time
 CHUNK = 1024  # pictures whose questions are written at a time
-# the questions that a picture may have behind the detection row, in random order, as many as fit
-KINDS: tuple[QuestionKind, ...] = ("count", "full", "partial", "partial", "none")
+# the questions that a picture may have behind the detection row, as many as fit, the first one first, the others in
+# random order: their kinds, the shares of the pictures that may have them, and whether they are short
+KINDS: tuple[tuple[QuestionKind, float, bool], ...] = (
+    ("count", 1.0, False), ("full", 1.0, False), ("partial", 1.0, False), ("none", 0.3, False),
+    ("partial", 1.0, True), ("partial", 1.0, True), ("partial", 1.0, True),
+)  # fmt: skip
 REPEAT_SHARE = 0.15  # of the pictures with a row that repeats words
 WORDS = [category.name for category in (*STREET.categories, *SHAPES.categories)]
 NAMES = [category.name for category in SHAPES.categories]
 ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
 # weights of an answer's tokens: digits of boxes by their value (the last digit is a fifth of a pixel), the area that
-# an answer repeats, other words of an answer about an area, and of a count
-DIGIT_WEIGHTS, AREA_WEIGHT, AREA_WORD_WEIGHT, COUNT_WEIGHT = (0.25, 0.7, 1.0, 1.0), 0.1, 2.0, 1.5
+# an answer repeats, other words of an answer about an area, its percent, and words of a count
+DIGIT_WEIGHTS, AREA_WEIGHT, AREA_WORD_WEIGHT, PERCENT_WEIGHT, COUNT_WEIGHT = (0.25, 0.7, 1.0, 1.0), 0.1, 2.0, 4.0, 1.5
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -177,9 +183,10 @@ class Rows:
             texts.append([detection])
             if self._rng.random() < REPEAT_SHARE:
                 texts[-1].append(self._repeated_words())
-        by_kind = [self._texts(kind, data, number) for number, kind in enumerate(KINDS)]
+        by_kind = [self._texts(*kind, data, number) for number, kind in enumerate(KINDS)]
         for index, own in enumerate(texts):
-            own += [row for n in self._rng.permutation(len(KINDS)) if (row := by_kind[n][index])]
+            order = (0, *self._rng.permutation(np.arange(1, len(KINDS))))
+            own += [row for n in order if (row := by_kind[n][index])]
         flat = [row for own in texts for row in own]
         prompts = self._encode([prompt + ASSISTANT for _, prompt, _ in flat])
         answers = self._encode([f"{answer}<|im_end|>" for _, _, answer in flat])
@@ -210,15 +217,20 @@ class Rows:
                 weights[index] = AREA_WEIGHT
             elif in_box and digits:
                 weights[index] = DIGIT_WEIGHTS[digits - 1]
+            elif digits and kind == "partial":
+                weights[index] = PERCENT_WEIGHT
         return weights
 
-    def _texts(self, kind: QuestionKind, data: Dataset, number: int) -> list[tuple[str, str, str] | None]:
-        """Kind, prompt and answer of a question about each picture; None where a picture admits none."""
+    def _texts(
+        self, kind: QuestionKind, share: float, short: bool, data: Dataset, number: int
+    ) -> list[tuple[str, str, str] | None]:
+        """Kind, prompt and answer of a question about each picture of a share; None where a picture admits none."""
         keys = self._rng.integers(1 << 62, size=len(data.images)).astype(np.uint64)
         rows = questions.generate_questions(kind, data, keys, dialects.get("qwen2_vl"), number=number)
+        asked = self._rng.random(len(rows)) < share
         return [
-            None if isinstance(row, NoQuestion) else (kind, row.prompt.removeprefix("<image>"), row.answer)
-            for row in rows
+            None if isinstance(row, NoQuestion) or not is_asked else (kind, *_texts_of(row, short))
+            for row, is_asked in zip(rows, asked, strict=True)
         ]
 
     def _repeated_words(self) -> tuple[str, str, str]:
@@ -228,6 +240,16 @@ class Rows:
         if self._rng.random() < 0.5:
             return "words", prompt, ", ".join(names)
         return "words", prompt, "".join(f"<|object_ref_start|>{name}<|object_ref_end|>" for name in names)
+
+
+def _texts_of(row: InstructionRow, short: bool) -> tuple[str, str]:
+    """The prompt and the answer of a question; of a short one about an area the area, and the label and the percent."""
+    prompt = row.prompt.removeprefix("<image>")
+    if not short:
+        return prompt, row.answer
+    area = prompt[prompt.index("<|box_start|>") : prompt.index("<|box_end|>")] + "<|box_end|>"
+    _, label, end = row.answer.split('"')
+    return area, f"{label}: {end.removeprefix(', about ').removesuffix(' is visible.')}"
 
 
 def _detection_texts(data: Dataset) -> Iterator[tuple[str, str, str]]:
