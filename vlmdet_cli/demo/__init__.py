@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 HERE = Path(__file__).parent
-COUNTS = {"train": 1200, "val": 60, "test": 120}
+COUNTS = {"train": 2400, "val": 60, "test": 120}
 
 
 def write_demo(folder: Path, seed: int = 0) -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from vlmdet_cli.core.files import write_json
+from vlmdet_cli.core.memory import keep_freed_memory
 from vlmdet_cli.demo import object_drawings
 from vlmdet_cli.demo.object_drawings import DrawObject, Rng
 
@@ -143,14 +144,17 @@ def _background(rng: Rng) -> Image.Image:
     grey = rng.uniform(0.35, 0.8)
     angle = rng.uniform(0, 2 * pi)
     across, down = np.meshgrid(np.linspace(-0.5, 0.5, SIZE), np.linspace(-0.5, 0.5, SIZE))
-    slope = np.clip(0.5 + across * cos(angle) + down * sin(angle), 0, 1)[..., None]
-    colour = first * (1 - slope) + second * slope
-    colour = colour * (1 - grey) + colour.mean(axis=-1, keepdims=True) * grey
+    slope = np.clip(0.5 + across * cos(angle) + down * sin(angle), 0, 1)
+    colour = first[:, None, None] * (1 - slope) + second[:, None, None] * slope  # plane by plane in memory
+    mean = colour.mean(axis=0)
+    colour *= 1 - grey
+    colour += mean * grey
     if rng.random() < 0.4:
         bands = np.sign(np.sin((across * sin(angle) + down * cos(angle)) * rng.uniform(20, 90)))
-        colour = colour + 7 * bands[..., None]
-    colour = colour + rng.normal(0, 5, (SIZE, SIZE, 1))
-    return Image.fromarray(np.clip(colour, 0, 255).astype(np.uint8))
+        colour += 7 * bands
+    colour += rng.normal(0, 5, (SIZE, SIZE))
+    np.clip(colour, 0, 255, out=colour)
+    return Image.fromarray(np.ascontiguousarray(colour.astype(np.uint8).transpose(1, 2, 0)))
 
 
 SHAPES = World(
@@ -182,6 +186,7 @@ def write_coco(folder: Path, world: World, counts: dict[str, int], seed: int = 0
 
     Each split has a generator of its own.
     """
+    keep_freed_memory()
     for number, (split, count) in enumerate(counts.items()):
         rng = np.random.default_rng([seed, number])
         images = folder / "images" / split
