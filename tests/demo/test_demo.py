@@ -474,8 +474,8 @@ def test_swift_trains_on_rows_in_its_own_form_as_on_text(demo: tuple[Path, str],
         log = runs.runs(folder / "out" / "runs")[-1].training_log()
         assert log
         losses.append([row["loss"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row])
-    first = (folder / "out" / "data" / "coco_final_train.jsonl").read_text().splitlines()[0]
-    assert "objects" in json.loads(first)
+    rows = (folder / "out" / "data" / "coco_final_train.jsonl").read_text().splitlines()
+    assert any("objects" in json.loads(row) for row in rows)  # a row of an empty picture has none
     assert len(losses[0]) >= 4
     assert losses[0] == losses[1]
 
