@@ -9,6 +9,7 @@ done in ``FOLDER`` is not done again.
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 from collections import defaultdict
@@ -36,10 +37,10 @@ def main() -> None:
     options = parser.parse_args()
     street, shapes = options.folder / "street", options.folder / "shapes"
     if not (street / "vlmdet.toml").is_file():
-        write_shapes(shapes)
+        rows = write_shapes(shapes).resolve()
         experiments = {
             "without": {"train": {"replay_ratio": RATIOS[0]}},
-            "replay": {"train": {"replay": str((shapes / "replay.jsonl").resolve()), "replay_ratio": RATIOS}},
+            "replay": {"train": {"replay": str(rows), "replay_ratio": RATIOS}},
         }
         study.write(street, experiments, options.epochs, pictures=300, with_questions=False)
     command = vlmdet("experiment", "--json", "--seeds", str(options.seeds))
@@ -54,16 +55,13 @@ def main() -> None:
         print(f"| {name} | {' | '.join(mean_and_interval(values) for values in zip(*seeds, strict=True))} |")
 
 
-def write_shapes(folder: Path) -> None:
-    """A project of the world of shapes, with questions, and its train rows with absolute paths as ``replay.jsonl``."""
+def write_shapes(folder: Path) -> Path:
+    """A project of the world of shapes, with questions; its train rows, where their pictures' paths hold."""
     init(folder, demo=True)
     worlds.write_coco(folder, worlds.SHAPES, PICTURES, SHAPES_SEED)
     for step in ("prepare", "augment"):
         process(vlmdet(step, "-q"), folder)
-    rows = [json.loads(line) for line in (folder / "out" / "augment" / "train.jsonl").read_text().splitlines()]
-    for row in rows:
-        row["images"] = [str((folder / image).resolve()) for image in row["images"]]
-    (folder / "replay.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return shutil.copyfile(folder / "out" / "augment" / "train.jsonl", folder / "out" / "replay.jsonl")
 
 
 def shapes_measures(folder: Path, model: Path, name: str) -> list[float]:

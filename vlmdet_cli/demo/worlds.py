@@ -154,7 +154,7 @@ def _background(rng: Rng) -> Image.Image:
         colour += 7 * bands
     colour += rng.normal(0, 5, (SIZE, SIZE))
     np.clip(colour, 0, 255, out=colour)
-    return Image.fromarray(np.ascontiguousarray(colour.astype(np.uint8).transpose(1, 2, 0)))
+    return Image.fromarray(colour.astype(np.uint8).transpose(1, 2, 0))
 
 
 SHAPES = World(

@@ -153,7 +153,7 @@ def read_report(path: Path) -> Report:
 
 def require_same_protocol(labels: Sequence[str], reports: Sequence[Report]) -> None:
     """Raise ``UsageError`` with every difference to the first report's protocol; ``labels`` name the reports."""
-    differences = protocol_differences(labels, reports)
+    differences = list(protocol_differences(labels, reports))
     if differences:
         raise UsageError(
             "The reports have different protocols",
@@ -162,12 +162,8 @@ def require_same_protocol(labels: Sequence[str], reports: Sequence[Report]) -> N
         )
 
 
-def protocol_differences(labels: Sequence[str], reports: Sequence[Report]) -> list[str]:
+def protocol_differences(labels: Sequence[str], reports: Sequence[Report]) -> Iterator[str]:
     """Every difference of a report's protocol to the first one's, in words; ``labels`` name the reports."""
-    return list(_differences(labels, reports))
-
-
-def _differences(labels: Sequence[str], reports: Sequence[Report]) -> Iterator[str]:
     first = reports[0].protocol
     for label, report in zip(labels[1:], reports[1:], strict=True):
         for name in SAME:

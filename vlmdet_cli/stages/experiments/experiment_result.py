@@ -7,7 +7,7 @@ with other seeds of training; differences are taken seed by seed.
 
 import math
 import statistics
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from vlmdet_cli.errors import VlmdetError
 from vlmdet_cli.project.experiments import Variant
 from vlmdet_cli.project.run_record import RunRecord
 from vlmdet_cli.stages.evaluation.compare import ReportFile, compare, protocol_differences, read_report
+from vlmdet_cli.stages.evaluation.evaluate import Report
 
 # the 97.5 % quantile of Student's t distribution for 1, 2, … degrees of freedom
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -85,10 +86,11 @@ def summarize(outcomes: Sequence[Outcome], searches: Sequence[str] = ()) -> Expe
     A variant that was measured by another protocol than the first has no difference, and a note says why.
     """
     measured = [outcome for outcome in outcomes if outcome.error is None]
-    changes, notes = _changes(measured)
+    reports = {outcome.variant.name: read_report(Path(outcome.report)) for outcome in measured}
+    changes, notes = _changes(measured, reports)
     if measured and outcomes[0].error:
         notes.append(f"changes are to {measured[0].variant.name}: {outcomes[0].variant.name} failed.")
-    rows = [_row(outcome, changes.get(outcome.variant.name, (None, None))) for outcome in outcomes]
+    rows = [_row(o, reports.get(o.variant.name), changes.get(o.variant.name, (None, None))) for o in outcomes]
     errors = [outcome.error for outcome in outcomes if outcome.error]
     return ExperimentResult(
         rows=rows,
@@ -106,21 +108,22 @@ def _best(rows: Sequence[VariantRow], searches: Sequence[str]) -> Iterator[tuple
             yield search, max(measured, key=lambda row: row.f1 or 0.0).name
 
 
-def _changes(measured: Sequence[Outcome]) -> tuple[dict[str, Change], list[str]]:
+def _changes(measured: Sequence[Outcome], reports: Mapping[str, Report]) -> tuple[dict[str, Change], list[str]]:
     """The difference of F1 to the first variant, by name, of those that were measured as it was; a note on others."""
     if not measured:
         return {}, []
-    names = [outcome.variant.name for outcome in measured]
-    reports = [read_report(Path(outcome.report)) for outcome in measured]
+    (first, baseline), *_ = reports.items()
     differences = {
-        name: protocol_differences([names[0], name], [reports[0], report])
-        for name, report in zip(names, reports, strict=True)
+        name: list(protocol_differences([first, name], [baseline, report])) for name, report in reports.items()
     }
-    others, notes = [name for name in names if differences[name]], list[str]()
+    others, notes = [name for name in reports if differences[name]], list[str]()
     if others:
         notes = [f"no change is shown of {', '.join(others)}: the protocol differs.", *differences[others[0]]]
-    files = [ReportFile(name, name, Path(outcome.report)) for name, outcome in zip(names, measured, strict=True)]
-    files = [file for file in files if not differences[file.name]]
+    files = [
+        ReportFile(outcome.variant.name, outcome.variant.name, Path(outcome.report))
+        for outcome in measured
+        if not differences[outcome.variant.name]
+    ]
     changes: list[Change] = [(None, None)]
     if len(files) > 1:
         row = compare(files).measures["F1"]
@@ -128,7 +131,7 @@ def _changes(measured: Sequence[Outcome]) -> tuple[dict[str, Change], list[str]]
     return dict(zip([file.name for file in files], changes, strict=True)), notes
 
 
-def _row(outcome: Outcome, change: Change) -> VariantRow:
+def _row(outcome: Outcome, report: Report | None, change: Change) -> VariantRow:
     variant = outcome.variant
     known: dict[str, Any] = {
         "name": variant.name,
@@ -136,9 +139,9 @@ def _row(outcome: Outcome, change: Change) -> VariantRow:
         "settings": variant.values,
         "seed": variant.seed,
     }
-    if outcome.error or outcome.record is None:
+    record = outcome.record
+    if report is None or record is None:
         return VariantRow(**known, state="failed", error=str(outcome.error))
-    report, record = read_report(Path(outcome.report)), outcome.record
     return VariantRow(
         **known,
         state="done",
@@ -158,16 +161,13 @@ def _row(outcome: Outcome, change: Change) -> VariantRow:
 def _means(rows: Sequence[VariantRow], comparable: Container[str]) -> Iterator[SeedMean]:
     """A mean for each variant that was repeated with seeds; ``comparable`` names the rows that have a difference."""
     groups: dict[str, dict[int, float]] = {}
-    no_change = set[str]()
     for row in rows:
         if row.seed is not None and row.f1 is not None:
-            name = row.name.removesuffix(f"-seed{row.seed}")
-            groups.setdefault(name, {})[row.seed] = row.f1
-            no_change |= set() if row.name in comparable else {name}
+            groups.setdefault(row.name.removesuffix(f"-seed{row.seed}"), {})[row.seed] = row.f1
     first = next(iter(groups.values()), {})
     for number, (name, by_seed) in enumerate(groups.items()):
-        compared = first if number and name not in no_change else {}
-        shared = [by_seed[seed] - compared[seed] for seed in by_seed if seed in compared]
+        compared = [seed for seed in by_seed if number and seed in first and f"{name}-seed{seed}" in comparable]
+        shared = [by_seed[seed] - first[seed] for seed in compared]
         yield SeedMean(
             name=name,
             seeds=len(by_seed),
