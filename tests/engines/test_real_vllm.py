@@ -138,8 +138,7 @@ def test_a_server_of_vllm_gives_the_answers_of_transformers(
     vllm_python: str, demo: Path, expected: list[dict[str, Any]]
 ) -> None:
     model = str(demo / "model")
-    processed = ("--logprobs-mode", "processed_logprobs")  # after the penalty, as in the other engines
-    with vllm_server(vllm_python, Path(model), demo / "server.log", *processed) as url:
+    with vllm_server(vllm_python, Path(model), demo / "server.log") as url:
         command = infer("server", **{"server.urls": json.dumps([url])})
         result = json.loads(vlmdet(demo, *(model if part == "model" else part for part in command)).stdout)
     assert result["asked"] == len(expected)

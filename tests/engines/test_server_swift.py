@@ -94,8 +94,7 @@ def test_swift_deploy_answers_as_transformers_does(url: str, requests: list[Requ
         assert (served[key].text, served[key].finish) == (completion.text, completion.finish)
         assert [text for text, _ in served[key].tokens] == [text for text, _ in completion.tokens]
         logprobs = [logprob for _, logprob in completion.tokens]
-        tolerance = 2e-3 if system else 1e-4  # far from what the model was trained on, small differences weigh more
-        assert [logprob for _, logprob in served[key].tokens] == pytest.approx(logprobs, abs=tolerance)
+        assert [logprob for _, logprob in served[key].tokens] == pytest.approx(logprobs, abs=1e-4)
 
 
 def test_the_token_limit_shows_in_the_finish(url: str, requests: list[Request]) -> None:

@@ -41,10 +41,13 @@ def sized_pictures(model: Any) -> list[tuple[Request, Image.Image]]:
 
 
 @pytest.mark.parametrize("name", sorted(tiny_models.builders()))
-def test_the_tokens_are_those_of_transformers_own_loop(
+def test_the_tokens_are_those_of_transformers_own_loop_and_the_probabilities_the_models_own(
     tiny_model_folders: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import torch
+
     model = loaded_model(tiny_model_folders[name], name)
+    model.model.generation_config.repetition_penalty = 0.98  # it chooses, and leaves the probabilities
     inputs = model.inputs(sized_pictures(model))
     start = inputs["input_ids"].shape[1]
     arguments = {"max_new_tokens": TOKENS, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -52,7 +55,11 @@ def test_the_tokens_are_those_of_transformers_own_loop(
     # random weights never end an answer: the token that stands at the most different places ends it
     tokens = {token for row in endless for token in row}
     model._ends = [max(sorted(tokens), key=lambda token: len({(*row, token).index(token) for row in endless}))]
-    own = model.model.generate(**inputs, **arguments, eos_token_id=model._ends)[:, start:].tolist()
+    arguments |= {"eos_token_id": model._ends, "return_dict_in_generate": True, "output_logits": True}
+    outputs = model.model.generate(**inputs, **arguments)
+    chosen = outputs.sequences[:, start:]
+    logprobs = torch.stack(outputs.logits, dim=1).float().log_softmax(dim=-1).gather(2, chosen[..., None])[..., 0]
+    own = chosen.tolist()
     dropped: list[int] = []
     real = greedy._RunningBatch.drop_finished
 
@@ -65,7 +72,8 @@ def test_the_tokens_are_those_of_transformers_own_loop(
     rows = model.generate(inputs, TOKENS)
     assert [row.ids for row in rows] == [ids[: len(row.ids)] for row, ids in zip(rows, own, strict=True)]
     assert all(row.ids[-1] in model._ends or len(row.ids) == TOKENS for row in rows)
-    assert all(len(row.logprobs) == len(row.ids) for row in rows)
+    for row, expected in zip(rows, logprobs.tolist(), strict=True):
+        assert row.logprobs == pytest.approx(expected[: len(row.ids)], abs=1e-4)
     assert len({len(row.ids) for row in rows}) > 1
     assert min(dropped) < len(SIZES)
 

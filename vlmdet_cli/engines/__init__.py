@@ -44,8 +44,9 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """The model's text for one request.
 
     ``finish``: ``stop``, ``length`` (cut by the token limit), ``loop`` (cut because the text repeats itself), or
-    ``error`` (the picture is bad; ``error`` is the reason). ``tokens``: the text in parts with their log-probabilities,
-    empty where they are not asked for. ``num_tokens``: the number of generated tokens, 0 where it is not known.
+    ``error`` (the picture is bad; ``error`` is the reason). ``tokens``: the text in parts with their log-probabilities
+    (the model's own, before penalties and suppressed tokens), empty where they are not asked for. ``num_tokens``: the
+    number of generated tokens, 0 where it is not known.
     """
 
     key: str

@@ -85,17 +85,17 @@ class _RunningBatch:
         return length - self.prompt_length
 
     def extend(self, outputs: Any, logits_processor: Any, *, scores: bool) -> None:
-        """Add the likeliest token to each row."""
+        """Add the likeliest token to each row, with the model's own probability: processors only choose."""
         torch = self._torch
         self._inputs = self._model._update_model_kwargs_for_generation(
             outputs, self._inputs, is_encoder_decoder=self._model.config.is_encoder_decoder
         )
         logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=self.ids.device)
-        values = logits_processor(self.ids, logits)
-        self.ids = torch.cat([self.ids, values.argmax(dim=-1, keepdim=True)], dim=1)
-        if scores:
-            best = torch.log_softmax(values.float(), dim=-1).amax(dim=-1, keepdim=True)
-            self._logprobs = torch.cat([self._logprobs, best], dim=1)
+        logprobs = torch.log_softmax(logits, dim=-1) if scores else None  # processors may write into the logits
+        chosen = logits_processor(self.ids, logits).argmax(dim=-1, keepdim=True)
+        self.ids = torch.cat([self.ids, chosen], dim=1)
+        if logprobs is not None:
+            self._logprobs = torch.cat([self._logprobs, logprobs.gather(1, chosen)], dim=1)
 
     def finish(self, ended: Any) -> dict[int, GeneratedRow]:
         """The answers of the running rows that have ended now, by their numbers."""

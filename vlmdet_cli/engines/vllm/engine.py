@@ -79,7 +79,7 @@ class VLLMEngine:
             "enforce_eager": options.enforce_eager,
             "dtype": options.dtype,
             "generation_config": "vllm",  # of the model's own settings only ``generation_arguments``
-            "logprobs_mode": "processed_logprobs",  # those that the tokens are chosen by, as with transformers
+            "logprobs_mode": "raw_logprobs",  # the model's own, as with every engine
             "limit_mm_per_prompt": {"image": 1},
             "mm_processor_kwargs": settings.family.processor_arguments(),
         }
