@@ -1,5 +1,5 @@
 # make demo: the whole job on the embedded demo · make test: linters, types, all tests
-# make studies: what helps in training, on the demo, with seeds and intervals: hours
+# make -j2 studies: what helps in training, on the demo, with seeds and intervals: hours
 # make docs: the documents as a site in site/, a warning is an error · make pictures: theirs, of a finished demo
 # make vllm-env: an environment of its own for vLLM on a CPU, which a slow test uses
 PYTHON ?= python3
@@ -15,7 +15,7 @@ VLLM_PYTHON ?= python3.11
 VLLM_VENV ?= .vllm-venv
 VLLM_PIP := $(VLLM_VENV)/bin/pip
 
-.PHONY: demo test fast lint docs pictures bench studies clean vllm-env
+.PHONY: demo test fast lint docs pictures bench studies study levers replay reward clean vllm-env
 
 demo: $(READY)
 	rm -rf $(DEMO)
@@ -42,11 +42,21 @@ pictures: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
-# hours on two cores; what is done is not done again
-studies: $(READY)
+# hours on two cores; what is done is not done again. Two at a time with a thread each train more rows than one with two
+studies: study levers replay reward
+
+study levers replay reward: export OMP_NUM_THREADS = 1
+
+study: $(READY)
 	$(BIN)/python -m benchmarks.study $(STUDIES)/study --study study --seeds 3
+
+levers: $(READY)
 	$(BIN)/python -m benchmarks.study $(STUDIES)/levers --seeds 3
+
+replay: $(READY)
 	$(BIN)/python -m benchmarks.replay $(STUDIES)/replay --seeds 3
+
+reward: $(READY)
 	$(BIN)/python -m benchmarks.reward --folder $(STUDIES)/reward --seeds 3
 
 clean:
