@@ -448,3 +448,16 @@ def test_a_long_gallery_holds_only_the_cards_near_the_window(browser: Browser, t
         "card.getBoundingClientRect().bottom <= innerHeight).length > 2"
     )
     assert len(browser.all(".card")) < 60
+
+
+def test_cards_stand_in_the_order_of_the_pictures_after_scrolling_back(browser: Browser, tmp_path: Path) -> None:
+    browser.open(Set(tmp_path, 400).page(), "#view=pictures&sort=name")
+    for top in (6000, 5500, 5900):  # some cards stay, others come before and behind them
+        browser.run(f"window.scrollTo(0, {top})")
+        browser.run("return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        cards = browser.run(
+            "return [...document.querySelectorAll('.card')].map((card) => card.getBoundingClientRect())"
+            ".map((box) => [box.top, box.left])"
+        )
+        assert min(cards)[0] < 0 < max(cards)[0]
+        assert cards == sorted(cards)

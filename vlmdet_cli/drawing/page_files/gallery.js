@@ -98,17 +98,18 @@ class VirtualList {
     for (const [index, node] of this.cards) {
       if (anew || index < first || index >= last) { node.remove(); this.cards.delete(index); }
     }
-    const added = document.createDocumentFragment();
+    const firstKept = Math.min(...this.cards.keys()), before = [], after = []; // in order, as the tab key walks them
     for (let index = first; index < last; index++) {
       let node = this.cards.get(index);
       if (!node) {
         node = card(this.app, shown[index]);
         this.cards.set(index, node);
-        added.append(node);
+        (index < firstKept ? before : after).push(node);
       }
       const x = (index % across) * (CARD + GAP), y = Math.floor(index / across) * rowHeight;
       node.style.transform = `translate(${x}px, ${y}px)`;
     }
-    this.box.append(added);
+    this.box.prepend(...before);
+    this.box.append(...after);
   }
 }
