@@ -42,7 +42,8 @@ def main() -> None:
             "without": {"train": {"replay_ratio": RATIOS[0]}},
             "replay": {"train": {"replay": str(rows), "replay_ratio": RATIOS}},
         }
-        study.write(street, experiments, options.epochs, pictures=300, with_questions=False)
+        settings = {"train": {"num_train_epochs": options.epochs}, "experiments": experiments}
+        study.write(street, settings | study.WITHOUT_QUESTIONS, "val", 300)
     command = vlmdet("experiment", "--json", "--seeds", str(options.seeds))
     done = subprocess.run(command, cwd=street, check=True, stdout=subprocess.PIPE)
     print(f"| model | street: F1 | shapes: F1 | {' | '.join(KINDS)} |\n|{'---|' * (3 + len(KINDS))}")

@@ -1,12 +1,12 @@
 """What a training by reward is worth on the demo: SFT stopped early and then the reward, against SFT for the same time.
 
-    python -m benchmarks.reward --folder /tmp/reward --seeds 3 --sft-epochs 3 --steps 100 \\
+    python -m benchmarks.reward --folder /tmp/reward --seeds 3 --train-pictures 600 --sft-epochs 3 --steps 100 \\
         --set train.reward.learning_rate=1e-4
 
 For each seed three trainings: SFT of few epochs; the reward, from that; and SFT with as many epochs as take the
-processor time of the first two together, its learning rate falling over all of them. Each answers the same new pictures
-of the demo's world. The differences have a 95 % interval of a paired bootstrap over pictures; for all seeds together
-the counts of a picture are added up. What is done in ``--folder`` is not done again.
+processor time of the first two together, its learning rate falling over all of them. No rows are questions. Each
+answers the same new pictures of the demo's world. The differences have a 95 % interval of a paired bootstrap over
+pictures; for all seeds together the counts of a picture are added up. What is done in ``--folder`` is not done again.
 
 Time is processor time of the whole process tree: on a machine that others use, too, it is steadier than the clock.
 """
@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import study
 from benchmarks.timing import process, vlmdet
-from vlmdet_cli.demo import COUNTS, worlds, write_demo
 from vlmdet_cli.metrics import bootstrap
 from vlmdet_cli.metrics.matching import Floats
 
-PROJECT = Path(__file__).parents[1] / "vlmdet_cli" / "demo" / "vlmdet.toml"
 MEASURES = ("precision", "recall", "f1", "f1_50_95")
 
 
@@ -36,10 +35,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sft-epochs", type=float, default=3)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--train-pictures", type=int, default=0, help="pictures of the demo's to train on, 0 for all")
     parser.add_argument("--pictures", type=int, default=2400, help="new pictures that are answered")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets")
     options = parser.parse_args()
-    prepare(options.folder, options.pictures)
+    prepare(options.folder, options.pictures, options.train_pictures)
     print(f"| seed | training | CPU s | {' | '.join(MEASURES)} |\n|{'---|' * (3 + len(MEASURES))}", flush=True)
     pairs = [
         Seed(options.folder, seed, options.sets).measure(options.sft_epochs, options.steps)
@@ -50,14 +50,12 @@ def main() -> None:
     print(f"all: {difference(*(np.sum([pair[side] for pair in pairs], axis=0) for side in (0, 1)))}")
 
 
-def prepare(folder: Path, pictures: int) -> None:
-    """The demo's project with more pictures to answer; its training pictures are the demo's own."""
+def prepare(folder: Path, pictures: int, train_pictures: int) -> None:
+    """The demo's project with more pictures to answer."""
     if (folder / "out" / "augment" / "train.jsonl").is_file():
         return
-    write_demo(folder)
-    shutil.copyfile(PROJECT, folder / PROJECT.name)
-    shutil.rmtree(folder / "images" / "test")
-    worlds.write_coco(folder, worlds.STREET, {**COUNTS, "test": pictures})
+    settings = study.WITHOUT_QUESTIONS | {"subset": {"pictures": train_pictures}}
+    study.write(folder, settings, "test", pictures)
     for step in ("prepare", "augment"):
         process(vlmdet(step, "-q"), folder)
 

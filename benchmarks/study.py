@@ -8,7 +8,9 @@ measures on them. What is done there already is not run again, so experiments an
 """
 
 import argparse
+import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from vlmdet_cli.stages.init import init
 
 STUDIES = Path(__file__).parents[1] / "sample_configs"
 WORLD_SEED = 2028  # the demo's own pictures are of seed 0
+WITHOUT_QUESTIONS = {"augment": {"questions": []}}
 # the demo's learning rate is forty times that of the documented run, and so are those of its parts
 DEMO = {"whole_tower": {"train": {"vit_lr": 4e-4, "aligner_lr": 4e-4}}}
 
@@ -35,8 +38,10 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=300)
     options = parser.parse_args()
     if not (options.folder / "vlmdet.toml").is_file():
-        with_questions = options.study == "study"  # none of the levers is about the questions
-        write(options.folder, experiments(options.study), options.epochs, options.pictures, with_questions)
+        settings = {"train": {"num_train_epochs": options.epochs}, "experiments": experiments(options.study)}
+        if options.study == "levers":  # none of them is about the questions
+            settings |= WITHOUT_QUESTIONS
+        write(options.folder, settings, "val", options.pictures)
     command = vlmdet("experiment", *options.names, "--seeds", str(options.seeds))
     raise SystemExit(subprocess.run(command, cwd=options.folder, check=False).returncode)
 
@@ -50,16 +55,16 @@ def experiments(name: str) -> dict[str, Any]:
     return tables
 
 
-def write(folder: Path, variants: dict[str, Any], epochs: float, pictures: int, with_questions: bool) -> None:
-    """The demo with experiments and a larger validation split."""
+def write(folder: Path, settings: Mapping[str, Mapping[str, Any]], split: str, pictures: int) -> None:
+    """The demo with other settings, by table, and new pictures as a split."""
     init(folder, demo=True)
-    worlds.write_coco(folder, worlds.STREET, {"val": pictures}, WORLD_SEED)
+    shutil.rmtree(folder / "images" / split)
+    worlds.write_coco(folder, worlds.STREET, {split: pictures}, WORLD_SEED)
     file = folder / "vlmdet.toml"
     project = tomli.loads(file.read_text())
-    project["train"]["num_train_epochs"] = epochs
-    if not with_questions:
-        project["augment"]["questions"] = []
-    file.write_text(tomli_w.dumps(project | {"experiments": variants}))
+    for table, values in settings.items():
+        project[table] = project.get(table, {}) | values
+    file.write_text(tomli_w.dumps(project))
 
 
 if __name__ == "__main__":
