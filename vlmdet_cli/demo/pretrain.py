@@ -26,6 +26,7 @@ import numpy as np
 
 from vlmdet_cli.core.answers import Answer
 from vlmdet_cli.core.boxes import pairwise_iou
+from vlmdet_cli.core.memory import keep_freed_memory
 from vlmdet_cli.data.dataset import from_pictures
 from vlmdet_cli.demo import packed_forward, tiny
 from vlmdet_cli.demo.pretraining_rows import (
@@ -117,6 +118,7 @@ def _pretrain(rank: int, options: argparse.Namespace) -> None:
     """What each process does; the first one measures and writes."""
     import torch
 
+    keep_freed_memory()
     torch.manual_seed(options.seed)
     tokenizer = tiny.build_tokenizer()
     processor, model = tiny.build_processor(tokenizer), tiny.build_model(tokenizer)
@@ -130,6 +132,7 @@ def _pretrain(rank: int, options: argparse.Namespace) -> None:
     log.write(
         parameters=tiny.count_parameters(model), vocabulary=len(tokenizer), minutes=options.minutes,
         pictures=options.pictures, seed=options.seed, threads=torch.get_num_threads(), processes=options.processes,
+        bfloat16=has_bfloat16(),
     )  # fmt: skip
 
     def measure(step: int) -> None:
@@ -208,13 +211,14 @@ def rate_factor(elapsed: float, step: int) -> float:
 
 
 class Losses:
-    """The losses of a batch, mostly in half precision. They are compiled: a first batch takes a minute."""
+    """The losses of a batch, in half precision where the processor has it. Compiled: a first batch takes a minute."""
 
     def __init__(self, model: Any, probes: list[Any], first: int) -> None:
         import torch
 
         self._first, self._model, self._probes = first, model, probes
         self._rotary = packed_forward.vision_rotary(model.model.visual, CELLS)
+        self._has_bfloat16 = has_bfloat16()
         self._states = torch.compile(self._forward)
         self._answer_loss = torch.compile(self._cross_entropy, dynamic=True)
         self._offset = torch.tensor([[(c % CELLS + 0.5) / CELLS, (c // CELLS + 0.5) / CELLS] * 2
@@ -228,7 +232,7 @@ class Losses:
             tiny.patches(batch.pixels), *map(torch.from_numpy, (batch.ids, batch.question, batch.positions))
         )
         cells = torch.from_numpy(batch.cells)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._has_bfloat16):
             probe_loss, last = self._states(packed, cells)
             chosen = torch.from_numpy(np.flatnonzero(batch.weights[:, 1:]))
             if not len(chosen):
@@ -249,6 +253,14 @@ class Losses:
 
         each = functional.cross_entropy(self._model.lm_head(states).float(), targets, reduction="none")
         return (each * weights).sum() / weights.sum()
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies in bfloat16. Emulated it takes three times as long as float32."""
+    import torch
+
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def probe_loss(predicted: Any, target: Any, offset: Any) -> Any:
