@@ -54,8 +54,9 @@ def prepare(folder: Path, pictures: int, train_pictures: int) -> None:
     """The demo's project with more pictures to answer."""
     if (folder / "out" / "augment" / "train.jsonl").is_file():
         return
-    settings = study.WITHOUT_QUESTIONS | {"subset": {"pictures": train_pictures}}
-    study.write(folder, settings, "test", pictures)
+    if not (folder / "vlmdet.toml").is_file():
+        settings = study.WITHOUT_QUESTIONS | {"subset": {"pictures": train_pictures}}
+        study.write(folder, settings, "test", pictures)
     for step in ("prepare", "augment"):
         process(vlmdet(step, "-q"), folder)
 
