@@ -10,17 +10,14 @@ done in ``FOLDER`` is not done again.
 import argparse
 import json
 import shutil
-import statistics
 import subprocess
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import study
 from benchmarks.timing import process, vlmdet
 from vlmdet_cli.demo import worlds
-from vlmdet_cli.stages.experiments.experiment_result import t_interval
 from vlmdet_cli.stages.init import init
 
 SHAPES_SEED = 2029  # none of the pretraining's pictures
@@ -53,7 +50,7 @@ def main() -> None:
         merged = street / "out" / "runs" / row["name"] / "merged"
         models[row["name"].partition("-seed")[0]].append([row["f1"], *shapes_measures(shapes, merged, row["name"])])
     for name, seeds in models.items():
-        print(f"| {name} | {' | '.join(mean_and_interval(values) for values in zip(*seeds, strict=True))} |")
+        print(f"| {name} | {' | '.join(study.mean_and_interval(values) for values in zip(*seeds, strict=True))} |")
 
 
 def write_shapes(folder: Path) -> Path:
@@ -74,11 +71,6 @@ def shapes_measures(folder: Path, model: Path, name: str) -> list[float]:
         file.write_bytes(done.stdout)
     report: dict[str, Any] = json.loads(file.read_text())
     return [report["overall"]["f1"], *(report["tasks"][kind]["accuracy"] for kind in KINDS)]
-
-
-def mean_and_interval(values: Sequence[float]) -> str:
-    interval = t_interval(values)
-    return f"{statistics.mean(values):.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 if __name__ == "__main__":

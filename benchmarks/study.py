@@ -3,14 +3,19 @@
     python -m benchmarks.study FOLDER [NAME ...] --seeds 3 --epochs 2
     python -m benchmarks.study FOLDER --study study --seeds 3    # rank, frozen parts, questions
 
+A table in Markdown ends it: means over seeds and 95 % intervals of Student's t; changes are taken seed by seed.
+
 The demo is written into ``FOLDER`` with ``--pictures`` new pictures as its split ``val``; ``vlmdet experiment``
 measures on them. What is done there already is not run again, so experiments and seeds can be added one by one.
 """
 
 import argparse
+import json
 import shutil
+import statistics
 import subprocess
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ import tomli_w
 
 from benchmarks.timing import vlmdet
 from vlmdet_cli.demo import worlds
+from vlmdet_cli.stages.experiments.experiment_result import t_interval
 from vlmdet_cli.stages.init import init
 
 STUDIES = Path(__file__).parents[1] / "sample_configs"
@@ -46,8 +52,41 @@ def main() -> None:
         if options.study == "levers":  # none of them is about the questions
             settings |= WITHOUT_QUESTIONS
         write(options.folder, settings, "val", options.pictures)
-    command = vlmdet("experiment", *options.names, "--seeds", str(options.seeds))
-    raise SystemExit(subprocess.run(command, cwd=options.folder, check=False).returncode)
+    command = vlmdet("experiment", "--json", *options.names, "--seeds", str(options.seeds))
+    done = subprocess.run(command, cwd=options.folder, check=False, stdout=subprocess.PIPE)
+    print_table(json.loads(done.stdout))
+    raise SystemExit(done.returncode)
+
+
+def print_table(result: Mapping[str, Any]) -> None:
+    """A row a variant: F1, its change to the first variant, the accuracies of questions and minutes, over seeds."""
+    runs = defaultdict[str, list[dict[str, Any]]](list)
+    for row in result["rows"]:
+        if row["f1"] is not None:
+            runs[row["name"].removesuffix(f"-seed{row['seed']}")].append(row)
+    kinds = sorted({kind for row in result["rows"] for kind in row["tasks"]})
+    columns = ["variant", "F1", "change", *kinds, "steps", "min"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    changes = {mean["name"]: (mean["change"], mean["change_interval"]) for mean in result["means"]}
+    for name, rows in runs.items():
+        tasks = (mean_and_interval([row["tasks"][kind] for row in rows if kind in row["tasks"]]) for kind in kinds)
+        minutes = statistics.fmean(row["seconds"] for row in rows) / 60
+        cells = [name, mean_and_interval([row["f1"] for row in rows]), signed(*changes.get(name, (None, None)))]
+        print(f"| {' | '.join([*cells, *tasks, str(rows[0]['steps']), f'{minutes:.1f}'])} |")
+
+
+def mean_and_interval(values: Sequence[float]) -> str:
+    """The mean over seeds, with its 95 % interval where there are two."""
+    if not values:
+        return ""
+    interval = t_interval(values)
+    return f"{statistics.fmean(values):.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def signed(change: float | None, interval: Sequence[float] | None) -> str:
+    if change is None:
+        return ""
+    return f"{change:+.3f}" + (f" [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else "")
 
 
 def experiments(name: str, epochs: float) -> dict[str, Any]:
