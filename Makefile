@@ -48,13 +48,13 @@ studies: study levers replay reward
 study levers replay reward: export OMP_NUM_THREADS = 1
 
 study: $(READY)
-	$(BIN)/python -m benchmarks.study $(STUDIES)/study --study study --seeds 3
+	$(BIN)/python -m benchmarks.study $(STUDIES)/study --study study --seeds 3 --epochs 0.75
 
 levers: $(READY)
-	$(BIN)/python -m benchmarks.study $(STUDIES)/levers --seeds 3
+	$(BIN)/python -m benchmarks.study $(STUDIES)/levers --seeds 3 --epochs 0.6
 
 replay: $(READY)
-	$(BIN)/python -m benchmarks.replay $(STUDIES)/replay --seeds 3
+	$(BIN)/python -m benchmarks.replay $(STUDIES)/replay --seeds 3 --epochs 0.6
 
 reward: $(READY)
 	$(BIN)/python -m benchmarks.reward --folder $(STUDIES)/reward --seeds 3

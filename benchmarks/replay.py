@@ -22,7 +22,7 @@ from vlmdet_cli.stages.init import init
 
 SHAPES_SEED = 2029  # none of the pretraining's pictures
 PICTURES = {"train": 600, "val": 1, "test": 300}
-RATIOS = [0.1, 0.3]  # replay rows for each row of the street
+RATIOS = [0.3]  # replay rows for each row of the street
 KINDS = ("count", "full", "partial", "none")
 
 

@@ -196,6 +196,19 @@ def test_prompts_that_the_model_has_not_seen_in_training_are_pointed_out(cli: Cl
     assert "has not seen such prompts" in run(cli, "infer", "photo.jpg", "--category", "cat")[1]
 
 
+@pytest.mark.parametrize(
+    ("negatives", "ask", "warned"), [("1", "each", True), ("0", "each", False), ("1", "all", False)]
+)
+def test_single_classes_that_were_always_absent_in_training_are_pointed_out(
+    cli: Cli, engine: Obedient, negatives: str, ask: str, warned: bool
+) -> None:
+    del engine
+    project(cli)
+    sets = ("format.ask=some", f"format.negatives_per_row={negatives}", f"infer.ask={ask}")
+    options = [part for text in sets for part in ("--set", text)]
+    assert ("never name a single class that is there" in " ".join(run(cli, "infer", *options)[1].split())) is warned
+
+
 def test_the_questions_of_the_split_are_asked_in_any_case(cli: Cli, engine: Obedient) -> None:
     folder = project(cli, '[data.test]\nannotations = "annotations.json"\nimages = "images"\n')
     assert cli("augment", "-q").exit_code == 0

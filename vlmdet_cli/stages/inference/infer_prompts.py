@@ -100,12 +100,20 @@ def _with_classes(row: InferRow, asked: Asked, words: Wording, categories: Seque
 
 
 def unseen_prompt_warning(rows: Collection[InferRow], project: Project | None) -> str:
-    """Where prompts name classes and the project's rows do not: a model trained on them has seen no such prompt."""
-    if project is None or project.config.infer.prompt or project.config.format.ask != "all":
+    """Where a model trained on the project's rows has seen no such prompt, or no such prompt with an object."""
+    if project is None or project.config.infer.prompt or all(row.asked is None for row in rows):
         return ""
-    if all(row.asked is None for row in rows):
-        return ""
-    return (
-        'the prompts name classes, in the words of format.class_prompt, and rows with format.ask = "all" do not: a '
-        "model that was trained on them has not seen such prompts."
-    )
+    training = project.config.format
+    if training.ask == "all":
+        return (
+            'the prompts name classes, in the words of format.class_prompt, and rows with format.ask = "all" do not: a '
+            "model that was trained on them has not seen such prompts."
+        )
+    least = training.negatives_range[0]
+    if training.ask == "some" and least and project.config.infer.ask == "each":
+        return (
+            f'the prompts name one class each, and rows with format.ask = "some" and {least} or more absent classes '
+            "never name a single class that is there: a model trained on them may answer that there is nothing. "
+            'Train with format.ask = "each", or ask with infer.ask = "all".'
+        )
+    return ""
