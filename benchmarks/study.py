@@ -54,7 +54,8 @@ def main() -> None:
         write(options.folder, settings, "val", options.pictures)
     command = vlmdet("experiment", "--json", *options.names, "--seeds", str(options.seeds))
     done = subprocess.run(command, cwd=options.folder, check=False, stdout=subprocess.PIPE)
-    print_table(json.loads(done.stdout))
+    if done.stdout:  # nothing where the settings were refused
+        print_table(json.loads(done.stdout))
     raise SystemExit(done.returncode)
 
 
